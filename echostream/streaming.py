@@ -13,7 +13,6 @@ R right-context frames, L left-context frames, M memory slots, V vocabulary, H h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -41,21 +40,16 @@ def segment_lengths(total: int, segment: int, *, first: int | None = None) -> li
     return lengths
 
 
-def iter_tensors(state: Any) -> Iterator[torch.Tensor]:
-    """Yield every tensor of a (nested) state: dataclasses, lists and tuples are searched."""
-    if isinstance(state, torch.Tensor):
-        yield state
-    elif dataclasses.is_dataclass(state):
-        for field in dataclasses.fields(state):
-            yield from iter_tensors(getattr(state, field.name))
-    elif isinstance(state, (list, tuple)):
-        for item in state:
-            yield from iter_tensors(item)
-
-
 def state_bytes(state: Any) -> int:
-    """Bytes held by all tensors of a state."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in iter_tensors(state))
+    """Bytes held by a (nested) state: anything with ``nbytes``, found in dataclasses, lists and
+    tuples."""
+    if hasattr(state, "nbytes"):
+        return state.nbytes
+    if dataclasses.is_dataclass(state):
+        return sum(state_bytes(getattr(state, f.name)) for f in dataclasses.fields(state))
+    if isinstance(state, (list, tuple)):
+        return sum(state_bytes(item) for item in state)
+    return 0
 
 
 def lengths_to_padding_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Everything behind the encoder: CTC heads, text decoder, unit decoder, vocoder and policy."""

@@ -1,0 +1,169 @@
+"""The CodeHiFiGAN network: unit embedding, duration predictor, HiFi-GAN generator.
+
+Follows the generator of public unit vocoders (Polyak et al., Interspeech 2021; Kong et al.,
+NeurIPS 2020) in arithmetic and parameter names, without fairseq. Convolutions are plain here:
+weight normalisation belongs to training, and :func:`fold_weight_norm` removes it from a
+checkpoint.
+
+Shapes: B batch, N units, T unit frames, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from echostream.config import DurationPredictorConfig, VocoderConfig
+
+LEAKY_SLOPE = 0.1
+EDGE_KERNEL = 7  # of the first and the last convolution
+
+
+class ResBlock(nn.Module):
+    """Three dilated convolutions, each followed by a plain one, with residuals."""
+
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(
+            nn.Conv1d(channels, channels, kernel, dilation=d, padding=d * (kernel - 1) // 2)
+            for d in dilations
+        )
+        self.convs2 = nn.ModuleList(
+            nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for dilated, plain in zip(self.convs1, self.convs2, strict=True):
+            hidden = dilated(F.leaky_relu(x, LEAKY_SLOPE))
+            x = x + plain(F.leaky_relu(hidden, LEAKY_SLOPE))
+        return x
+
+
+class DurationPredictor(nn.Module):
+    """Predicts log(1 + frames) of each unit from its neighbours."""
+
+    def __init__(self, config: DurationPredictorConfig) -> None:
+        super().__init__()
+        hidden, kernel = config.var_pred_hidden_dim, config.var_pred_kernel_size
+        self.conv1 = nn.Sequential(
+            nn.Conv1d(config.encoder_embed_dim, hidden, kernel, padding=(kernel - 1) // 2),
+            nn.ReLU(),
+        )
+        self.ln1 = nn.LayerNorm(hidden)
+        # The original pads the second convolution by 1 whatever its kernel is.
+        self.conv2 = nn.Sequential(nn.Conv1d(hidden, hidden, kernel, padding=1), nn.ReLU())
+        self.ln2 = nn.LayerNorm(hidden)
+        self.proj = nn.Linear(hidden, 1)
+        self.dropout = nn.Dropout(config.var_pred_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) unit embeddings to (B, N) predicted log(1 + frames)."""
+        x = self.dropout(self.ln1(self.conv1(x.transpose(1, 2)).transpose(1, 2)))
+        x = self.dropout(self.ln2(self.conv2(x.transpose(1, 2)).transpose(1, 2)))
+        return self.proj(x).squeeze(2)
+
+
+class CodeGenerator(nn.Module):
+    """Units to waveform."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.upsample_initial_channel
+        self.dict = nn.Embedding(config.num_embeddings, config.embedding_dim)
+        self.dur_predictor = (
+            DurationPredictor(config.dur_predictor_params) if config.dur_predictor_params else None
+        )
+        self.conv_pre = nn.Conv1d(
+            config.model_in_dim, channels, EDGE_KERNEL, padding=EDGE_KERNEL // 2
+        )
+        self.ups = nn.ModuleList()
+        self.resblocks = nn.ModuleList()
+        for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
+            self.ups.append(
+                nn.ConvTranspose1d(
+                    channels, channels // 2, kernel, rate, padding=(kernel - rate) // 2
+                )
+            )
+            channels //= 2
+            for size, dilations in zip(
+                config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True
+            ):
+                self.resblocks.append(ResBlock(channels, size, dilations))
+        self.conv_post = nn.Conv1d(channels, 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2)
+
+    def durations(self, units: Tensor) -> Tensor:
+        """(1, N) units to (1, N) whole frames per unit, at least 1."""
+        if self.dur_predictor is None:
+            raise ValueError("this vocoder has no duration predictor")
+        log_frames = self.dur_predictor(self.dict(units))
+        return torch.round(log_frames.exp() - 1).long().clamp(min=1)
+
+    def embed(self, units: Tensor, durations: Tensor | None) -> Tensor:
+        """(1, N) units to (1, C, T) frames, each unit repeated as often as it lasts."""
+        x = self.dict(units).transpose(1, 2)
+        if durations is None:
+            return x
+        return x.repeat_interleave(durations.flatten(), dim=2)
+
+    def synthesize(self, x: Tensor) -> Tensor:
+        """(B, C, T) embedded frames to (B, 1, T * unit_samples) waveform in [-1, 1]."""
+        x = self.conv_pre(x)
+        kernels = len(self.config.resblock_kernel_sizes)
+        for i, up in enumerate(self.ups):
+            x = up(F.leaky_relu(x, LEAKY_SLOPE))
+            blocks = self.resblocks[i * kernels : (i + 1) * kernels]
+            x = sum(block(x) for block in blocks) / kernels
+        # The original's last activation has torch's default slope, 0.01.
+        return self.conv_post(F.leaky_relu(x)).tanh()
+
+    def left_context_frames(self) -> int:
+        """How many unit frames before a frame its samples depend on.
+
+        Walks the network backwards from the frame's first sample.
+        """
+        config = self.config
+        earliest = -(EDGE_KERNEL // 2)
+        radius = max(
+            sum((kernel - 1) // 2 * (dilation + 1) for dilation in dilations)
+            for kernel, dilations in zip(
+                config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True
+            )
+        )
+        for rate, kernel in reversed(
+            list(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))
+        ):
+            padding = (kernel - rate) // 2
+            earliest -= radius
+            # Output p reads inputs i with i * rate - padding <= p <= i * rate - padding + kernel-1.
+            earliest = -((-(earliest + padding - kernel + 1)) // rate)
+        return -(earliest - EDGE_KERNEL // 2)
+
+    def duration_radius_units(self) -> int:
+        """How many units on either side a predicted duration depends on."""
+        params = self.config.dur_predictor_params
+        if params is None:
+            return 0
+        return 2 * (params.var_pred_kernel_size - 1)
+
+
+def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Replace ``weight_g`` / ``weight_v`` pairs (or torch's parametrisation names) by the weight
+    they stand for, ``g * v / |v|`` with the norm over all but the first dimension."""
+    folded = {}
+    for name, tensor in state.items():
+        if name.endswith(".parametrizations.weight.original0"):
+            stem, direction = name[: -len(".parametrizations.weight.original0")], None
+            direction = state[f"{stem}.parametrizations.weight.original1"]
+        elif name.endswith(".weight_g"):
+            stem = name[: -len(".weight_g")]
+            direction = state[f"{stem}.weight_v"]
+        elif name.endswith((".weight_v", ".parametrizations.weight.original1")):
+            continue
+        else:
+            folded[name] = tensor
+            continue
+        norm = direction.flatten(1).norm(dim=1).view(-1, *[1] * (direction.dim() - 1))
+        folded[f"{stem}.weight"] = tensor * direction / norm
+    return folded

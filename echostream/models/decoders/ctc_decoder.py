@@ -1,0 +1,121 @@
+"""CTC heads on the encoder and the incremental greedy collapse.
+
+StreamSpeech (section 3.1): an ASR head and a speech-to-text-translation head read the same
+encoder output; the policy counts what they emit. State-dict names are StreamSpeech's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from echostream.config import CTCHeadConfig
+from echostream.models.transformer_layer import UnidirectionalState, UnidirectionalTransformer
+
+
+class CTCDecoder(nn.Module):
+    """A linear CTC head.
+
+    Args:
+        embed_dim: encoder width D.
+        vocab_size: V, with special symbols; the blank is one of them.
+    """
+
+    def __init__(self, embed_dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(embed_dim, vocab_size)
+
+    def init_state(self, batch_size: int = 1) -> UnidirectionalState:
+        """The linear head remembers nothing; the state is empty."""
+        return UnidirectionalState(())
+
+    def step(
+        self, encoder_out: Tensor, state: UnidirectionalState
+    ) -> tuple[Tensor, UnidirectionalState]:
+        """(B, T, D) new encoder frames to (B, T, V) logits."""
+        return self.proj(encoder_out), state
+
+    def forward(self, encoder_out: Tensor) -> Tensor:
+        """(T, B, D) to (T, B, V) logits."""
+        batch_first = encoder_out.transpose(0, 1)
+        logits, _ = self.step(batch_first, self.init_state(batch_first.size(0)))
+        return logits.transpose(0, 1)
+
+
+class CTCDecoderWithTransformerLayer(UnidirectionalTransformer):
+    """A CTC head with unidirectional Transformer layers before its projection.
+
+    Zero layers make it the plain projection of StreamSpeech's recipe.
+    """
+
+    def __init__(self, config: CTCHeadConfig, embed_dim: int, vocab_size: int) -> None:
+        super().__init__(
+            embed_dim,
+            config.layers,
+            config.attention_heads,
+            config.ffn_dim,
+            config.dropout,
+            config.context_frames,
+        )
+        self.proj = nn.Linear(embed_dim, vocab_size)
+
+    def step(
+        self,
+        encoder_out: Tensor,
+        state: UnidirectionalState,
+        *,
+        padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, UnidirectionalState]:
+        """(B, T, D) new encoder frames to (B, T, V) logits."""
+        x, state = super().step(encoder_out, state, padding_mask=padding_mask)
+        return self.proj(x), state
+
+    def forward(self, encoder_out: Tensor) -> Tensor:
+        """(T, B, D) to (T, B, V) logits: one step on a fresh state."""
+        batch_first = encoder_out.transpose(0, 1)
+        logits, _ = self.step(batch_first, self.init_state(batch_first.size(0)))
+        return logits.transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class CollapseState:
+    """What an incremental collapse remembers: the last frame's label and how many tokens it
+    emitted so far."""
+
+    last: int | None = None
+    count: int = 0
+
+
+def greedy_labels(logits: Tensor, forbidden: tuple[int, ...]) -> list[int]:
+    """(T, V) logits to the best label of each frame, never one of ``forbidden``."""
+    if logits.size(0) == 0:
+        return []
+    allowed = logits.clone()
+    allowed[:, list(forbidden)] = -torch.inf
+    return allowed.argmax(dim=-1).tolist()
+
+
+def collapse(
+    labels: list[int], state: CollapseState, blank: int, ignore: tuple[int, ...] = ()
+) -> tuple[list[int], CollapseState]:
+    """Merge repeats and drop blanks of the next frames' labels.
+
+    Collapsing a sequence in any pieces equals collapsing it whole.
+
+    Args:
+        labels: best label per new frame.
+        blank: the blank's id.
+        ignore: further ids that are never emitted (padding).
+
+    Returns:
+        Newly emitted tokens and the state behind them.
+    """
+    emitted = []
+    last = state.last
+    for label in labels:
+        if label != last and label != blank and label not in ignore:
+            emitted.append(label)
+        last = label
+    return emitted, CollapseState(last, state.count + len(emitted))

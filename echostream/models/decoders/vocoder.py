@@ -1,0 +1,138 @@
+"""CodeHiFiGAN vocoder: loading and synthesis of whole unit sequences.
+
+Reads the public checkpoint format (a torch file with a ``generator`` state under weight
+normalisation, and a JSON configuration) and safetensors. Torch files are read with
+``weights_only``, so nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from echostream.config import VocoderConfig, from_dict, to_dict
+from echostream.models.decoders.codehifigan_standalone import CodeGenerator, fold_weight_norm
+
+UNSUPPORTED_FEATURES = ("f0", "multispkr", "embedder_params")
+
+
+def vocoder_config_from_json(path: Path) -> VocoderConfig:
+    """Read the JSON that ships with public CodeHiFiGAN checkpoints.
+
+    Training-only entries are ignored; a feature the generator here lacks (pitch, speakers) is an
+    error.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such vocoder configuration: {path}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    for feature in UNSUPPORTED_FEATURES:
+        if data.get(feature):
+            raise ValueError(f"{path}: vocoders with {feature!r} are not supported")
+    known = {field.name: data[field.name] for field in fields(VocoderConfig) if field.name in data}
+    known.setdefault("sampling_rate", VocoderConfig.sampling_rate)
+    known.setdefault("dur_predictor_params", None)
+    if known["dur_predictor_params"] is not None:
+        allowed = to_dict(VocoderConfig())["dur_predictor_params"]
+        params = known["dur_predictor_params"]
+        known["dur_predictor_params"] = {k: v for k, v in params.items() if k in allowed}
+    return from_dict(VocoderConfig, known, str(path))
+
+
+def read_vocoder_state(path: Path) -> dict[str, Tensor]:
+    """Read generator weights from ``.safetensors`` or a public torch checkpoint, weight
+    normalisation folded in."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no such vocoder checkpoint: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or "generator" not in state:
+                raise ValueError(f"{path}: a vocoder checkpoint needs a 'generator' entry")
+            state = state["generator"]
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        EOFError,
+        RuntimeError,
+    ) as error:
+        raise ValueError(f"{path}: not a readable vocoder checkpoint: {error}") from error
+    return fold_weight_norm(state)
+
+
+class CodeHiFiGANVocoder(nn.Module):
+    """Units to 16 kHz waveform.
+
+    Args:
+        config: network sizes.
+        num_units: units that may be asked for; more embeddings may exist.
+    """
+
+    def __init__(self, config: VocoderConfig, num_units: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.num_units = config.num_embeddings if num_units is None else num_units
+        self.generator = CodeGenerator(config)
+
+    @classmethod
+    def load(cls, checkpoint: Path, config: Path | VocoderConfig) -> CodeHiFiGANVocoder:
+        """Build from a checkpoint and its configuration, ready for synthesis."""
+        if not isinstance(config, VocoderConfig):
+            config = vocoder_config_from_json(Path(config))
+        vocoder = cls(config)
+        vocoder.load_generator(read_vocoder_state(Path(checkpoint)), str(checkpoint))
+        return vocoder.eval()
+
+    def load_generator(self, state: dict[str, Tensor], where: str) -> None:
+        """Load folded generator weights; every key must match."""
+        try:
+            self.generator.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{where}: does not fit the vocoder configuration: {error}") from error
+
+    @property
+    def sample_rate(self) -> int:
+        return self.config.sampling_rate
+
+    def check_units(self, units: Sequence[int]) -> None:
+        """Raise ``ValueError`` naming the first unit outside the vocoder's range."""
+        for position, unit in enumerate(units):
+            if not 0 <= unit < self.num_units:
+                raise ValueError(
+                    f"unit {unit} at position {position} is outside the vocoder's range "
+                    f"0 to {self.num_units - 1}"
+                )
+
+    def generate(
+        self, units: Sequence[int], *, dur_prediction: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Synthesise a whole unit sequence.
+
+        Args:
+            units: unit ids; consecutive repeats removed if ``dur_prediction``.
+            dur_prediction: predict how many frames each unit lasts; otherwise one each.
+
+        Returns:
+            (samples,) waveform and (N,) frames per unit.
+        """
+        self.check_units(units)
+        code = torch.tensor([list(units)], dtype=torch.long, device=self.generator.dict.weight.device)
+        if code.size(1) == 0:
+            return self.generator.dict.weight.new_zeros(0), code[0]
+        durations = self.generator.durations(code) if dur_prediction else torch.ones_like(code)
+        waveform = self.generator.synthesize(self.generator.embed(code, durations))
+        return waveform.flatten(), durations[0]
