@@ -18,25 +18,24 @@ from typing import Any
 import torch
 
 
-def segment_lengths(total: int, segment: int, *, first: int | None = None) -> list[int]:
+def segment_lengths(total: int, segment: int, right_context: int = 0) -> list[int]:
     """Cut ``total`` encoder frames as a stream in chunks of ``segment`` frames does.
 
-    The first chunk of audio yields one frame less than the others: its last frame still waits for
-    the filterbank window and the convolutions' look-ahead, which the next chunk brings. So the
-    partition is ``segment - 1, segment, segment, ..., rest``; ``first`` overrides the first
-    length.
+    After n chunks of audio, ``n * segment - 1`` frames are computable: the last one still waits
+    for the filterbank window and the convolutions' look-ahead, which the next chunk brings. The
+    right context holds back its length more. So segments end at ``n * segment - 1 -
+    right_context``, the last one at ``total``.
 
     Returns:
         Positive lengths that sum to ``total``.
     """
     if segment < 1:
         raise ValueError(f"segment must be at least 1 frame, got {segment}")
-    head = segment - 1 if first is None else first
-    lengths = [min(head, total)] if head > 0 and total > 0 else []
-    remaining = total - sum(lengths)
-    lengths += [segment] * (remaining // segment)
-    if remaining % segment:
-        lengths.append(remaining % segment)
+    head = min((-1 - right_context) % segment, total)
+    lengths = [head] if head else []
+    lengths += [segment] * ((total - head) // segment)
+    if (total - head) % segment:
+        lengths.append((total - head) % segment)
     return lengths
 
 

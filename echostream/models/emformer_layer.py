@@ -369,5 +369,5 @@ def _segment_mean(lengths: Sequence[int]) -> Tensor:
     """(G, T) matrix that averages the frames of each segment."""
     count = torch.tensor(lengths)
     segment = torch.repeat_interleave(torch.arange(len(lengths)), count)
-    matrix = F.one_hot(segment, len(lengths)).T.float()
+    matrix = F.one_hot(segment, len(lengths)).T.double()
     return matrix / count[:, None]

@@ -1,0 +1,1 @@
+"""Evaluation: SimulEval compatibility, scorers, recognisers, grids, comparison tables, plots."""

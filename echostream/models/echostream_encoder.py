@@ -1,0 +1,315 @@
+"""The streaming speech encoder: convolutional subsampling and an Emformer.
+
+Filterbank frames become encoder frames at a quarter of the rate (40 ms). Work per step depends on
+the new frames and the bounded contexts only, never on how much was said before.
+
+Shapes: B batch, T filterbank frames, S encoder frames, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from echostream.config import EmformerConfig
+from echostream.models.emformer_layer import EmformerLayerState, EmformerStack
+from echostream.streaming import lengths_to_padding_mask, segment_lengths
+
+STRIDE = 2  # of each of the two convolutions
+
+
+@dataclass(frozen=True)
+class SubsamplerState:
+    """Inputs that each convolution still needs, padding included; time is dimension 2."""
+
+    buffers: tuple[Tensor, ...]
+
+
+class _StridedStack(nn.Module):
+    """Two stride-2 convolutions over time, offline and streaming.
+
+    Subclasses give the arithmetic; padding, buffering and masks live here. Output k reads input
+    frames up to 4k + 3, so at most 3 frames of look-ahead are waited for.
+    """
+
+    left: int
+    right: int
+    kernels: tuple[int, ...]
+
+    def _shape_input(self, features: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _convolve(self, index: int, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _shape_output(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _pad(self, x: Tensor, left: int, right: int) -> Tensor:
+        """Zeros around dimension 2."""
+        return F.pad(x, (0, 0) * (x.dim() - 3) + (left, right))
+
+    @staticmethod
+    def output_lengths(lengths: Tensor) -> Tensor:
+        """Frames that come out of ``lengths`` frames at the end of a stream: a quarter, up."""
+        return (lengths + 3) // 4
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, bins) and (B,) to (B, S, D) and (B,). Padding is treated as the silence behind
+        a stream's end, whatever it holds."""
+        x = self._shape_input(features)
+        for index in range(len(self.kernels)):
+            if bool((lengths < x.size(2)).any()):
+                padding = lengths_to_padding_mask(lengths, x.size(2))
+                padding = padding.view(x.size(0), 1, x.size(2), *[1] * (x.dim() - 3))
+                x = x.masked_fill(padding, 0.0)
+            x = self._convolve(index, self._pad(x, self.left, self.right))
+            lengths = (lengths + 1) // STRIDE
+        return self._shape_output(x), lengths
+
+    def init_state(self, batch_size: int = 1) -> SubsamplerState:
+        probe = next(self.parameters())
+        buffers = []
+        for shape in self._buffer_shapes(batch_size):
+            buffers.append(probe.new_zeros(shape))
+        return SubsamplerState(tuple(buffers))
+
+    def _buffer_shapes(self, batch_size: int) -> list[tuple[int, ...]]:
+        raise NotImplementedError
+
+    def step(
+        self, features: Tensor, state: SubsamplerState, *, final: bool = False
+    ) -> tuple[Tensor, SubsamplerState]:
+        """(B, T, bins) new frames to the (B, S, D) frames they complete."""
+        x = self._shape_input(features)
+        buffers = []
+        for index, buffer in enumerate(state.buffers):
+            x = torch.cat([buffer, x], dim=2)
+            if final:
+                x = self._pad(x, 0, self.right)
+            count = max((x.size(2) - self.kernels[index]) // STRIDE + 1, 0)
+            # Copied, so that the state does not keep the whole input alive.
+            buffers.append(x[:, :, count * STRIDE :].clone())
+            if count:
+                x = self._convolve(index, x[:, :, : (count - 1) * STRIDE + self.kernels[index]])
+            else:
+                x = self._empty(index, x)
+        return self._shape_output(x), SubsamplerState(tuple(buffers))
+
+    def _empty(self, index: int, x: Tensor) -> Tensor:
+        """Zero frames in the shape that ``_convolve`` gives."""
+        shape = self._buffer_shapes(x.size(0))
+        following = shape[index + 1] if index + 1 < len(shape) else self._output_shape(x.size(0))
+        return x.new_empty(following[0], following[1], 0, *following[3:])
+
+    def _output_shape(self, batch_size: int) -> tuple[int, ...]:
+        raise NotImplementedError
+
+
+class Conv2dSubsampler(_StridedStack):
+    """Two 3x3 Conv2d of stride 2 with ReLU, and a linear layer (the default)."""
+
+    left, right, kernels = 1, 1, (3, 3)
+
+    def __init__(self, config: EmformerConfig) -> None:
+        super().__init__()
+        channels = config.conv_channels
+        self.bins = [config.input_dim, (config.input_dim + 1) // 2]
+        self.out_bins = (self.bins[1] + 1) // 2
+        self.channels = channels
+        # Time is padded by the streaming code, frequency here.
+        self.conv = nn.ModuleList(
+            [
+                nn.Conv2d(1, channels, 3, STRIDE, padding=(0, 1)),
+                nn.Conv2d(channels, channels, 3, STRIDE, padding=(0, 1)),
+            ]
+        )
+        self.out = nn.Linear(channels * self.out_bins, config.embed_dim)
+
+    def _shape_input(self, features: Tensor) -> Tensor:
+        return features[:, None]  # (B, 1, T, bins)
+
+    def _convolve(self, index: int, x: Tensor) -> Tensor:
+        return F.relu(self.conv[index](x))
+
+    def _shape_output(self, x: Tensor) -> Tensor:
+        return self.out(x.transpose(1, 2).flatten(2))
+
+    def _buffer_shapes(self, batch_size: int) -> list[tuple[int, ...]]:
+        return [
+            (batch_size, 1, self.left, self.bins[0]),
+            (batch_size, self.channels, self.left, self.bins[1]),
+        ]
+
+    def _output_shape(self, batch_size: int) -> tuple[int, ...]:
+        return (batch_size, self.channels, 0, self.out_bins)
+
+
+class Conv1dSubsampler(_StridedStack):
+    """Two Conv1d of stride 2 with gated linear units, as StreamSpeech's subsampler is built.
+
+    A kernel of 5 looks one frame ahead and three back here, where the original centres it and
+    cuts it at chunk borders: the look-ahead of the pair stays within 3 filterbank frames, and no
+    output depends on how the stream is cut.
+    """
+
+    right = 1
+
+    def __init__(self, config: EmformerConfig) -> None:
+        super().__init__()
+        if len(config.conv_kernel_sizes) != 2 or len(set(config.conv_kernel_sizes)) != 1:
+            raise ValueError(
+                "encoder: conv1d_glu needs two equal conv_kernel_sizes, "
+                f"got {config.conv_kernel_sizes}"
+            )
+        self.kernels = config.conv_kernel_sizes
+        self.left = self.kernels[0] - 2
+        self.channels = [config.input_dim, config.conv_channels // 2]
+        self.embed_dim = config.embed_dim
+        self.conv_layers = nn.ModuleList(
+            [
+                nn.Conv1d(config.input_dim, config.conv_channels, self.kernels[0], STRIDE),
+                nn.Conv1d(self.channels[1], 2 * config.embed_dim, self.kernels[1], STRIDE),
+            ]
+        )
+
+    def _shape_input(self, features: Tensor) -> Tensor:
+        return features.transpose(1, 2)  # (B, bins, T)
+
+    def _convolve(self, index: int, x: Tensor) -> Tensor:
+        return F.glu(self.conv_layers[index](x), dim=1)
+
+    def _shape_output(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+    def _buffer_shapes(self, batch_size: int) -> list[tuple[int, ...]]:
+        return [(batch_size, channels, self.left) for channels in self.channels]
+
+    def _output_shape(self, batch_size: int) -> tuple[int, ...]:
+        return (batch_size, self.embed_dim, 0)
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """Streaming state of :class:`EchoStreamSpeechEncoder`.
+
+    Attributes:
+        subsampler: convolution buffers.
+        lookahead: (B, <= R, D) subsampled frames held back as right context.
+        layers: caches and memory banks.
+        frames: encoder frames handed out.
+    """
+
+    subsampler: SubsamplerState
+    lookahead: Tensor
+    layers: tuple[EmformerLayerState, ...]
+    frames: int = 0
+
+
+class EchoStreamSpeechEncoder(nn.Module):
+    """Filterbank to encoder output.
+
+    The weights serve any segment length, so one checkpoint serves every chunk size: ``step``
+    encodes whatever its input completes as one segment, ``forward`` takes the partition to use.
+    There are no positions: streams are unbounded, and the convolutions mark local order.
+
+    Args:
+        config: sizes and contexts.
+    """
+
+    def __init__(self, config: EmformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        subsampler = {"conv2d": Conv2dSubsampler, "conv1d_glu": Conv1dSubsampler}
+        self.subsample = subsampler[config.subsampler](config)
+        self.emformer = EmformerStack(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.config.embed_dim
+
+    def segments(self, frames: int, segment_frames: int | None = None) -> list[int]:
+        """The partition of ``frames`` encoder frames that a stream in chunks of
+        ``segment_frames`` (default: the configured ones) has."""
+        segment = self.config.segment_frames if segment_frames is None else segment_frames
+        return segment_lengths(frames, segment, self.config.right_context_frames)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        segment_frames: int | Sequence[int] | None = None,
+        return_all_hiddens: bool = False,
+    ) -> dict[str, list[Tensor]]:
+        """Encode whole utterances, segment by segment under a mask.
+
+        Args:
+            src_tokens: (B, T, bins) features.
+            src_lengths: (B,) valid frames.
+            segment_frames: frames per segment, or the lengths of all segments; None: the
+                configured default.
+            return_all_hiddens: collect every layer's output.
+
+        Returns:
+            fairseq's encoder dictionary: ``encoder_out`` [(S, B, D)], ``encoder_padding_mask``
+            [(B, S)] (empty without padding), ``encoder_embedding`` [], ``encoder_states``
+            [(S, B, D), ...], ``src_tokens`` [], ``src_lengths`` [].
+        """
+        if src_tokens.dim() != 3 or src_tokens.size(2) != self.config.input_dim:
+            raise ValueError(
+                f"features must be (batch, frames, {self.config.input_dim}), "
+                f"got {tuple(src_tokens.shape)}"
+            )
+        x, lengths = self.subsample(src_tokens, src_lengths)
+        if segment_frames is None or isinstance(segment_frames, int):
+            segments = self.segments(x.size(1), segment_frames)
+        else:
+            segments = list(segment_frames)
+            if sum(segments) != x.size(1):
+                raise ValueError(
+                    f"segments cover {sum(segments)} frames, but there are {x.size(1)}"
+                )
+        states: list[Tensor] | None = [] if return_all_hiddens else None
+        out = self.emformer(self.dropout(x), lengths, segments, hidden_states=states)
+        padding_mask = lengths_to_padding_mask(lengths, x.size(1))
+        return {
+            "encoder_out": [out.transpose(0, 1)],
+            "encoder_padding_mask": [padding_mask] if bool(padding_mask.any()) else [],
+            "encoder_embedding": [],
+            "encoder_states": [state.transpose(0, 1) for state in states or []],
+            "src_tokens": [],
+            "src_lengths": [],
+        }
+
+    def init_state(self, batch_size: int = 1) -> EncoderState:
+        lookahead = next(self.parameters()).new_empty(batch_size, 0, self.config.embed_dim)
+        return EncoderState(
+            self.subsample.init_state(batch_size), lookahead, self.emformer.init_state(batch_size)
+        )
+
+    def step(
+        self, features: Tensor, state: EncoderState, *, final: bool = False
+    ) -> tuple[Tensor, EncoderState]:
+        """Encode what new features complete, as one segment.
+
+        Args:
+            features: (B, T, bins), T may be 0.
+            final: the stream ends; frames waiting for look-ahead are encoded without it.
+
+        Returns:
+            (B, S, D), S possibly 0, and the new state.
+        """
+        x, subsampler = self.subsample.step(features, state.subsampler, final=final)
+        x = torch.cat([state.lookahead, x], dim=1)
+        right = 0 if final else self.config.right_context_frames
+        segment = x.size(1) - right
+        if segment <= 0:
+            return x[:, :0], EncoderState(subsampler, x, state.layers, state.frames)
+        out, layers = self.emformer.step(x, state.layers, right)
+        lookahead = x[:, segment:].clone()
+        return out, EncoderState(subsampler, lookahead, layers, state.frames + segment)
