@@ -244,17 +244,23 @@ class PolicyConfig:
     """When to READ and when to WRITE; names follow StreamSpeech's flags.
 
     ``whole_word`` ``None`` switches whole-word mode on from 640 ms chunks, as the original does.
+    ``segment_size`` is wait-k's unit of source, in ms. ``max_len`` bounds what one decision may
+    write, a guard against endless repetition at the end of the source.
     """
 
     name: Literal["ctc", "wait_k"] = "ctc"
     lagging_k1: int = 0
     stride_n: int = 1
+    segment_size: int = 320
     whole_word: bool | None = None
     max_len: int = 200
 
     def __post_init__(self) -> None:
         _require(self.lagging_k1 >= 0, f"policy: lagging_k1 must be >= 0, got {self.lagging_k1}")
         _require(self.stride_n >= 1, f"policy: stride_n must be >= 1, got {self.stride_n}")
+        _require(
+            self.segment_size >= 1, f"policy: segment_size must be >= 1, got {self.segment_size}"
+        )
         _require(self.max_len >= 1, f"policy: max_len must be >= 1, got {self.max_len}")
 
 

@@ -1,0 +1,180 @@
+"""Model directories: everything a system needs, self-contained and safe to load.
+
+    config.yaml            EchoStreamConfig
+    model.safetensors      weights, StreamSpeech's names
+    vocoder.safetensors    CodeHiFiGAN generator (if the system speaks)
+    cmvn.npz               global mean and std of the filterbank
+    source.dict.txt        fairseq dictionary of the transcript, and source.spm.model
+    target.dict.txt        fairseq dictionary of the translation, and target.spm.model
+
+Nothing in it is executed on loading. Saving goes through a temporary directory, so that a
+directory under the final name is always whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from echostream.audio import CMVN, Frontend
+from echostream.config import EchoStreamConfig, load_config, save_config
+from echostream.models.echostream_model import EchoStreamModel, freeze
+from echostream.text import Vocabulary
+
+CONFIG_FILE = "config.yaml"
+MODEL_FILE = "model.safetensors"
+VOCODER_FILE = "vocoder.safetensors"
+CMVN_FILE = "cmvn.npz"
+VOCODER_PREFIX = "vocoder.generator."
+
+
+@dataclass
+class System:
+    """A loaded model directory."""
+
+    config: EchoStreamConfig
+    model: EchoStreamModel
+    source_vocabulary: Vocabulary
+    target_vocabulary: Vocabulary
+    cmvn: CMVN
+
+    def __post_init__(self) -> None:
+        for name, vocabulary, size in (
+            ("source", self.source_vocabulary, self.config.source_vocab_size),
+            ("target", self.target_vocabulary, self.config.target_vocab_size),
+        ):
+            if len(vocabulary) != size:
+                raise ValueError(
+                    f"the {name} vocabulary has {len(vocabulary)} entries (4 special symbols "
+                    f"included), the configuration says {size}"
+                )
+
+    def frontend(self) -> Frontend:
+        return Frontend(self.config.frontend, self.cmvn)
+
+
+def save_model_dir(path: Path, system: System, *, dtype: torch.dtype | None = None) -> None:
+    """Write a model directory, replacing one that is there.
+
+    Args:
+        dtype: store floating-point weights in this precision.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        save_config(system.config, staging / CONFIG_FILE)
+        weights, vocoder = {}, {}
+        for name, tensor in system.model.state_dict().items():
+            if dtype is not None and tensor.is_floating_point():
+                tensor = tensor.to(dtype)
+            tensor = tensor.detach().cpu().contiguous()
+            if name.startswith(VOCODER_PREFIX):
+                vocoder[name[len(VOCODER_PREFIX) :]] = tensor
+            else:
+                weights[name] = tensor
+        save_file(weights, staging / MODEL_FILE)
+        if vocoder:
+            save_file(vocoder, staging / VOCODER_FILE)
+        mean, std = system.cmvn.mean.numpy(), system.cmvn.std.numpy()
+        np.savez(staging / CMVN_FILE, mean=mean, std=std)
+        for name, vocabulary in (
+            ("source", system.source_vocabulary),
+            ("target", system.target_vocabulary),
+        ):
+            vocabulary.save(staging / f"{name}.dict.txt", staging / f"{name}.spm.model")
+        staging.chmod(0o755)
+        _replace_dir(staging, path)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _replace_dir(staging: Path, path: Path) -> None:
+    """Move a finished directory into place; only ever replaces a model directory."""
+    if path.exists():
+        if not (path / CONFIG_FILE).is_file() and any(path.iterdir()):
+            raise FileExistsError(f"{path} exists and is not a model directory; not replacing it")
+        old = path.with_name(f".{path.name}.old-{os.getpid()}")
+        path.rename(old)
+        staging.rename(path)
+        shutil.rmtree(old)
+    else:
+        staging.rename(path)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such weights file: {path}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
+
+
+def load_state(model: torch.nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        ValueError: keys or shapes do not match; lists them.
+    """
+    own = model.state_dict()
+    problems = [f"missing {key}" for key in own if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in own]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, the configuration needs {tuple(t.shape)}"
+        for key, t in own.items()
+        if key in state and state[key].shape != t.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:20]) + ("; ..." if len(problems) > 20 else "")
+        raise ValueError(f"{where}: weights do not fit the configuration: {shown}")
+    model.load_state_dict(state)
+
+
+def load_model_dir(
+    path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> System:
+    """Load a model directory for inference.
+
+    Raises:
+        FileNotFoundError: the directory or a file in it is missing.
+        ValueError: a file is corrupt or does not fit the configuration.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no such model directory: {path}")
+    config = load_config(path / CONFIG_FILE)
+    model = EchoStreamModel(config)
+    weights = read_safetensors(path / MODEL_FILE)
+    if config.vocoder is not None:
+        vocoder = read_safetensors(path / VOCODER_FILE)
+        weights.update({VOCODER_PREFIX + key: tensor for key, tensor in vocoder.items()})
+    load_state(model, weights, str(path))
+    try:
+        return System(
+            config,
+            freeze(model).to(device=device, dtype=dtype),
+            Vocabulary.load(path / "source.dict.txt", path / "source.spm.model"),
+            Vocabulary.load(path / "target.dict.txt", path / "target.spm.model"),
+            CMVN.from_npz(path / CMVN_FILE),
+        )
+    except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: {error}") from error

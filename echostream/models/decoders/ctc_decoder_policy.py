@@ -1,0 +1,121 @@
+"""READ or WRITE, decided from counts alone.
+
+StreamSpeech (section 3.2): write when both the source transcript (ASR CTC) and the first-pass
+translation (ST CTC) have grown, and write as many subwords as the ST CTC's count allows. The
+decision is a pure function, testable without a model. Wait-k-stride-n stands behind the same
+interface as the classic baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from echostream.config import PolicyConfig
+
+WHOLE_WORD_FROM_MS = 640
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a decision is based on.
+
+    Attributes:
+        asr: tokens that the ASR CTC emitted so far.
+        st: tokens that the ST CTC emitted so far.
+        written: target subwords written so far.
+        source_ms: source received.
+        source_finished: no more source will come.
+    """
+
+    asr: int
+    st: int
+    written: int
+    source_ms: float
+    source_finished: bool
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """Counts at the last time the policy let a write through."""
+
+    asr: int = 0
+    st: int = 0
+    segments: int = 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now.
+
+    Attributes:
+        max_new_tokens: 0 is READ; otherwise decode at most this many subwords.
+        until_eos: the source has ended: decode to end-of-sentence and flush everything.
+        drop_last_word: the last word may be unfinished, do not write it.
+    """
+
+    max_new_tokens: int = 0
+    until_eos: bool = False
+    drop_last_word: bool = False
+
+    @property
+    def write(self) -> bool:
+        return self.max_new_tokens > 0
+
+
+READ = Decision()
+
+
+def whole_word_mode(config: PolicyConfig, chunk_ms: float) -> bool:
+    """Whether unfinished words are held back: as configured, else from 640 ms chunks on."""
+    return chunk_ms >= WHOLE_WORD_FROM_MS if config.whole_word is None else config.whole_word
+
+
+def _allowance(allowed: int, counts: Counts, whole_word: bool, config: PolicyConfig) -> Decision:
+    # In whole-word mode one subword more is decoded, because the last word is dropped again.
+    new = allowed + whole_word - counts.written
+    return Decision(min(max(new, 0), config.max_len), drop_last_word=whole_word)
+
+
+def decide_ctc(
+    counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
+) -> tuple[Decision, PolicyState]:
+    """StreamSpeech's rule."""
+    if counts.source_finished:
+        return Decision(config.max_len, until_eos=True), state
+    stride = config.stride_n
+    if counts.asr < state.asr + stride or counts.st < state.st + stride:
+        return READ, state
+    following = PolicyState(max(counts.asr, state.asr), max(counts.st, state.st))
+    allowed = (counts.st - config.lagging_k1) // stride * stride
+    return _allowance(allowed, counts, whole_word, config), following
+
+
+def decide_wait_k(
+    counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
+) -> tuple[Decision, PolicyState]:
+    """Wait-k-stride-n over source segments of fixed duration, in StreamSpeech's counting:
+    ``(segments - k) // n * n`` subwords once k segments are there."""
+    if counts.source_finished:
+        return Decision(config.max_len, until_eos=True), state
+    segments = int(counts.source_ms // config.segment_size)
+    if segments <= state.segments or segments < config.lagging_k1:
+        return READ, state
+    following = PolicyState(segments=segments)
+    allowed = (segments - config.lagging_k1) // config.stride_n * config.stride_n
+    return _allowance(allowed, counts, whole_word, config), following
+
+
+Policy = Callable[
+    [Counts, PolicyState, PolicyConfig, bool], tuple[Decision, PolicyState]
+]
+POLICIES: dict[str, Policy] = {"ctc": decide_ctc, "wait_k": decide_wait_k}
+
+
+def complete_words(tokens: Sequence[int], starts_word: Callable[[int], bool]) -> int:
+    """How many of the new tokens to keep so that the last, possibly unfinished, word is dropped:
+    those before the last token that starts a word; none if no token starts one."""
+    for index in range(len(tokens) - 1, -1, -1):
+        if starts_word(tokens[index]):
+            return index
+    return 0

@@ -1,0 +1,328 @@
+"""The whole model: wiring of encoder, CTC heads, text decoder, unit decoder and vocoder.
+
+Parameter names follow StreamSpeech (``source_unigram_decoder``, ``target_unigram_decoder``, ...),
+so its weights load by name.
+
+Shapes: B batch, T target positions, S encoder frames, N text states, r upsample ratio, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from echostream.config import ChunkConformerConfig, EchoStreamConfig
+from echostream.models.decoders.ctc_decoder import (
+    CollapseState,
+    CTCDecoder,
+    CTCDecoderWithTransformerLayer,
+    collapse,
+    greedy_labels,
+)
+from echostream.models.decoders.transformer_decoder import (
+    Hypothesis,
+    MTState,
+    TransformerMTDecoder,
+)
+from echostream.models.decoders.unit_decoder import (
+    CTCTransformerUnitDecoder,
+    T2UEncoder,
+    UnitState,
+)
+from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
+from echostream.models.decoders.vocoder_integration import StreamingVocoder, VocoderState
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder, EncoderState
+from echostream.models.transformer_layer import UnidirectionalState
+from echostream.text import SPECIALS, Vocabulary
+
+UNIT_OFFSET = len(SPECIALS)  # unit u is token u + 4
+NEVER = (Vocabulary.pad, Vocabulary.unk)  # CTC heads never choose these
+
+
+def build_encoder(config: EchoStreamConfig) -> nn.Module:
+    """The encoder that the configuration names."""
+    if isinstance(config.encoder, ChunkConformerConfig):
+        from echostream.models.chunk_conformer_encoder import ChunkConformerEncoder
+
+        return ChunkConformerEncoder(config.encoder)
+    return EchoStreamSpeechEncoder(config.encoder)
+
+
+@dataclass(frozen=True)
+class EchoStreamState:
+    """Streaming state of every component."""
+
+    encoder: EncoderState
+    asr: UnidirectionalState
+    st: UnidirectionalState
+    mt: MTState
+    t2u: UnidirectionalState
+    unit: UnitState
+    vocoder: VocoderState
+    asr_collapse: CollapseState = CollapseState()
+    st_collapse: CollapseState = CollapseState()
+    unit_collapse: CollapseState = CollapseState()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What listening to new features brought.
+
+    Attributes:
+        asr_tokens, st_tokens: newly emitted CTC tokens.
+        asr_tail, st_tail: tokens of encoder frames that will still change (chunk Conformer only);
+            they replace the previous call's.
+        tail: (1, P, D) those encoder frames, or None.
+        frames: encoder frames completed by this call.
+    """
+
+    asr_tokens: tuple[int, ...]
+    st_tokens: tuple[int, ...]
+    asr_tail: tuple[int, ...]
+    st_tail: tuple[int, ...]
+    tail: Tensor | None
+    frames: int
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """Logits of every head.
+
+    Attributes:
+        asr: (S, B, V_source) logits.
+        st: (S, B, V_target) logits.
+        mt: (B, T, V_target) logits.
+        unit: (B, T * r, units) logits.
+        encoder_out: fairseq's encoder dictionary.
+        waveform: (samples,) per batch row, if asked for.
+    """
+
+    asr: Tensor
+    st: Tensor
+    mt: Tensor
+    unit: Tensor
+    encoder_out: dict[str, list[Tensor]]
+    waveform: list[Tensor] | None = None
+
+
+class EchoStreamModel(nn.Module):
+    """Speech to transcript, translation, units and waveform.
+
+    Args:
+        config: the whole system.
+    """
+
+    def __init__(self, config: EchoStreamConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config)
+        width = self.encoder.embed_dim
+        self.source_unigram_decoder = _ctc_head(config.asr_ctc, width, config.source_vocab_size)
+        self.ctc_target_unigram_decoder = _ctc_head(
+            config.st_ctc, width, config.target_vocab_size
+        )
+        self.target_unigram_decoder = TransformerMTDecoder(
+            config.mt,
+            width,
+            config.target_vocab_size,
+            pad=Vocabulary.pad,
+            eos=Vocabulary.eos,
+        )
+        self.synthesizer_encoder = T2UEncoder(config.t2u, config.mt.embed_dim)
+        self.decoder = CTCTransformerUnitDecoder(
+            config.unit, config.num_units + UNIT_OFFSET + 1, pad=Vocabulary.pad
+        )
+        self.unit_blank = config.num_units + UNIT_OFFSET
+        self.vocoder = (
+            CodeHiFiGANVocoder(config.vocoder, config.num_units) if config.vocoder else None
+        )
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        *,
+        segment_frames: int | Sequence[int] | None = None,
+        visible_source: Tensor | None = None,
+        visible_text: Tensor | None = None,
+        waveform: bool = False,
+    ) -> ModelOutput:
+        """Teacher-forced pass over whole utterances.
+
+        Args:
+            src_tokens: (B, frames, bins) normalised features.
+            src_lengths: (B,).
+            prev_output_tokens: (B, T) target text shifted right, padded.
+            segment_frames: encoder segment length or partition; None: the configured default.
+            visible_source: (B, T) source frames that each text position may see (the policy in
+                training form); None: all.
+            visible_text: (B, T) or (1, T) text states that each state's units may see; None: all.
+            waveform: also synthesise each row's greedy units.
+        """
+        encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment_frames)
+        frames = encoder_out["encoder_out"][0]
+        masks = encoder_out["encoder_padding_mask"]
+        mt_logits, hidden = self.target_unigram_decoder(
+            prev_output_tokens, frames, masks[0] if masks else None, visible_source
+        )
+        padding = prev_output_tokens.eq(Vocabulary.pad)
+        text_padding = padding if bool(padding.any()) else None
+        text = self.synthesizer_encoder(hidden.transpose(0, 1), text_padding)
+        unit_logits = self.decoder(text.transpose(0, 1), text_padding, visible_text)
+        speech = None
+        if waveform:
+            lengths = (~padding).sum(dim=1) * self.config.unit.upsample_ratio
+            speech = [
+                self._require_vocoder().generate(self._collapse_units(row[:length])[0])[0]
+                for row, length in zip(unit_logits, lengths.tolist(), strict=True)
+            ]
+        return ModelOutput(
+            self.source_unigram_decoder(frames),
+            self.ctc_target_unigram_decoder(frames),
+            mt_logits,
+            unit_logits,
+            encoder_out,
+            speech,
+        )
+
+    def init_state(self, **encoder_options: int) -> EchoStreamState:
+        """Fresh state of one stream, on the weights' device."""
+        return EchoStreamState(
+            encoder=self.encoder.init_state(1, **encoder_options),
+            asr=self.source_unigram_decoder.init_state(1),
+            st=self.ctc_target_unigram_decoder.init_state(1),
+            mt=self.target_unigram_decoder.init_state(1),
+            t2u=self.synthesizer_encoder.init_state(1),
+            unit=self.decoder.init_state(1),
+            vocoder=VocoderState(),
+        )
+
+    def encode(
+        self, features: Tensor, state: EchoStreamState, *, final: bool = False
+    ) -> tuple[Tensor, Tensor | None, EchoStreamState]:
+        """(1, frames, bins) new features to (1, S, D) completed encoder frames, the (1, P, D)
+        frames that will still change (or None), and the new state."""
+        out, encoder = self.encoder.step(features, state.encoder, final=final)
+        frames, tail = (out, None) if isinstance(out, Tensor) else (out.final, out.tail)
+        return frames, tail, replace(state, encoder=encoder)
+
+    def listen(
+        self, frames: Tensor, tail: Tensor | None, state: EchoStreamState
+    ) -> tuple[Heard, EchoStreamState]:
+        """Run the CTC heads over new encoder frames and hand them to the text decoder."""
+        asr, asr_head, asr_collapse = self._ctc(
+            self.source_unigram_decoder, frames, state.asr, state.asr_collapse
+        )
+        st, st_head, st_collapse = self._ctc(
+            self.ctc_target_unigram_decoder, frames, state.st, state.st_collapse
+        )
+        asr_tail: list[int] = []
+        st_tail: list[int] = []
+        if tail is not None and tail.size(1):
+            asr_tail = self._ctc(self.source_unigram_decoder, tail, asr_head, asr_collapse)[0]
+            st_tail = self._ctc(self.ctc_target_unigram_decoder, tail, st_head, st_collapse)[0]
+        following = replace(
+            state,
+            asr=asr_head,
+            st=st_head,
+            asr_collapse=asr_collapse,
+            st_collapse=st_collapse,
+            mt=self.target_unigram_decoder.read(frames, state.mt),
+        )
+        heard = Heard(
+            tuple(asr), tuple(st), tuple(asr_tail), tuple(st_tail), tail, frames.size(1)
+        )
+        return heard, following
+
+    def _ctc(
+        self,
+        head: CTCDecoder | CTCDecoderWithTransformerLayer,
+        frames: Tensor,
+        head_state: UnidirectionalState,
+        collapse_state: CollapseState,
+    ) -> tuple[list[int], UnidirectionalState, CollapseState]:
+        if not frames.size(1):
+            return [], head_state, collapse_state
+        logits, head_state = head.step(frames, head_state)
+        labels = greedy_labels(logits[0], NEVER)
+        tokens, collapse_state = collapse(
+            labels, collapse_state, Vocabulary.blank, (Vocabulary.pad,)
+        )
+        return tokens, head_state, collapse_state
+
+    def translate(
+        self,
+        state: EchoStreamState,
+        *,
+        tail: Tensor | None = None,
+        max_new_tokens: int,
+        final: bool,
+        beam: int = 1,
+    ) -> tuple[Hypothesis, EchoStreamState]:
+        """Write up to ``max_new_tokens`` target subwords against the source heard so far.
+
+        Args:
+            tail: provisional encoder frames, seen by this call only.
+        """
+        decoder, mt = self.target_unigram_decoder, state.mt
+        seen = decoder.read(tail, mt) if tail is not None else mt
+        hypothesis = decoder.decode(
+            seen, max_new_tokens=max_new_tokens, final=final, beam=beam
+        )
+        kept = replace(hypothesis.state, sources=mt.sources)
+        return replace(hypothesis, state=kept), replace(state, mt=kept)
+
+    def speak(
+        self, hidden: Tensor, state: EchoStreamState
+    ) -> tuple[list[int], EchoStreamState]:
+        """(1, N, D) new text decoder states to newly emitted units."""
+        text, t2u = self.synthesizer_encoder.step(hidden, state.t2u)
+        logits, unit = self.decoder.step(text, state.unit)
+        units, unit_collapse = self._collapse_units(logits[0], state.unit_collapse)
+        return units, replace(state, t2u=t2u, unit=unit, unit_collapse=unit_collapse)
+
+    def _collapse_units(
+        self, logits: Tensor, state: CollapseState | None = None
+    ) -> tuple[list[int], CollapseState]:
+        specials = tuple(range(UNIT_OFFSET))
+        labels = greedy_labels(logits, NEVER)
+        tokens, state = collapse(labels, state or CollapseState(), self.unit_blank, specials)
+        return [token - UNIT_OFFSET for token in tokens], state
+
+    def _require_vocoder(self) -> CodeHiFiGANVocoder:
+        if self.vocoder is None:
+            raise ValueError("this model has no vocoder, it cannot produce a waveform")
+        return self.vocoder
+
+    def vocode(
+        self, units: Sequence[int], state: EchoStreamState, *, dur_prediction: bool = True
+    ) -> tuple[Tensor, EchoStreamState]:
+        """New units to (samples,) new waveform."""
+        streaming = StreamingVocoder(self._require_vocoder(), dur_prediction=dur_prediction)
+        samples, _, vocoder = streaming.step(units, state.vocoder)
+        return samples, replace(state, vocoder=vocoder)
+
+
+def _ctc_head(config, width: int, vocab_size: int) -> nn.Module:
+    if config.layers == 0:
+        return CTCDecoder(width, vocab_size)
+    return CTCDecoderWithTransformerLayer(config, width, vocab_size)
+
+
+def freeze(model: EchoStreamModel) -> EchoStreamModel:
+    """Ready for inference: no dropout, no gradients."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def seeded_model(config: EchoStreamConfig, seed: int = 0) -> EchoStreamModel:
+    """A model with reproducible random weights, ready for inference."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return freeze(EchoStreamModel(config))
