@@ -1,0 +1,278 @@
+"""What all SimulEval agents share: flags, streaming state, trace.
+
+The agent holds weights and options only; everything a stream remembers lives in
+:class:`StreamStates`, so one agent object can serve several streams
+(``agent.pushpop(segment, states)``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import numpy as np
+import torch
+from simuleval.agents import GenericAgent
+from simuleval.agents.actions import Action, ReadAction, WriteAction
+from simuleval.agents.states import AgentStates
+from simuleval.data.segments import EmptySegment, SpeechSegment
+
+from echostream.checkpoint import load_model_dir
+from echostream.config import PolicyConfig
+from echostream.pipeline import ChunkOutput, Pipeline, PipelineState, Task
+
+logger = logging.getLogger("echostream.agents")
+
+
+class StreamStates(AgentStates):
+    """SimulEval's states plus the pipeline's.
+
+    New samples are kept apart instead of growing ``source`` for ever: ``unread`` holds what the
+    next policy call will consume.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.utterance = -1
+        super().__init__()
+
+    def reset(self) -> None:
+        super().reset()
+        self.unread: list[np.ndarray] = []
+        # Built when first needed: resets happen before the weights are on their device.
+        self.stream: PipelineState | None = None
+        self.history: dict[str, list[int]] = {"asr": [], "st": [], "mt": [], "units": []}
+        self.transcript: list[str] = []
+        self.translation: list[str] = []
+
+    def update_source(self, segment) -> None:
+        if self.target_finished:
+            # Left over from an utterance that the evaluator did not reset.
+            self.reset()
+        self.source_finished = segment.finished
+        if isinstance(segment, EmptySegment):
+            return
+        self.source_sample_rate = segment.sample_rate
+        self.tgt_lang = segment.tgt_lang
+        if len(segment.content):
+            self.unread.append(np.asarray(segment.content))
+
+    def take(self) -> np.ndarray:
+        """The samples pushed since the last call."""
+        new = np.concatenate(self.unread) if self.unread else np.zeros(0, dtype=np.float32)
+        self.unread = []
+        return new
+
+
+class EchoStreamAgent(GenericAgent):
+    """Base of the speech-to-speech, speech-to-text and ASR agents.
+
+    Subclasses mix in SimulEval's agent type and set ``task``.
+    """
+
+    task: Task = "s2st"
+
+    def __init__(self, args: Namespace) -> None:
+        torch.set_grad_enabled(False)
+        device = normalize_device(getattr(args, "device", None))
+        system = load_model_dir(args.model_dir, device=device, dtype=_dtype(args))
+        chunk_ms = args.chunk_ms or getattr(args, "source_segment_size", None) or 320
+        self.pipeline = Pipeline(
+            system,
+            chunk_ms=int(chunk_ms),
+            task=self.task,
+            policy=policy_from_args(args, system.config.policy),
+            beam=args.beam,
+            dur_prediction=args.dur_prediction,
+        )
+        self.show_text = args.output_asr_translation
+        self.trace_path = Path(args.trace) if args.trace else None
+        if self.trace_path is not None:
+            self.trace_path.parent.mkdir(parents=True, exist_ok=True)
+            self.trace_path.write_text("", encoding="utf-8")
+        super().__init__(args)
+
+    @staticmethod
+    def add_args(parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--model-dir", required=True, help="model directory (see `echostream info`)"
+        )
+        parser.add_argument(
+            "--chunk-ms",
+            type=int,
+            default=None,
+            help="source per policy decision in ms; default: --source-segment-size",
+        )
+        # SimulEval defines the segment size, except when it builds an agent from --system-dir.
+        if "--source-segment-size" not in parser._option_string_actions:
+            parser.add_argument(
+                "--source-segment-size", type=int, default=None, help="source per segment in ms"
+            )
+        add_policy_args(parser)
+        parser.add_argument("--beam", type=int, default=1, help="beam width of the text decoder")
+        parser.add_argument(
+            "--dur-prediction",
+            action="store_true",
+            default=True,
+            help="predict how long each unit lasts (default; for reduced units)",
+        )
+        parser.add_argument(
+            "--no-dur-prediction",
+            dest="dur_prediction",
+            action="store_false",
+            help="one frame per unit (for unreduced units)",
+        )
+        parser.add_argument(
+            "--output-asr-translation",
+            action="store_true",
+            help="print the running transcript and translation",
+        )
+        parser.add_argument(
+            "--trace",
+            default=None,
+            metavar="FILE",
+            help="write one JSON line per policy call: decision, tokens, units, compute times",
+        )
+
+    def build_states(self) -> StreamStates:
+        return StreamStates(self.pipeline)
+
+    def to(self, device: str, *args, fp16: bool = False, **kwargs) -> None:
+        """Move the weights; called by SimulEval after construction."""
+        model = self.pipeline.system.model
+        model.to(normalize_device(device))
+        if fp16:
+            model.half()
+        self.reset()
+
+    def policy(self, states: StreamStates | None = None) -> Action:
+        """Feed the new samples, emit what the pipeline decided to write."""
+        states = self.states if states is None else states
+        if states.stream is None:
+            states.stream = self.pipeline.init_state()
+            states.utterance += 1
+        rate = states.source_sample_rate or self.pipeline.system.config.frontend.sample_rate
+        outputs, states.stream = self.pipeline.step(
+            states.take(), rate, states.stream, final=states.source_finished
+        )
+        for output in outputs:
+            self._record(output, states)
+        action = self._action(outputs, states)
+        if states.source_finished:
+            states.target_finished = True
+        return action
+
+    def _action(self, outputs: list[ChunkOutput], states: StreamStates) -> Action:
+        raise NotImplementedError
+
+    def _record(self, output: ChunkOutput, states: StreamStates) -> None:
+        """Keep what was said for the trace and the running text."""
+        history = states.history
+        history["asr"] += output.asr_tokens
+        history["st"] += output.st_tokens
+        history["mt"] += output.mt_tokens
+        history["units"] += output.units
+        states.transcript += output.transcript
+        states.translation += output.translation
+        if self.show_text and (output.transcript or output.translation):
+            print("Streaming ASR:", " ".join(states.transcript))
+            if self.task != "asr":
+                print("Simultaneous translation:", " ".join(states.translation))
+        if self.trace_path is not None:
+            line = {
+                "index": states.utterance,
+                "source_ms": round(output.source_ms, 3),
+                "write": output.write,
+                "finished": output.final,
+                "asr": [*history["asr"], *output.asr_tail],
+                "st": [*history["st"], *output.st_tail],
+                "mt": history["mt"],
+                "units": history["units"],
+                "samples": len(output.waveform),
+                "compute_ms": {k: round(v, 3) for k, v in output.compute_ms.items()},
+            }
+            with self.trace_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+class SpeechOutput(EchoStreamAgent):
+    """Writes the new waveform."""
+
+    def _action(self, outputs: list[ChunkOutput], states: StreamStates) -> Action:
+        pieces = [output.waveform for output in outputs]
+        samples = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+        if not len(samples) and not states.source_finished:
+            return ReadAction()
+        segment = SpeechSegment(
+            content=samples.tolist(),
+            sample_rate=self.pipeline.output_rate,
+            finished=states.source_finished,
+        )
+        return WriteAction(segment, finished=states.source_finished)
+
+
+class TextOutput(EchoStreamAgent):
+    """Writes newly completed words."""
+
+    def _words(self, output: ChunkOutput) -> tuple[str, ...]:
+        return output.transcript if self.task == "asr" else output.translation
+
+    def _action(self, outputs: list[ChunkOutput], states: StreamStates) -> Action:
+        words = [word for output in outputs for word in self._words(output)]
+        if not words and not states.source_finished:
+            return ReadAction()
+        return WriteAction(" ".join(words), finished=states.source_finished)
+
+
+def add_policy_args(parser: ArgumentParser) -> None:
+    """Policy flags under StreamSpeech's names; unset ones keep the model directory's values."""
+    parser.add_argument("--policy", choices=["ctc", "wait_k"], default=None, help="READ/WRITE rule")
+    parser.add_argument(
+        "--lagging-k1", type=int, default=None, help="subwords that writing lags behind ST CTC"
+    )
+    parser.add_argument("--stride-n", type=int, default=None, help="subwords written at a time")
+    parser.add_argument(
+        "--segment-size", type=int, default=None, help="source segment of wait_k in ms"
+    )
+    parser.add_argument(
+        "--whole-word",
+        choices=["auto", "on", "off"],
+        default=None,
+        help="hold back unfinished words; auto: from chunks of 640 ms on",
+    )
+    parser.add_argument(
+        "--max-len", type=int, default=None, help="most subwords that one decision writes"
+    )
+
+
+def policy_from_args(args: Namespace, default: PolicyConfig) -> PolicyConfig:
+    """Overlay the flags that were given on the model directory's policy."""
+    values = {
+        "name": args.policy,
+        "lagging_k1": args.lagging_k1,
+        "stride_n": args.stride_n,
+        "segment_size": args.segment_size,
+        "max_len": args.max_len,
+    }
+    values = {key: value for key, value in values.items() if value is not None}
+    if args.whole_word is not None:
+        values["whole_word"] = {"auto": None, "on": True, "off": False}[args.whole_word]
+    return PolicyConfig(**{**default.__dict__, **values})
+
+
+def normalize_device(device: str | None) -> str:
+    """``cpu``, ``cuda`` or ``cuda:N``; StreamSpeech's ``gpu`` means ``cuda``."""
+    device = {"gpu": "cuda", None: "cpu"}.get(device, device)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but no CUDA device is available")
+    return device
+
+
+def _dtype(args: Namespace) -> torch.dtype:
+    names = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}
+    name = getattr(args, "dtype", None)
+    if name not in names:
+        raise ValueError(f"dtype must be one of fp32, fp16, bf16, got {name!r}")
+    return names[name] or (torch.float16 if getattr(args, "fp16", False) else torch.float32)
