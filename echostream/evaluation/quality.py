@@ -52,14 +52,19 @@ def _hypotheses(scorer: _TranscribingScorer, instances: dict[int, Any]) -> list[
     # Recognisers are heavy and most runs need none.
     from echostream.evaluation.transcripts import transcribe_run
 
-    return transcribe_run(
-        items,
-        Path(items[0].prediction).absolute().parent.parent,
-        spec=scorer.asr_model,
-        device=scorer.asr_device,
-        language=scorer.language,
-        without_silence=scorer.without_silence,
-    ).texts
+    # Several metrics read the same transcripts; they live as long as the utterances do.
+    known = items[0].__dict__.setdefault("_run_transcripts", {})
+    key = (scorer.asr_model, scorer.language, scorer.without_silence, len(items))
+    if key not in known:
+        known[key] = transcribe_run(
+            items,
+            Path(items[0].prediction).absolute().parent.parent,
+            spec=scorer.asr_model,
+            device=scorer.asr_device,
+            language=scorer.language,
+            without_silence=scorer.without_silence,
+        ).texts
+    return known[key]
 
 
 class _TranscribingScorer(QualityScorer):

@@ -100,12 +100,13 @@ class PocketsphinxRecognizer:
                 "the pocketsphinx recogniser needs the package pocketsphinx: "
                 "pip install 'echostream[asr]'"
             ) from error
-        self._module = pocketsphinx
+        self._decoder = pocketsphinx.Decoder(samprate=self.sample_rate, loglevel="FATAL")
 
     def transcribe(self, samples: np.ndarray) -> str:
-        # A decoder adapts its cepstral mean to what it has heard; a fresh one per utterance makes
-        # a transcript independent of the order of the test set.
-        decoder = self._module.Decoder(samprate=self.sample_rate, loglevel="FATAL")
+        decoder = self._decoder
+        # The front-end remembers what it has heard; without this a transcript would depend on the
+        # order of the test set.
+        decoder.reinit_feat()
         pcm = np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
         decoder.start_utt()
         decoder.process_raw(pcm.tobytes(), full_utt=True)
@@ -116,9 +117,7 @@ class PocketsphinxRecognizer:
 
 # Apostrophes are letters to the CTC recognisers and stay; everything else they cannot write goes.
 _WHISPER_TO_SPACE = str.maketrans(dict.fromkeys("-/–—…", " "))
-_WHISPER_TO_NOTHING = str.maketrans(
-    dict.fromkeys(string.punctuation.replace("'", "") + "¡¿«»“”„♪")
-)
+_WHISPER_TO_NOTHING = str.maketrans(dict.fromkeys(string.punctuation.replace("'", "") + "¡¿«»“”„♪"))
 
 
 def strip_punctuation(text: str) -> str:

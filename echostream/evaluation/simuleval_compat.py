@@ -448,9 +448,7 @@ PATCHES = (
     Patch(patch_resumable_log, _unmarked(evaluator_module, "open")),
     Patch(patch_plain_metrics, _plain_metrics_are_computation_aware),
     Patch(patch_config_types, _unmarked(SentenceLevelEvaluator, "__init__")),
-    Patch(
-        patch_lazy_sources, _unmarked(SentenceLevelEvaluator, "build_instances_from_dataloader")
-    ),
+    Patch(patch_lazy_sources, _unmarked(SentenceLevelEvaluator, "build_instances_from_dataloader")),
     Patch(patch_typed_log, _unmarked(SentenceLevelEvaluator, "build_instances_from_log")),
     Patch(patch_unscorable_latency, _unmarked(SentenceLevelEvaluator, "latency")),
     Patch(patch_utterance_table, _unmarked(SentenceLevelEvaluator, "dump_metrics")),
