@@ -1,0 +1,424 @@
+"""Conversion of StreamSpeech checkpoints (fairseq format) to model directories and back.
+
+Nothing of fairseq is needed and nothing in a checkpoint is executed (``restricted_pickle``).
+Sizes come from the settings that the checkpoint stores and from its multitask YAML
+(``fairseq_settings``), and every tensor must find its place with the right shape.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from echostream.audio import CMVN
+from echostream.checkpoint import System, load_model_dir, load_state, save_model_dir
+from echostream.config import VocoderConfig, load_yaml, to_dict
+from echostream.fairseq_settings import (
+    ASR_TASK,
+    DATA_YAML,
+    MT_TASK,
+    ST_TASK,
+    TASKS_YAML,
+    check_tasks,
+    config_from_settings,
+    settings_from_config,
+)
+from echostream.models.decoders.vocoder import vocoder_config_from_json
+from echostream.models.echostream_model import EchoStreamModel, freeze
+from echostream.restricted_pickle import StandIn, read_checkpoint
+from echostream.text import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+TIED = (
+    # (what fairseq stores a second time, what is kept)
+    (f"{MT_TASK}_decoder.output_projection.weight", f"{MT_TASK}_decoder.embed_tokens.weight"),
+    ("decoder.embed_tokens.weight", "decoder.output_projection.weight"),
+)
+VERSIONS = ("decoder.version", f"{MT_TASK}_decoder.version")
+FAIRSEQ_CHECKPOINT = "streamspeech.pt"
+GENERATOR = "vocoder.generator."
+
+
+def resolve_data_file(name: str, data_bin: Path) -> Path:
+    """Find a file that a data directory's YAML names.
+
+    A path that exists (relative ones inside ``data_bin``) is taken as it is. Released YAML files
+    hold the paths of the machine that trained, so any other is looked up by file name inside
+    ``data_bin``; among several, the one sharing the longest end of the path wins.
+
+    Raises:
+        FileNotFoundError: no file of that name.
+        ValueError: several that fit equally well.
+    """
+    wanted = Path(name)
+    for direct in (data_bin / wanted, wanted):
+        if direct.is_file():
+            return direct
+    candidates = sorted(path for path in data_bin.rglob(wanted.name) if path.is_file())
+    if not candidates:
+        raise FileNotFoundError(f"{name}: neither there nor, by file name, inside {data_bin}")
+
+    def shared_end(path: Path) -> int:
+        pairs = zip(reversed(path.parts), reversed(wanted.parts), strict=False)
+        count = 0
+        for ours, theirs in pairs:
+            if ours != theirs:
+                break
+            count += 1
+        return count
+
+    best = max(map(shared_end, candidates))
+    chosen = [path for path in candidates if shared_end(path) == best]
+    if len(chosen) > 1:
+        listed = ", ".join(str(path) for path in chosen)
+        raise ValueError(f"{name}: several files inside {data_bin} fit equally well: {listed}")
+    return chosen[0]
+
+
+def read_streamspeech(
+    checkpoint: Path,
+    data_bin: Path,
+    *,
+    config_yaml: str | None = None,
+    multitask_config_yaml: str | None = None,
+    vocoder: Path | None = None,
+    vocoder_cfg: Path | None = None,
+) -> System:
+    """Read a StreamSpeech checkpoint with its data directory into a ready model.
+
+    Args:
+        checkpoint: fairseq checkpoint.
+        data_bin: data directory; the YAML files and everything they name are looked up there.
+        config_yaml, multitask_config_yaml: file names, by default those of the training run.
+        vocoder, vocoder_cfg: CodeHiFiGAN checkpoint and JSON, by default those that the data
+            YAML names, if they can be found.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a damaged file, a part that does not exist here, or tensors that do not fit.
+    """
+    if not data_bin.is_dir():
+        raise FileNotFoundError(f"no such data directory: {data_bin}")
+    saved = read_checkpoint(checkpoint, keep=("cfg", "args", "model"))
+    state, args = _state_dict(saved, checkpoint), _arguments(saved, checkpoint)
+    data_file = resolve_data_file(
+        str(config_yaml or args.get("config_yaml") or "config.yaml"), data_bin
+    )
+    tasks_name = multitask_config_yaml or args.get("multitask_config_yaml")
+    if not tasks_name:
+        raise ValueError(f"{checkpoint}: names no multitask YAML; pass --multitask-config-yaml")
+    tasks_file = resolve_data_file(str(tasks_name), data_bin)
+    data, tasks = _mapping(data_file), _mapping(tasks_file)
+    check_tasks(tasks, tasks_file)
+    source, target = (
+        _vocabulary(tasks[task], data_bin, f"{tasks_file}: {task}") for task in (ASR_TASK, MT_TASK)
+    )
+    speech = _vocoder(data, data_bin, vocoder, vocoder_cfg)
+    config = config_from_settings(
+        args,
+        data,
+        tasks,
+        (len(source), len(target)),
+        speech[0] if speech else None,
+        str(checkpoint),
+    )
+    weights = drop_tied_weights(state, str(checkpoint))
+    if speech:
+        weights |= {GENERATOR + key: tensor for key, tensor in speech[1].items()}
+    model = EchoStreamModel(config)
+    load_state(model, weights, str(checkpoint))
+    stats = data.get("global_cmvn") or {}
+    cmvn = CMVN.identity(config.frontend.num_mel_bins)
+    if "stats_npz_path" in stats:
+        cmvn = CMVN.from_npz(resolve_data_file(str(stats["stats_npz_path"]), data_bin))
+    return System(config, freeze(model), source, target, cmvn)
+
+
+def _state_dict(saved: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    state = saved.get("model")
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path}: has no 'model' entry with weights")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{path}: model entry {key!r} is no tensor")
+    return state
+
+
+def _arguments(saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Model and task settings, merged; ``args`` is how checkpoints stored them before Hydra."""
+    merged: dict[str, Any] = {}
+    settings = saved.get("cfg")
+    if isinstance(settings, dict):
+        for part in ("task", "model"):
+            if isinstance(settings.get(part), dict):
+                merged |= settings[part]
+    elif isinstance(saved.get("args"), dict):
+        merged = dict(saved["args"])
+    if not merged:
+        raise ValueError(f"{path}: stores neither 'cfg' nor 'args' with the training settings")
+    return {key: value for key, value in merged.items() if not isinstance(value, StandIn)}
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    data = load_yaml(path)
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a mapping, got {type(data).__name__}")
+    return data
+
+
+def _vocabulary(task: Mapping[str, Any], data_bin: Path, where: str) -> Vocabulary:
+    if not task.get("dict"):
+        raise ValueError(f"{where}: names no dict")
+    dictionary = resolve_data_file(str(task["dict"]), data_bin)
+    same_name = dictionary.with_suffix(".model")
+    models = [same_name] if same_name.is_file() else sorted(dictionary.parent.glob("*.model"))
+    return Vocabulary.load(dictionary, models[0] if len(models) == 1 else None)
+
+
+def _vocoder(
+    data: Mapping[str, Any], data_bin: Path, checkpoint: Path | None, config: Path | None
+) -> tuple[VocoderConfig, dict[str, Tensor]] | None:
+    if (checkpoint is None) != (config is None):
+        raise ValueError("a vocoder and its configuration go together, got only one of them")
+    if checkpoint is None or config is None:
+        named = data.get("vocoder")
+        if not isinstance(named, dict) or "checkpoint" not in named or "config" not in named:
+            return None
+        try:
+            checkpoint = resolve_data_file(str(named["checkpoint"]), data_bin)
+            config = resolve_data_file(str(named["config"]), data_bin)
+        except FileNotFoundError as error:
+            logger.warning("no vocoder converted: %s", error)
+            return None
+    generator = read_checkpoint(checkpoint, keep=("generator",)).get("generator")
+    if not isinstance(generator, dict) or not generator:
+        raise ValueError(f"{checkpoint}: has no 'generator' entry with weights")
+    return vocoder_config_from_json(config), fold_weight_norm(generator)
+
+
+def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weight-normalised tensors, ``g v / |v|``, to the weights they stand for.
+
+    The ratio ``g / |v|`` comes first, as in torch, so that folding what
+    :func:`add_weight_norm` made, where it is exactly 1, returns the same bits.
+    """
+    folded = {}
+    for key, tensor in state.items():
+        if key.endswith(".weight_g"):
+            stem = key.removesuffix("_g")
+            if f"{stem}_v" not in state:
+                raise ValueError(f"vocoder weight {key} lacks its {stem}_v")
+            direction = state[f"{stem}_v"]
+            folded[stem] = direction * (tensor / _norm(direction))
+        elif not key.endswith(".weight_v"):
+            folded[key] = tensor
+    return folded
+
+
+def add_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse of :func:`fold_weight_norm`, for the convolutions that have it."""
+    split = {}
+    for key, tensor in state.items():
+        if key.endswith(".weight") and key.split(".")[0] not in ("dict", "dur_predictor"):
+            split[f"{key}_g"], split[f"{key}_v"] = _norm(tensor), tensor
+        else:
+            split[key] = tensor
+    return split
+
+
+def _norm(weight: Tensor) -> Tensor:
+    return torch.norm_except_dim(weight, 2, 0)
+
+
+def drop_tied_weights(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Remove what fairseq stores twice or for itself.
+
+    The text decoder's output projection is its embedding, the unit decoder's embedding is its
+    output projection, and ``version`` and ``_float_tensor`` are fairseq's own marks.
+
+    Raises:
+        ValueError: a pair that should be the same tensor is not, or decoders older than the
+            final norm.
+    """
+    kept = dict(state)
+    for key in VERSIONS:
+        # fairseq leaves out the final norm of decoders below version 3.
+        if key not in state or float(state[key].flatten()[0]) < 3:
+            raise ValueError(f"{where}: {key} must be at least 3, got {state.get(key)}")
+    for copy, original in TIED:
+        if copy in kept and original in kept:
+            if not torch.equal(kept[copy], kept[original]):
+                raise ValueError(f"{where}: {copy} and {original} differ, they should be tied")
+            del kept[copy]
+    for key in state:
+        if key in VERSIONS or key.endswith("embed_positions._float_tensor"):
+            del kept[key]
+    return kept
+
+
+def export_to_fairseq(model_dir: Path, out: Path) -> None:
+    """Write a model directory as a checkpoint, data directory and vocoder for StreamSpeech.
+
+    ``out`` gets ``streamspeech.pt`` and ``config/`` (YAML, dictionaries, CMVN, ``voc/``). The YAML
+    holds absolute paths, because the original opens them from wherever it runs.
+
+    Raises:
+        FileExistsError: ``out`` exists and is not an empty directory.
+        ValueError: StreamSpeech has no counterpart of a part of this model.
+    """
+    system = load_model_dir(model_dir)
+    args, data, tasks = settings_from_config(system.config, str(model_dir))
+    out = Path(os.path.abspath(out))
+    config_dir = out / "config"
+    args["data"] = str(config_dir)
+    state = {key: tensor for key, tensor in system.model.state_dict().items()}
+    generator = {
+        key.removeprefix(GENERATOR): tensor
+        for key, tensor in state.items()
+        if key.startswith(GENERATOR)
+    }
+    state = {key: tensor for key, tensor in state.items() if not key.startswith(GENERATOR)}
+    for copy, original in TIED:
+        state[copy] = state[original]
+    for key in VERSIONS:
+        state[key] = torch.tensor([3.0])
+    data["global_cmvn"] = {"stats_npz_path": str(config_dir / "gcmvn.npz")}
+    for task, folder in ((MT_TASK, "tgt"), (ASR_TASK, "src"), (ST_TASK, "tgt")):
+        tasks[task]["dict"] = str(config_dir / folder / "dict.txt")
+        tasks[task]["data"] = str(config_dir / folder)
+    if generator:
+        data["vocoder"] = {
+            "checkpoint": str(config_dir / "voc" / "g"),
+            "config": str(config_dir / "voc" / "config.json"),
+            "type": "code_hifigan",
+        }
+
+    def write(working: Path) -> None:
+        config = working / "config"
+        for folder, vocabulary in (
+            ("src", system.source_vocabulary),
+            ("tgt", system.target_vocabulary),
+        ):
+            (config / folder).mkdir(parents=True)
+            vocabulary.save(config / folder / "dict.txt", config / folder / "dict.model")
+        mean, std = system.cmvn.mean.numpy(), system.cmvn.std.numpy()
+        np.savez(config / "gcmvn.npz", mean=mean, std=std)
+        for name, content in ((DATA_YAML, data), (TASKS_YAML, tasks)):
+            text = yaml.safe_dump(content, sort_keys=False)
+            (config / name).write_text(text, encoding="utf-8")
+        if generator:
+            (config / "voc").mkdir()
+            torch.save({"generator": add_weight_norm(generator)}, config / "voc" / "g")
+            settings = to_dict(system.config.vocoder) | {"resblock": "1", "f0": False}
+            (config / "voc" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+        torch.save(fairseq_checkpoint(args, state), working / FAIRSEQ_CHECKPOINT)
+
+    _write_directory(out, write)
+
+
+def fairseq_checkpoint(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A checkpoint as fairseq stores it: plain containers, with namespaces for model and task."""
+    task = argparse.Namespace(**{**args, "_name": args["task"]})
+    return {
+        "cfg": {
+            "_name": None,
+            "common": {"_name": None, "seed": 1, "fp16": False, "user_dir": None},
+            "common_eval": {"_name": None, "model_overrides": "{}", "post_process": None},
+            "checkpoint": {"_name": None, "checkpoint_suffix": "", "checkpoint_shard_count": 1},
+            "model": argparse.Namespace(**args),
+            "task": task,
+            "criterion": {"_name": args["criterion"]},
+        },
+        "args": None,
+        "model": OrderedDict(state),
+        "optimizer_history": [
+            {
+                "criterion_name": args["criterion"],
+                "optimizer_name": "adam",
+                "lr_scheduler_state": {},
+                "num_updates": 0,
+            }
+        ],
+        "task_state": {},
+        "extra_state": {},
+        "last_optimizer_state": None,
+    }
+
+
+def _write_directory(out: Path, write: Callable[[Path], None]) -> None:
+    """Fill a new directory as a whole or not at all: beside its place, then renamed."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists; remove it or choose another place")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    working = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        working.chmod(0o755)
+        write(working)
+        for path in (*working.rglob("*"), working):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        os.replace(working, out)
+    except BaseException:
+        shutil.rmtree(working, ignore_errors=True)
+        raise
+
+
+def add_convert_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``convert`` to a command line; the parsed arguments' ``func`` runs it."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="convert StreamSpeech checkpoints to model directories and back",
+        description="Convert a StreamSpeech checkpoint to a model directory, or back.",
+    )
+    parser.add_argument("--checkpoint", type=Path, help="fairseq checkpoint (.pt)")
+    parser.add_argument("--data-bin", type=Path, help="its data directory (YAML, vocabularies)")
+    parser.add_argument("--config-yaml", help="data YAML, default: the training run's")
+    parser.add_argument("--multitask-config-yaml", help="task YAML, default: the training run's")
+    parser.add_argument("--vocoder", type=Path, help="CodeHiFiGAN checkpoint")
+    parser.add_argument("--vocoder-cfg", type=Path, help="its JSON configuration")
+    parser.add_argument(
+        "--to-fairseq", type=Path, metavar="MODEL_DIR", help="model directory to convert back"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to create")
+    parser.set_defaults(func=run_convert, parser=parser)
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Run ``convert``; returns the exit status."""
+    forward = ("checkpoint", "data_bin", "config_yaml", "multitask_config_yaml", "vocoder")
+    given = [name for name in (*forward, "vocoder_cfg") if getattr(args, name) is not None]
+    if args.to_fairseq is not None:
+        if given:
+            args.parser.error(f"--to-fairseq and --{given[0].replace('_', '-')} exclude each other")
+        export_to_fairseq(args.to_fairseq, args.out)
+    else:
+        if args.checkpoint is None or args.data_bin is None:
+            args.parser.error("--checkpoint and --data-bin are required (or --to-fairseq)")
+        system = read_streamspeech(
+            args.checkpoint,
+            args.data_bin,
+            config_yaml=args.config_yaml,
+            multitask_config_yaml=args.multitask_config_yaml,
+            vocoder=args.vocoder,
+            vocoder_cfg=args.vocoder_cfg,
+        )
+        save_model_dir(args.out, system)
+    logger.info("wrote %s", args.out)
+    return 0
