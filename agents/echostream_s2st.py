@@ -1,12 +1,11 @@
 """Simultaneous speech-to-speech translation agent.
 
-    simuleval --agent agents/echostream_s2st.py --model-dir DIR --source LIST --target TEXT ...
+simuleval --agent agents/echostream_s2st.py --model-dir DIR --source LIST --target TEXT ...
 """
 
+from echostream.agents.base import SpeechOutput
 from simuleval.agents import SpeechToSpeechAgent
 from simuleval.utils import entrypoint
-
-from echostream.agents.base import SpeechOutput
 
 
 @entrypoint

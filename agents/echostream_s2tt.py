@@ -1,12 +1,11 @@
 """Simultaneous speech-to-text translation agent.
 
-    simuleval --agent agents/echostream_s2tt.py --model-dir DIR --source LIST --target TEXT ...
+simuleval --agent agents/echostream_s2tt.py --model-dir DIR --source LIST --target TEXT ...
 """
 
+from echostream.agents.base import TextOutput
 from simuleval.agents import SpeechToTextAgent
 from simuleval.utils import entrypoint
-
-from echostream.agents.base import TextOutput
 
 
 @entrypoint

@@ -122,7 +122,7 @@ class ChunkConformerConfig:
         )
 
 
-EncoderConfig = Union[EmformerConfig, ChunkConformerConfig]
+EncoderConfig = EmformerConfig | ChunkConformerConfig
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,7 @@ class EchoStreamModel(nn.Module):
         self.encoder = build_encoder(config)
         width = self.encoder.embed_dim
         self.source_unigram_decoder = _ctc_head(config.asr_ctc, width, config.source_vocab_size)
-        self.ctc_target_unigram_decoder = _ctc_head(
-            config.st_ctc, width, config.target_vocab_size
-        )
+        self.ctc_target_unigram_decoder = _ctc_head(config.st_ctc, width, config.target_vocab_size)
         self.target_unigram_decoder = TransformerMTDecoder(
             config.mt,
             width,
@@ -234,9 +232,7 @@ class EchoStreamModel(nn.Module):
             st_collapse=st_collapse,
             mt=self.target_unigram_decoder.read(frames, state.mt),
         )
-        heard = Heard(
-            tuple(asr), tuple(st), tuple(asr_tail), tuple(st_tail), tail, frames.size(1)
-        )
+        heard = Heard(tuple(asr), tuple(st), tuple(asr_tail), tuple(st_tail), tail, frames.size(1))
         return heard, following
 
     def _ctc(
@@ -271,15 +267,11 @@ class EchoStreamModel(nn.Module):
         """
         decoder, mt = self.target_unigram_decoder, state.mt
         seen = decoder.read(tail, mt) if tail is not None else mt
-        hypothesis = decoder.decode(
-            seen, max_new_tokens=max_new_tokens, final=final, beam=beam
-        )
+        hypothesis = decoder.decode(seen, max_new_tokens=max_new_tokens, final=final, beam=beam)
         kept = replace(hypothesis.state, sources=mt.sources)
         return replace(hypothesis, state=kept), replace(state, mt=kept)
 
-    def speak(
-        self, hidden: Tensor, state: EchoStreamState
-    ) -> tuple[list[int], EchoStreamState]:
+    def speak(self, hidden: Tensor, state: EchoStreamState) -> tuple[list[int], EchoStreamState]:
         """(1, N, D) new text decoder states to newly emitted units."""
         text, t2u = self.synthesizer_encoder.step(hidden, state.t2u)
         logits, unit = self.decoder.step(text, state.unit)

@@ -56,17 +56,15 @@ def from_torchaudio_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class EmformerLayerState:
-    """What a layer remembers between segments; keys and values are already projected.
+    """What a layer remembers between segments: projected keys and values, side by side.
 
     Attributes:
-        left_key, left_value: (B, L, D) of the last L <= ``left_context_frames`` frames.
-        memory_key, memory_value: (B, M, D) of the last M <= ``memory_size`` segment summaries.
+        left: (B, L, 2D) of the last L <= ``left_context_frames`` frames.
+        memory: (B, M, 2D) of the last M <= ``memory_size`` segment summaries.
     """
 
-    left_key: Tensor
-    left_value: Tensor
-    memory_key: Tensor
-    memory_value: Tensor
+    left: Tensor
+    memory: Tensor
 
 
 @dataclass(frozen=True)
@@ -158,8 +156,8 @@ class EmformerLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def init_state(self, batch_size: int = 1) -> EmformerLayerState:
-        empty = self.q_proj.weight.new_empty(batch_size, 0, self.config.embed_dim)
-        return EmformerLayerState(empty, empty, empty, empty)
+        empty = self.q_proj.weight.new_empty(batch_size, 0, 2 * self.config.embed_dim)
+        return EmformerLayerState(empty, empty)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """(B, Q, D) queries against (B, K, D) keys and values; mask broadcasts to (B, H, Q, K)."""
@@ -217,7 +215,12 @@ class EmformerLayer(nn.Module):
         return self._feed_forward(attended[:, :length], frames), memory
 
     def step(
-        self, frames: Tensor, memory: Tensor, state: EmformerLayerState, right_length: int
+        self,
+        frames: Tensor,
+        memory: Tensor,
+        state: EmformerLayerState,
+        mask: Tensor | None,
+        right_length: int,
     ) -> tuple[Tensor, Tensor, EmformerLayerState]:
         """One segment.
 
@@ -226,12 +229,14 @@ class EmformerLayer(nn.Module):
             memory: (B, 1, D) the layer below's summary of this segment, for later segments;
                 (B, 0, D) without memory.
             state: what earlier segments left.
+            mask: (R + S + 1, M + L + R + S), hides the memory from the summary query; None if
+                there is nothing to hide.
             right_length: R.
 
         Returns:
             (B, R + S, D), this layer's summary of the segment, and the new state.
         """
-        config = self.config
+        length = frames.size(1)
         normed = self.input_layer_norm(frames)
         queries = normed
         if memory.size(1):
@@ -239,31 +244,24 @@ class EmformerLayer(nn.Module):
             queries = torch.cat([normed, summary], dim=1)
         # The new memory slot is projected along; nothing looks at it before the next segment.
         projected = self.kv_proj(torch.cat([normed, memory], dim=1))
-        new_key, new_value = projected[:, : frames.size(1)].chunk(2, dim=-1)
-        key = torch.cat([state.memory_key, state.left_key, new_key], dim=1)
-        value = torch.cat([state.memory_value, state.left_value, new_value], dim=1)
-        mask = None
-        slots = state.memory_key.size(1)
-        if memory.size(1) and slots:
-            mask = torch.ones(queries.size(1), key.size(1), dtype=torch.bool, device=key.device)
-            mask[-1, :slots] = False
+        new, slot = projected[:, :length], projected[:, length:]
+        key, value = torch.cat([state.memory, state.left, new], dim=1).chunk(2, dim=-1)
         attended = self._attend(self.q_proj(queries), key, value, mask)
-        summary = self._summarize(attended[:, frames.size(1) :])
-
-        memory_key, memory_value = projected[:, frames.size(1) :].chunk(2, dim=-1)
-        left, keep = config.left_context_frames, config.memory_size
         following = EmformerLayerState(
-            _last(torch.cat([state.left_key, new_key[:, right_length:]], dim=1), left),
-            _last(torch.cat([state.left_value, new_value[:, right_length:]], dim=1), left),
-            _last(torch.cat([state.memory_key, memory_key], dim=1), keep),
-            _last(torch.cat([state.memory_value, memory_value], dim=1), keep),
+            _append(state.left, new[:, right_length:], self.config.left_context_frames),
+            _append(state.memory, slot, self.config.memory_size),
         )
-        return self._feed_forward(attended[:, : frames.size(1)], frames), summary, following
+        summary = self._summarize(attended[:, length:])
+        return self._feed_forward(attended[:, :length], frames), summary, following
 
 
-def _last(x: Tensor, count: int) -> Tensor:
-    """The last ``count`` positions of (B, K, D), as a copy that does not keep ``x`` alive."""
-    return x[:, max(x.size(1) - count, 0) :].clone() if x.size(1) > count else x
+def _append(past: Tensor, new: Tensor, limit: int) -> Tensor:
+    """The last ``limit`` positions of (B, K, C) ``past`` and ``new``, sharing no memory with what
+    was dropped."""
+    keep = limit - new.size(1)
+    if keep <= 0:
+        return new[:, new.size(1) - limit :].clone()
+    return torch.cat([past[:, max(past.size(1) - keep, 0) :], new], dim=1)
 
 
 class EmformerStack(nn.Module):
@@ -358,11 +356,24 @@ class EmformerStack(nn.Module):
         memory = x[:, :0]
         if self.config.memory_size:
             memory = x[:, :segment].mean(dim=1, keepdim=True)
+        mask = self._summary_mask(x, state[0]) if state else None
         following = []
         for layer, layer_state in zip(self.layers, state, strict=True):
-            frames, memory, layer_state = layer.step(frames, memory, layer_state, right_length)
+            frames, memory, layer_state = layer.step(
+                frames, memory, layer_state, mask, right_length
+            )
             following.append(layer_state)
         return frames[:, right_length:], tuple(following)
+
+    def _summary_mask(self, x: Tensor, state: EmformerLayerState) -> Tensor | None:
+        """Hides the memory from the summary query, the last one; all layers share it."""
+        slots = state.memory.size(1)
+        if not slots:
+            return None
+        keys = slots + state.left.size(1) + x.size(1)
+        mask = torch.ones(x.size(1) + 1, keys, dtype=torch.bool, device=x.device)
+        mask[-1, :slots] = False
+        return mask
 
 
 def _segment_mean(lengths: Sequence[int]) -> Tensor:

@@ -135,9 +135,7 @@ class KVCache:
         return KVCache(_Buffer(key, value, self.stored), 0, self.stored, self.offset)
 
 
-def causal_mask(
-    queries: int, keys: int, window: int | None, device: torch.device
-) -> Tensor | None:
+def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
     """(T, K) mask, True where query may look: the last ``queries`` of ``keys`` positions see
     themselves and what lies at most ``window - 1`` positions before. ``None`` if all is visible.
     """

@@ -106,9 +106,7 @@ def decide_wait_k(
     return _allowance(allowed, counts, whole_word, config), following
 
 
-Policy = Callable[
-    [Counts, PolicyState, PolicyConfig, bool], tuple[Decision, PolicyState]
-]
+Policy = Callable[[Counts, PolicyState, PolicyConfig, bool], tuple[Decision, PolicyState]]
 POLICIES: dict[str, Policy] = {"ctc": decide_ctc, "wait_k": decide_wait_k}
 
 

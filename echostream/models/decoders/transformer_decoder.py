@@ -309,9 +309,7 @@ class TransformerMTDecoder(nn.Module):
                 grown = torch.cat([parent.hidden, hidden[row : row + 1]], dim=1)
                 if token == self.eos:
                     if len(chosen) < beam:
-                        done.append(
-                            self._ended(parent, grown, batch, following, row, final, value)
-                        )
+                        done.append(self._ended(parent, grown, batch, following, row, final, value))
                     continue
                 if len(chosen) < beam:
                     chosen.append(Hypothesis((*parent.tokens, token), grown, state, False, value))

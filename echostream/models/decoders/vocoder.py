@@ -130,7 +130,8 @@ class CodeHiFiGANVocoder(nn.Module):
             (samples,) waveform and (N,) frames per unit.
         """
         self.check_units(units)
-        code = torch.tensor([list(units)], dtype=torch.long, device=self.generator.dict.weight.device)
+        device = self.generator.dict.weight.device
+        code = torch.tensor([list(units)], dtype=torch.long, device=device)
         if code.size(1) == 0:
             return self.generator.dict.weight.new_zeros(0), code[0]
         durations = self.generator.durations(code) if dur_prediction else torch.ones_like(code)

@@ -1,0 +1,45 @@
+# Sourced by the other scripts: leaves an up-to-date .venv at the repository root, activated.
+#
+#   source scripts/setup.sh EXTRA...      e.g. source scripts/setup.sh dev asr
+#
+# Reused as it is while setup.py, the constraints and the extras stay the same.
+
+setup_environment() {
+    local root extras wanted stamp python
+    root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+    extras="$*"
+    python="${PYTHON:-python3}"
+    "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || {
+        echo "setup: Python 3.10 to 3.13 is needed, $python is $("$python" -V 2>&1)" >&2
+        return 1
+    }
+    stamp="$root/.venv/.echostream-$(echo "$extras" | tr ' ' '-')"
+    wanted="$(cat "$root/setup.py" "$root/scripts/constraints.txt" "$root/scripts/setup.sh" | cksum)"
+    if [ ! -x "$root/.venv/bin/python" ]; then
+        echo "setup: creating .venv"
+        "$python" -m venv "$root/.venv" || return 1
+    fi
+    # shellcheck disable=SC1091
+    source "$root/.venv/bin/activate"
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        echo "setup: installing packages (a few minutes the first time)"
+        # Build tools first: the train extra compiles against the installed torch and must not
+        # fetch a second one into an isolated build environment.
+        pip install --quiet --upgrade "setuptools>=68,<81" wheel || return 1
+        pip install --quiet --constraint "$root/scripts/constraints.txt" torch torchaudio || return 1
+        case " $extras " in
+            *" train "*)
+                pip install --quiet "cython<3.1" "numpy>=1.26" || return 1
+                pip install --quiet --no-build-isolation \
+                    --constraint "$root/scripts/constraints.txt" fairseq-fixed==0.12.3.1 || return 1
+                ;;
+        esac
+        pip install --quiet --no-build-isolation \
+            --constraint "$root/scripts/constraints.txt" \
+            --editable "$root[$(echo "$extras" | tr ' ' ',')]" || return 1
+        echo "$wanted" >"$stamp"
+    fi
+    cd "$root" || return 1
+}
+
+setup_environment "$@"

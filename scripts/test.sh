@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Set up what the tests need and run them.
+#
+#   bash scripts/test.sh              the fast tests, then the slow ones
+#   bash scripts/test.sh ARG...       hand the arguments to pytest instead
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.sh dev asr train
+
+# Small tensors: one thread per process is faster than contention between many.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+if [ "$#" -gt 0 ]; then
+    exec python -m pytest "$@"
+fi
+ruff check .
+exec python -m pytest -m "slow or not slow" --durations=10
