@@ -17,6 +17,9 @@ import sacrebleu
 from simuleval.evaluator.instance import SpeechOutputInstance
 from simuleval.evaluator.scorers.quality_scorer import QualityScorer, add_sacrebleu_args
 
+from echostream.evaluation.recognizers import recognizer_name
+from echostream.evaluation.recognizers import split_spec as check_spec
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_ASR_MODEL = "pocketsphinx"
@@ -80,6 +83,7 @@ class _TranscribingScorer(QualityScorer):
         tokenizer: str = "13a",
     ) -> None:
         super().__init__()
+        check_spec(asr_model)
         self.asr_model = asr_model
         self.asr_device = asr_device
         self.language = language
@@ -138,8 +142,6 @@ class AsrModelName(_TranscribingScorer):
     """``ASR_MODEL``: not a score but the recogniser's name, so that the score line carries it."""
 
     def __call__(self, instances: dict[int, Any]) -> str:
-        from echostream.evaluation.recognizers import recognizer_name
-
         return recognizer_name(self.asr_model)
 
 

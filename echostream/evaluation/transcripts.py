@@ -28,7 +28,7 @@ class RunTranscripts:
     """Transcripts of one run, one per utterance in the order given.
 
     ``missing`` and ``empty`` list the utterances without a wav and those whose wav holds no
-    sample; both have an empty transcript. ``unrecognized`` had sound but yielded no word.
+    sound; both have an empty transcript. ``unrecognized`` had sound that yielded no word.
     """
 
     recognizer: str
@@ -87,7 +87,7 @@ def _read_mono(path: Path) -> tuple[np.ndarray, int]:
 def _transcribe(
     instance: LoggedSpeechToSpeech, recognizer: Recognizer, without_silence: bool
 ) -> str | None:
-    """The transcript, or None when the wav holds no sample; raises if there is no wav."""
+    """The transcript, or None when the wav holds no sound; raises if there is no wav."""
     samples, sample_rate = _read_mono(instance.wav_path)
     if without_silence:
         try:
@@ -96,7 +96,8 @@ def _transcribe(
             )
         except SpeechLayoutError as error:
             raise SpeechLayoutError(f"{instance.wav_path}: {error}") from error
-    if len(samples) == 0:
+    # Digital silence is no speech; recognisers are apt to hear words in it.
+    if not samples.any():
         return None
     samples = resample(samples, sample_rate, recognizer.sample_rate)
     return recognizer.transcribe(samples).strip().lower()
@@ -160,7 +161,7 @@ def _report_empty(result: RunTranscripts) -> None:
     total = len(result.texts)
     for label, indices in (
         ("have no wav", result.missing),
-        ("have a wav without a sample", result.empty),
+        ("have a wav without sound", result.empty),
         ("have sound in which no word was recognised", result.unrecognized),
     ):
         if indices:

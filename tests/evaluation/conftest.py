@@ -24,7 +24,7 @@ S2S_METRICS = (
 
 # Plays a script: per utterance a list of [compute ms, samples to write]. The clock is the
 # script's, so computation-aware figures are exact.
-SPEECH_AGENT = '''
+SPEECH_AGENT = """
 import json
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Scripted(SpeechToSpeechAgent):
 
     def lookup(self, states):
         return SCRIPT[int(round(states.source[0] * 100))]
-'''
+"""
 
 TEXT_AGENT = '''
 import echostream.evaluation.simuleval_compat

@@ -171,15 +171,39 @@ def test_greedy_decoding_merges_drops_blanks_and_lowers() -> None:
     assert ctc_recognizers.greedy_ctc(emissions, tokens, 0, "|") == "aab  b"
 
 
-def test_greedy_decoding_equals_a_beam_of_one() -> None:
-    decoder = pytest.importorskip("torchaudio.models.decoder")
-    if not hasattr(decoder, "ctc_decoder"):
-        pytest.skip("this torchaudio has no beam decoder")
-    pytest.importorskip("flashlight")
+def test_greedy_decoding_equals_the_toolkits_beam_of_one() -> None:
+    pytest.importorskip("flashlight.lib.text")
+    from torchaudio.models.decoder import ctc_decoder
+
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *"|ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+    decoder = ctc_decoder(
+        lexicon=None,
+        tokens=tokens,
+        lm=None,
+        nbest=1,
+        beam_size=1,
+        beam_size_token=None,
+        lm_weight=0.0,
+        word_score=0.0,
+        unk_score=float("-inf"),
+        sil_token="|",
+        sil_score=0.0,
+        log_add=False,
+        blank_token="<s>",
+    )
+    generator = torch.Generator().manual_seed(5)
+    for frames in (1, 2, 7, 60):
+        emissions = torch.randn(1, frames, len(tokens), generator=generator)
+        emissions[..., 0] += 1.0
+        letters = decoder.idxs_to_tokens(decoder(emissions)[0][0].tokens)
+        expected = "".join(letters).replace("|", " ").strip().lower()
+        assert ctc_recognizers.greedy_ctc(emissions[0], tokens, 0, "|") == expected
 
 
 def test_dictionary_beside_the_checkpoint_names_the_letters(tmp_path: Path) -> None:
-    save_checkpoint(random_encoder("layer_norm", 8), tmp_path / "m.pt", mode="layer_norm", style="cfg")
+    save_checkpoint(
+        random_encoder("layer_norm", 8), tmp_path / "m.pt", mode="layer_norm", style="cfg"
+    )
     with pytest.raises(ValueError, match="8 outputs but the dictionary has 32 symbols"):
         load_recognizer(f"wav2vec2:{tmp_path / 'm.pt'}", device="cpu")
     (tmp_path / "dict.ltr.txt").write_text("| 4\nX 3\nY 2\nZ 1\n")
@@ -312,7 +336,10 @@ def test_unknown_recognisers_are_refused() -> None:
 
 
 def test_whisper_text_is_reduced_to_letters() -> None:
-    assert strip_punctuation(" Well-known: “it’s” — fine, isn't it?\n") == "Well known it's fine isn't it"
+    assert (
+        strip_punctuation(" Well-known: “it’s” — fine, isn't it?\n")
+        == "Well known it's fine isn't it"
+    )
 
 
 def test_pickle_of_another_kind_is_refused(tmp_path: Path) -> None:
