@@ -1,0 +1,206 @@
+"""Quality and latency of several runs side by side."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sacrebleu
+
+from echostream.evaluation import yaal
+from echostream.evaluation.quality import word_error_rate
+from echostream.evaluation.recognizers import recognizer_name
+from echostream.evaluation.run_folder import RunFolder
+from echostream.evaluation.run_latency import latency_scores
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rescoring:
+    """Which recogniser to run over speech output; None reads what the folders hold."""
+
+    asr_model: str | None = None
+    asr_device: str = "auto"
+    language: str = "en"
+
+
+@dataclass
+class ComparedRun:
+    """A run with everything the table shows of it."""
+
+    run: RunFolder
+    quality: dict[str, float] = field(default_factory=dict)
+    latency: dict[str, float] = field(default_factory=dict)
+    recognizer: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def main_quality(self) -> tuple[str, float]:
+        """The figure that curves plot."""
+        for name in ("ASR_BLEU", "BLEU", "ASR_BLEU_NOSIL", "WER"):
+            if name in self.quality:
+                return name, self.quality[name]
+        return "", float("nan")
+
+
+def _transcribe(run: RunFolder, rescoring: Rescoring) -> None:
+    from echostream.evaluation.transcripts import SpeechLayoutError, transcribe_run
+
+    for without_silence in (False, True):
+        try:
+            transcribe_run(
+                run.utterances,
+                run.path,
+                spec=rescoring.asr_model or "",
+                device=rescoring.asr_device,
+                language=rescoring.language,
+                without_silence=without_silence,
+            )
+        except SpeechLayoutError as error:
+            logger.error("ASR_BLEU_NOSIL is not computed: %s", error)
+
+
+def _read_recognizer(run: RunFolder) -> str:
+    import json
+
+    path = run.path / "asr_transcripts.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))["recognizer"]
+    return str(run.reported.get("ASR_MODEL", ""))
+
+
+def quality_scores(run: RunFolder, references: list[str]) -> dict[str, float]:
+    """Quality from texts in the folder, else as ``scores.tsv`` reports it."""
+    scores: dict[str, float] = {}
+    if run.is_speech:
+        for name, without_silence in (("ASR_BLEU", False), ("ASR_BLEU_NOSIL", True)):
+            texts = run.hypotheses(without_silence)
+            if texts is not None:
+                scores[name] = sacrebleu.corpus_bleu(texts, [references]).score
+            elif isinstance(run.reported.get(name), float):
+                scores[name] = run.reported[name]
+        return scores
+    texts = run.hypotheses()
+    scores["BLEU"] = sacrebleu.corpus_bleu(texts, [references]).score
+    scores["CHRF"] = sacrebleu.corpus_chrf(texts, [references]).score
+    scores["WER"] = word_error_rate(texts, references)
+    return scores
+
+
+def _notes(result: ComparedRun) -> list[str]:
+    """What a reader must know before comparing this line with another."""
+    notes = []
+    run, latency = result.run, result.latency
+    words = sum(len(item.reference.split()) for item in run.utterances)
+    pieces = sum(len(item.delays) for item in run.utterances)
+    silent = [item.index for item in run.utterances if not item.delays]
+    if silent:
+        notes.append(
+            f"{len(silent)} of {len(run.utterances)} utterances have no output; latency leaves "
+            "them out, quality counts them as empty"
+        )
+    if run.is_speech and words and pieces / words > 1.0:
+        notes.append(
+            f"{pieces / words:.1f} pieces per reference word: AL is pulled down; "
+            "read ATD and StartOffset"
+        )
+    if latency.get("AL", 0.0) < 0:
+        notes.append("negative AL: it spaces pieces by reference words; read ATD")
+    if any(value == 1.0 for name, value in latency.items() if name.startswith("Degenerate")):
+        notes.append("likely a degenerate policy (|EFSW - SWF| > 20 points)")
+    if not run.has_elapsed:
+        notes.append("the log has no elapsed times; _CA figures are those of scores.tsv")
+    return notes
+
+
+def compare_runs(
+    runs: Sequence[RunFolder],
+    rescoring: Rescoring | None = None,
+    *,
+    segmentation: Path | None = None,
+    segment_references: Path | None = None,
+) -> list[ComparedRun]:
+    """Score every run; with ``rescoring.asr_model`` speech is recognised anew.
+
+    Raises:
+        ValueError: runs were recognised by different recognisers, which cannot be compared.
+    """
+    rescoring = rescoring or Rescoring()
+    results = []
+    for run in runs:
+        if run.is_speech and rescoring.asr_model:
+            # A folder that was recognised by the same model already keeps its transcripts.
+            wanted = recognizer_name(rescoring.asr_model)
+            done = _read_recognizer(run) == wanted and run.hypotheses(True) is not None
+            if not done:
+                _transcribe(run, rescoring)
+        result = ComparedRun(run)
+        references = [item.reference for item in run.utterances]
+        result.quality = quality_scores(run, references)
+        result.latency = {**latency_scores(run), **yaal.yaal_scores(run)}
+        if segmentation is not None and segment_references is not None:
+            result.latency.update(yaal.long_yaal_scores(run, segmentation, segment_references))
+        if run.is_speech:
+            result.recognizer = _read_recognizer(run) or "unknown"
+        result.notes = _notes(result)
+        results.append(result)
+    if not yaal.is_available():
+        logger.warning(
+            "omnisteval is not installed, so there is no YAAL and no degenerate-policy test"
+        )
+    names = {result.recognizer for result in results if "ASR_BLEU" in result.quality}
+    if len(names) > 1:
+        raise ValueError(
+            f"the runs were recognised by {', '.join(sorted(names))}, whose ASR-BLEU cannot be "
+            "compared; score them alike with --asr-model"
+        )
+    return results
+
+
+@dataclass(frozen=True)
+class Significance:
+    """Paired bootstrap of one run against the baseline."""
+
+    system: str
+    metric: str
+    score: float
+    mean: float
+    half_width: float
+    p_value: float | None
+
+
+def paired_bootstrap(results: Sequence[ComparedRun], samples: int = 1000) -> list[Significance]:
+    """sacrebleu's paired bootstrap; the first run with text is the baseline (no p-value)."""
+    from sacrebleu.metrics import BLEU
+    from sacrebleu.significance import PairedTest
+
+    usable = [result for result in results if result.run.hypotheses() is not None]
+    if len(usable) < 2:
+        return []
+    references = [item.reference for item in usable[0].run.utterances]
+    # PairedTest tells systems apart by name, and two folders may have the same.
+    names = [f"{number}: {result.run.name}" for number, result in enumerate(usable, 1)]
+    systems = [(n, r.run.hypotheses()) for n, r in zip(names, usable, strict=True)]
+    test = PairedTest(
+        named_systems=systems,
+        metrics={"BLEU": BLEU()},
+        references=[references],
+        test_type="bs",
+        n_samples=samples,
+    )
+    _, columns = test()
+    label = "ASR_BLEU" if usable[0].run.is_speech else "BLEU"
+    return [
+        Significance(
+            name,
+            label,
+            round(row.score, 3),
+            round(row.mean, 3),
+            round(row.ci, 3),
+            row.p_value,
+        )
+        for name, row in zip(columns["System"], columns["BLEU"], strict=True)
+    ]

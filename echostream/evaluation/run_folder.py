@@ -1,0 +1,205 @@
+"""A SimulEval output folder, ours or anybody's, as one object."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from echostream.evaluation.logged_instances import (
+    LoggedSpeechToSpeech,
+    LoggedSpeechToText,
+    read_instances,
+)
+
+logger = logging.getLogger(__name__)
+
+CELL_FILE = "cell.json"
+TRACE_FILE = "trace.jsonl"
+_CHUNK_IN_NAME = re.compile(r"chunk(?:[-_ ]?(?:size|ms))?[-_= ]?(\d+)", re.IGNORECASE)
+
+Utterance = LoggedSpeechToSpeech | LoggedSpeechToText
+
+
+@dataclass
+class RunFolder:
+    """One system at one setting on one test set.
+
+    Attributes:
+        path: the folder.
+        system: name of the line in tables and curves.
+        chunk_ms: source segment, None when unknown.
+        utterances: in the order of their index.
+        reported: the numbers in the folder's own ``scores.tsv``.
+        test_set: its name, empty when unknown.
+    """
+
+    path: Path
+    system: str
+    chunk_ms: int | None
+    utterances: list[Utterance]
+    reported: dict[str, float | str] = field(default_factory=dict)
+    test_set: str = ""
+
+    @property
+    def is_speech(self) -> bool:
+        return bool(self.utterances) and isinstance(self.utterances[0], LoggedSpeechToSpeech)
+
+    @property
+    def has_elapsed(self) -> bool:
+        """Whether computation-aware figures can be computed (StreamSpeech's logs drop elapsed)."""
+        spoken = [item for item in self.utterances if item.delays]
+        return bool(spoken) and all(len(item.elapsed) == len(item.delays) for item in spoken)
+
+    @property
+    def name(self) -> str:
+        """System and chunk, for messages and legends."""
+        return self.system if self.chunk_ms is None else f"{self.system} {self.chunk_ms} ms"
+
+    def hypotheses(self, without_silence: bool = False) -> list[str] | None:
+        """The text of each utterance: what was written, or its transcript if there is one."""
+        if not self.is_speech:
+            return [item.prediction for item in self.utterances]
+        return read_transcripts(self, without_silence)
+
+    def trace(self) -> dict[int, list[dict[str, Any]]]:
+        """Lines of the agent's ``--trace`` by utterance; empty without a trace."""
+        path = self.path / TRACE_FILE
+        lines: dict[int, list[dict[str, Any]]] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").split("\n"):
+                if line.strip():
+                    entry = json.loads(line)
+                    lines.setdefault(entry["index"], []).append(entry)
+        return lines
+
+
+def read_transcripts(run: RunFolder, without_silence: bool) -> list[str] | None:
+    """Transcripts that lie in the folder, None when there are none for these utterances."""
+    name = "asr_transcripts.nosil.txt" if without_silence else "asr_transcripts.txt"
+    path = run.path / name
+    if not path.is_file():
+        return None
+    texts = path.read_text(encoding="utf-8").split("\n")
+    if texts and not texts[-1]:
+        texts.pop()
+    if len(texts) != len(run.utterances):
+        logger.warning(
+            "%s has %d lines for %d utterances and is not used",
+            path,
+            len(texts),
+            len(run.utterances),
+        )
+        return None
+    return texts
+
+
+def _read_scores(path: Path) -> dict[str, float | str]:
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    scores: dict[str, float | str] = {}
+    for key, value in (rows[0] if rows else {}).items():
+        try:
+            scores[key] = float(value)
+        except (TypeError, ValueError):
+            scores[key] = value or ""
+    return scores
+
+
+def chunk_from_name(path: Path) -> int | None:
+    """The chunk size in the folder's name or its parent's (``chunk_320``, ``chunk_size=320``)."""
+    for name in (path.name, path.parent.name):
+        match = _CHUNK_IN_NAME.search(name)
+        if match:
+            return int(match[1])
+    return None
+
+
+def _system_from_name(path: Path) -> str:
+    if _CHUNK_IN_NAME.search(path.name):
+        rest = _CHUNK_IN_NAME.sub("", path.name).strip("-_. ")
+        return rest or path.parent.name
+    return path.name
+
+
+def load_run(argument: str | Path) -> RunFolder:
+    """Read ``DIR`` or ``NAME=DIR``.
+
+    The folder names its system and chunk in ``cell.json`` where the grid runner made it; otherwise
+    both are read off the folder's name.
+
+    Raises:
+        FileNotFoundError: no such folder, or no ``instances.log`` in it.
+        ValueError: the log is damaged or empty.
+    """
+    name, path = "", Path(argument)
+    if not path.exists() and "=" in str(argument):
+        name, _, rest = str(argument).partition("=")
+        path = Path(rest)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no such output folder: {path}")
+    utterances = sorted(read_instances(path / "instances.log"), key=lambda item: item.index)
+    if not utterances:
+        raise ValueError(f"{path / 'instances.log'} holds no utterance")
+    if len({type(item) for item in utterances}) > 1:
+        raise ValueError(f"{path / 'instances.log'} mixes speech and text output")
+    cell_path = path / CELL_FILE
+    cell = json.loads(cell_path.read_text(encoding="utf-8")) if cell_path.is_file() else {}
+    resolved = path.resolve()
+    return RunFolder(
+        path=path,
+        system=name or cell.get("system") or _system_from_name(resolved),
+        chunk_ms=cell.get("chunk_ms") or chunk_from_name(resolved),
+        utterances=utterances,
+        reported=_read_scores(path / "scores.tsv"),
+        test_set=cell.get("test_set", ""),
+    )
+
+
+def check_same_utterances(runs: Sequence[RunFolder]) -> None:
+    """Make sure that all runs are about the same sentences.
+
+    Raises:
+        ValueError: an utterance is missing somewhere, or has another reference or source length.
+    """
+    first = runs[0]
+    expected = {item.index: item for item in first.utterances}
+    for run in runs[1:]:
+        found = {item.index: item for item in run.utterances}
+        if found.keys() != expected.keys():
+            missing = sorted(expected.keys() ^ found.keys())
+            raise ValueError(
+                f"{run.path} and {first.path} do not cover the same utterances: {len(found)} and "
+                f"{len(expected)}, the first that only one has is {missing[0]}"
+            )
+        for index, item in found.items():
+            other = expected[index]
+            if item.reference != other.reference:
+                raise ValueError(
+                    f"{run.path} and {first.path}: utterance {index} has another reference, "
+                    f"{item.reference!r} and {other.reference!r}"
+                )
+            if abs(item.source_length - other.source_length) > 1.0:
+                raise ValueError(
+                    f"{run.path} and {first.path}: utterance {index} has another source length, "
+                    f"{item.source_length:g} and {other.source_length:g} ms"
+                )
+
+
+def keep_common(runs: Sequence[RunFolder]) -> None:
+    """Reduce every run to the utterances that all of them have."""
+    common = set.intersection(*({item.index for item in run.utterances} for run in runs))
+    if not common:
+        raise ValueError("the runs have no utterance in common")
+    for run in runs:
+        dropped = len(run.utterances) - len(common)
+        if dropped:
+            logger.warning("%s: %d utterances that others lack are left out", run.path, dropped)
+        run.utterances = [item for item in run.utterances if item.index in common]
