@@ -1,0 +1,462 @@
+"""StreamSpeech's agents, step by step, as they were published.
+
+At every policy call the original computes everything again from the whole source received:
+resampling, filterbank, encoder, CTC heads, the text decoder without cache (so that old positions
+see new source), units, and the waveform of all units, of which it keeps the tail. This module does
+exactly that work and reaches exactly its decisions, as the baseline for comparisons of quality and
+cost. Everything that depends on the order of checks is kept in the original's order, because
+counters advance on some paths to READ and not on others.
+
+The original crashes on a prefix beyond its length limit and on an utterance too short for a
+single frame; here both end the utterance. It also marks the last write of an utterance as
+unfinished, which SimulEval overlooks because the source has ended; here it is marked finished.
+
+Letters: S encoder frames, N text positions, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from echostream.audio import check_samples, fbank
+from echostream.checkpoint import System
+from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig
+from echostream.models.chunk_conformer_encoder import s2st_conv_chunk, text_conv_chunk
+from echostream.models.decoders.ctc_decoder import CollapseState, collapse
+from echostream.models.decoders.ctc_decoder_policy import whole_word_mode
+from echostream.models.decoders.transformer_decoder import MTState
+from echostream.models.echostream_model import NEVER, UNIT_OFFSET
+from echostream.pipeline import Pipeline, PipelineState, Stopwatch, Task
+from echostream.text import Vocabulary
+
+# Length limits of the original's searches, in text tokens: a constant for speech output; for text
+# output one token per filterbank frame and 200 more, within the decoder's positions.
+SPEECH_MAX_TOKENS = 100
+TEXT_EXTRA_TOKENS = 200
+TEXT_MAX_TOKENS = 1199
+
+
+def conv_chunk(task: Task, attention_chunk: int) -> int:
+    """Convolution chunk that the original's agent for ``task`` pairs with an attention chunk."""
+    return s2st_conv_chunk(attention_chunk) if task == "s2st" else text_conv_chunk(attention_chunk)
+
+
+class StreamSpeechPipeline(Pipeline):
+    """The incremental pipeline with the convolution chunks of StreamSpeech's agents."""
+
+    def init_state(self) -> PipelineState:
+        chunk = max(int(self.chunk_ms) // ENCODER_FRAME_MS, 1)
+        encoder = self.system.model.encoder.init_state(
+            1, segment_frames=chunk, conv_chunk_frames=conv_chunk(self.task, chunk)
+        )
+        state = super().init_state()
+        return replace(state, model=replace(state.model, encoder=encoder))
+
+
+@dataclass(frozen=True)
+class RecomputeState:
+    """What the original's agents remember of an utterance.
+
+    Attributes:
+        samples: (T,) all source samples; ``sample_rate`` and ``received`` describe them, the
+            first ``processed`` went through the model.
+        asr_count, st_count: CTC tokens at the last call that passed the growth check.
+        prefix: text tokens written; None before the first.
+        fed: text positions given to the unit decoder last; None before the first.
+        units: units spoken; None before the first.
+        text: what the text agents wrote.
+        search: caches of the speech-to-text agent's search; None before the first.
+        asr, st: CTC tokens at the last call.
+        finished: the utterance has ended.
+    """
+
+    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    sample_rate: int | None = None
+    received: int = 0
+    processed: int = 0
+    asr_count: int = 0
+    st_count: int = 0
+    prefix: tuple[int, ...] | None = None
+    fed: int | None = None
+    units: tuple[int, ...] | None = None
+    text: str = ""
+    search: MTState | None = None
+    asr: tuple[int, ...] = ()
+    st: tuple[int, ...] = ()
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class RecomputeOutput:
+    """What one policy call decided.
+
+    Attributes:
+        source_ms: source received.
+        write: WRITE, possibly of nothing, or READ.
+        final: the utterance ended with this call.
+        asr_tokens, st_tokens, mt_tokens, units: everything so far, as of now.
+        text: text written by this call (text agents).
+        waveform: (T,) samples written by this call.
+        sample_rate: of the waveform.
+        compute_ms: wall time per stage.
+    """
+
+    source_ms: float
+    write: bool
+    final: bool
+    asr_tokens: tuple[int, ...]
+    st_tokens: tuple[int, ...]
+    mt_tokens: tuple[int, ...]
+    units: tuple[int, ...]
+    text: str
+    waveform: np.ndarray
+    sample_rate: int
+    compute_ms: dict[str, float]
+
+
+@dataclass
+class _Call:
+    """One policy call under way: its source, and what it decides to write."""
+
+    final: bool
+    frames: int
+    encoder_out: Tensor
+    watch: Stopwatch
+    write: bool = False
+    text: str = ""
+    waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+
+
+class RecomputePipeline:
+    """StreamSpeech's agents on a loaded system with a chunk Conformer encoder.
+
+    Args:
+        system: model, vocabularies and normalisation.
+        chunk_ms: source per policy call.
+        task: which of the original's agents.
+        policy: overrides the system's.
+        dur_prediction: let the vocoder predict how long units last.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        *,
+        chunk_ms: int = 320,
+        task: Task = "s2st",
+        policy: PolicyConfig | None = None,
+        dur_prediction: bool = True,
+    ) -> None:
+        if not isinstance(system.config.encoder, ChunkConformerConfig):
+            raise ValueError(
+                "recomputing is for StreamSpeech's chunk_conformer encoder, this model has "
+                f"{system.config.encoder.kind!r}"
+            )
+        if task == "s2st" and system.model.vocoder is None:
+            raise ValueError("task 's2st' needs a model with a vocoder; use 's2tt' or 'asr'")
+        if chunk_ms < 1:
+            raise ValueError(f"chunk_ms must be at least 1, got {chunk_ms}")
+        self.system, self.chunk_ms, self.task = system, chunk_ms, task
+        self.dur_prediction = dur_prediction
+        self.policy_config = system.config.policy if policy is None else policy
+        if self.policy_config.name != "ctc":
+            raise ValueError(
+                f"StreamSpeech's agents have the 'ctc' policy, got {self.policy_config.name!r}"
+            )
+        # The text agents write unfinished words in any case.
+        self.whole_word = task == "s2st" and whole_word_mode(self.policy_config, chunk_ms)
+        self.attention_chunk = max(int(chunk_ms) // ENCODER_FRAME_MS, 1)
+        self.conv_chunk = conv_chunk(task, int(chunk_ms) // ENCODER_FRAME_MS)
+        vocoder = system.config.vocoder
+        self.output_rate = vocoder.sampling_rate if vocoder else system.config.frontend.sample_rate
+
+    def init_state(self) -> RecomputeState:
+        return RecomputeState()
+
+    @torch.no_grad()
+    def step(
+        self, samples: object, sample_rate: int, state: RecomputeState, *, final: bool = False
+    ) -> tuple[list[RecomputeOutput], RecomputeState]:
+        """Push audio, as in :meth:`Pipeline.step`: one output per complete chunk."""
+        outputs = []
+        for output, following in self.iterate(samples, sample_rate, state, final=final):
+            state = following
+            if output is not None:
+                outputs.append(output)
+        return outputs, state
+
+    @torch.no_grad()
+    def iterate(
+        self, samples: object, sample_rate: int, state: RecomputeState, *, final: bool = False
+    ) -> Iterator[tuple[RecomputeOutput | None, RecomputeState]]:
+        """:meth:`step`, one call at a time."""
+        if state.finished:
+            raise ValueError("this stream has ended; start another with init_state()")
+        new = check_samples(samples, state.received)
+        if state.sample_rate not in (None, sample_rate):
+            raise ValueError(
+                f"sample rate changed within a stream: {state.sample_rate} Hz before, "
+                f"{sample_rate} Hz now"
+            )
+        chunk = math.ceil(self.chunk_ms * sample_rate / 1000)
+        everything = np.concatenate([state.samples, new])
+        received = len(everything)
+        state = replace(state, samples=everything, sample_rate=sample_rate, received=received)
+        # SimulEval marks a last chunk that is full as the last one.
+        while state.processed + chunk < received or (
+            state.processed + chunk == received and not final
+        ):
+            output, state = self._hear(replace(state, processed=state.processed + chunk))
+            yield output, state
+        if final:
+            yield self._hear(replace(state, processed=received, finished=True))
+        else:
+            yield None, state
+
+    def _hear(self, state: RecomputeState) -> tuple[RecomputeOutput, RecomputeState]:
+        watch = Stopwatch(next(self.system.model.parameters()).device)
+        with watch("features"):
+            features = self.features(state.samples[: state.processed], state.sample_rate)
+        return self.decide(features, state, watch)
+
+    def features(self, samples: np.ndarray, sample_rate: int) -> Tensor:
+        """Normalised filterbank (frames, bins) of everything heard.
+
+        The original cuts the samples to whole frames at the source rate first: frames of 10 ms
+        behind 15 ms of hold-back. Then it resamples what is left as a signal of its own.
+        """
+        config = self.system.config.frontend
+        shift = sample_rate * config.shift_ms / 1000
+        overlap = sample_rate * (config.window_ms - config.shift_ms) / 1000
+        frames = math.floor((len(samples) - overlap) / int(shift))
+        if frames < 1:
+            return torch.zeros(0, config.num_mel_bins)
+        used = samples[: int(frames * shift + overlap)]
+        if sample_rate != config.sample_rate:
+            used = soxr.resample(used, sample_rate, config.sample_rate, quality="HQ")
+        return self.system.cmvn(fbank(torch.from_numpy(used), config))
+
+    @torch.no_grad()
+    def decide(
+        self, features: Tensor, state: RecomputeState, watch: Stopwatch | None = None
+    ) -> tuple[RecomputeOutput, RecomputeState]:
+        """One policy call on the (frames, bins) features of everything heard;
+        ``state.finished`` says that the source has ended."""
+        model = self.system.model
+        weight = next(model.parameters())
+        watch = watch or Stopwatch(weight.device)
+        final = state.finished
+        call = _Call(final, features.size(0), weight.new_zeros(0), watch)
+        if features.size(0) == 0:
+            call.write = final
+            return self._output(call, state), state
+        with watch("encoder"):
+            encoded = model.encoder(
+                features[None].to(weight),
+                torch.tensor([features.size(0)], device=weight.device),
+                self.attention_chunk,
+                conv_chunk_frames=self.conv_chunk,
+            )
+            call.encoder_out = encoded["encoder_out"][0]  # (S, 1, D)
+        with watch("ctc"):
+            asr = self._ctc(model.source_unigram_decoder(call.encoder_out))
+            st = self._ctc(model.ctc_target_unigram_decoder(call.encoder_out))
+        state = replace(state, asr=asr, st=st)
+        if self.task == "asr":
+            state = self._write_text(call, asr, self.system.source_vocabulary, state)
+        else:
+            new_tokens, state = self._new_tokens(final, state)
+            if new_tokens is None or new_tokens > 0:
+                state = self._translate(call, new_tokens, state)
+        return self._output(call, state), state
+
+    def _output(self, call: _Call, state: RecomputeState) -> RecomputeOutput:
+        rate = state.sample_rate or self.system.config.frontend.sample_rate
+        return RecomputeOutput(
+            source_ms=1000 * state.processed / rate,
+            write=call.write,
+            final=call.final,
+            asr_tokens=state.asr,
+            st_tokens=state.st,
+            mt_tokens=state.prefix or (),
+            units=state.units or (),
+            text=call.text,
+            waveform=call.waveform,
+            sample_rate=self.output_rate,
+            compute_ms=call.watch.ms,
+        )
+
+    @staticmethod
+    def _ctc(logits: Tensor) -> tuple[int, ...]:
+        """(S, 1, V) logits to collapsed tokens."""
+        labels = _best_labels(logits[:, 0])
+        tokens, _ = collapse(labels, CollapseState(), Vocabulary.blank, (Vocabulary.pad,))
+        return tuple(tokens)
+
+    def _new_tokens(self, final: bool, state: RecomputeState) -> tuple[int | None, RecomputeState]:
+        """How many text tokens to write at most: none yet (0), or until the end (None)."""
+        if final:
+            return None, state
+        stride = self.policy_config.stride_n
+        asr, st = len(state.asr), len(state.st)
+        if asr < state.asr_count + stride or st < state.st_count + stride:
+            return 0, state
+        # From here on the counters have advanced, whatever comes of it.
+        state = replace(
+            state, asr_count=max(asr, state.asr_count), st_count=max(st, state.st_count)
+        )
+        allowed = (st - self.policy_config.lagging_k1) // stride * stride + self.whole_word
+        return max(allowed - len(state.prefix or ()), 0), state
+
+    def _translate(
+        self, call: _Call, new_tokens: int | None, state: RecomputeState
+    ) -> RecomputeState:
+        """Extend the text; then write it, or speak it."""
+        before = state.prefix or ()
+        if new_tokens is not None:
+            limit = len(before) + new_tokens
+        elif self.task == "s2st":
+            limit = SPEECH_MAX_TOKENS
+        else:
+            limit = min(call.frames + TEXT_EXTRA_TOKENS, TEXT_MAX_TOKENS)
+        with call.watch("mt"):
+            if self.task == "s2st":
+                tokens = _greedy(self._predictor(call.encoder_out), before, limit)
+            else:
+                predict = _CachedPredictor(self.system.model.target_unigram_decoder, call, state)
+                tokens = _greedy(predict, before, limit)
+                state = replace(state, search=predict.state)
+        if self.whole_word and not call.final:
+            tokens = tokens[: self._last_word(tokens)]
+            if not tokens:
+                return state
+        if tokens == state.prefix:
+            call.write = call.final
+            return state
+        state = replace(state, prefix=tokens)
+        if self.task == "s2st":
+            return self._speak(call, tokens, state)
+        return self._write_text(call, tokens, self.system.target_vocabulary, state)
+
+    def _last_word(self, tokens: Sequence[int]) -> int:
+        """Where the last word starts; 0 if none does."""
+        starts = self.system.target_vocabulary.starts_word
+        return next((i for i in range(len(tokens) - 1, -1, -1) if starts(tokens[i])), 0)
+
+    def _predictor(self, encoder_out: Tensor) -> Callable[[list[int]], Tensor]:
+        """Log-probabilities after a prefix, decoded as a whole each time."""
+        decoder = self.system.model.target_unigram_decoder
+
+        def predict(tokens: list[int]) -> Tensor:
+            inputs = torch.tensor([tokens], device=encoder_out.device)
+            logits, _ = decoder(inputs, encoder_out)
+            return logits[0, -1].float().log_softmax(dim=-1)
+
+        return predict
+
+    def _write_text(
+        self, call: _Call, tokens: Sequence[int], vocabulary: Vocabulary, state: RecomputeState
+    ) -> RecomputeState:
+        """Write what is longer than before, counted in characters, revised or not."""
+        text = " ".join(vocabulary.pieces[token] for token in tokens)
+        call.write, call.text = True, text[len(state.text) :]
+        return replace(state, text=text)
+
+    def _speak(self, call: _Call, tokens: tuple[int, ...], state: RecomputeState) -> RecomputeState:
+        """Units of the whole text, and the waveform of the new ones."""
+        model = self.system.model
+        decoder = model.target_unigram_decoder
+        fed = [decoder.eos, *tokens]
+        if self.whole_word and call.final:
+            # The original reserves one position too many here, and it yields units too.
+            fed.append(decoder.pad)
+        if not call.final and state.fed is not None and len(fed) <= state.fed:
+            return state
+        state = replace(state, fed=len(fed))
+        call.write = call.final
+        inputs = torch.tensor([fed], device=call.encoder_out.device)
+        with call.watch("mt"):
+            _, hidden = decoder(inputs, call.encoder_out)  # (N, 1, D)
+        padding = inputs.eq(decoder.pad)
+        mask = padding if bool(padding.any()) else None
+        with call.watch("units"):
+            text = model.synthesizer_encoder(hidden.transpose(0, 1), mask)
+            labels = _best_labels(model.decoder(text.transpose(0, 1), mask)[0])
+            labels, _ = collapse(labels, CollapseState(), model.unit_blank, (Vocabulary.pad,))
+        units = tuple(label - UNIT_OFFSET for label in labels if label >= UNIT_OFFSET)
+        new = len(units) - len(state.units or ())
+        if new < 1:
+            return state
+        with call.watch("vocoder"):
+            waveform, durations = model.vocoder.generate(units, dur_prediction=self.dur_prediction)
+            samples = int(durations[-new:].sum()) * self.system.config.vocoder.unit_samples
+        call.write, call.waveform = True, waveform[-samples:].float().cpu().numpy()
+        return replace(state, units=units)
+
+
+def _best_labels(logits: Tensor) -> list[int]:
+    """(T, V) logits to the best label of each row, never padding or unknown."""
+    # Compared as log-probabilities in float32, so that even ties fall as in the original.
+    scores = logits.float().log_softmax(dim=-1)
+    scores[:, list(NEVER)] = -torch.inf
+    return scores.argmax(dim=-1).tolist()
+
+
+def _greedy(
+    predict: Callable[[list[int]], Tensor], prefix: tuple[int, ...], limit: int
+) -> tuple[int, ...]:
+    """fairseq's beam search with a beam of one, from a prefix, to at most ``limit`` tokens.
+
+    Returns:
+        The prefix and what follows it, without end-of-sentence. A prefix beyond the limit comes
+        back as it is.
+    """
+    eos, tokens, total = Vocabulary.eos, [Vocabulary.eos, *prefix], 0.0
+    for step in range(len(prefix), limit + 1):
+        scores = predict(tokens)
+        scores = scores.masked_fill(scores.isnan(), -torch.inf)
+        scores[Vocabulary.pad] = -torch.inf
+        if step >= limit:
+            break
+        if step == 0:
+            scores[eos] = -torch.inf
+        # Scores accumulate, and their rounding decides between near-equal candidates.
+        best, token = (scores + total).topk(2)
+        if int(token[0]) == eos:
+            break
+        total = best[0]
+        tokens.append(int(token[0]))
+    return tuple(tokens[1:])
+
+
+class _CachedPredictor:
+    """The speech-to-text agent's search, which does keep caches, with the original's accounting.
+
+    Each call runs the last position again and appends it once more, and source frames stay as
+    they were when first seen, even if their encoding was provisional.
+    """
+
+    def __init__(self, decoder: torch.nn.Module, call: _Call, state: RecomputeState) -> None:
+        self.decoder = decoder
+        self.state = decoder.init_state(1) if state.search is None else state.search
+        source = call.encoder_out.transpose(0, 1)
+        self.state = decoder.read(source[:, self.state.source_length :], self.state)
+
+    def __call__(self, tokens: list[int]) -> Tensor:
+        decoder, caches = self.decoder, []
+        inputs = torch.tensor([tokens[-1:]], device=decoder.embed_tokens.weight.device)
+        x = decoder._embed(inputs, len(tokens) - 1)
+        for layer, cache, source in zip(
+            decoder.layers, self.state.caches, self.state.sources, strict=True
+        ):
+            x, cache = layer(x, cache, None, (source.key, source.value), None)
+            caches.append(cache)
+        self.state = replace(self.state, caches=tuple(caches))
+        return decoder.logits(decoder.layer_norm(x))[0, -1].float().log_softmax(dim=-1)
