@@ -1,0 +1,130 @@
+"""What the StreamSpeech agents share: the choice between incremental work and the original's."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import numpy as np
+from echostream.agents.base import EchoStreamAgent, StreamStates
+from simuleval.agents.actions import Action, ReadAction, WriteAction
+from simuleval.data.segments import SpeechSegment
+
+from echostream.config import ChunkConformerConfig
+from echostream.pipeline import ChunkOutput
+from echostream.recompute import RecomputeOutput, RecomputePipeline, StreamSpeechPipeline
+
+
+class StreamSpeechAgent(EchoStreamAgent):
+    """Base of the StreamSpeech agents; subclasses mix in how output is written.
+
+    Incremental work is the default. With ``--recompute`` every policy call does what the
+    published agents do, and decides what they decide.
+    """
+
+    def __init__(self, args: Namespace) -> None:
+        super().__init__(args)
+        incremental = self.pipeline
+        kind = incremental.system.config.encoder.kind
+        if not isinstance(incremental.system.config.encoder, ChunkConformerConfig):
+            raise ValueError(
+                f"{args.model_dir}: StreamSpeech agents need a chunk_conformer encoder, this "
+                f"model has {kind!r}; use the echostream agents"
+            )
+        if args.recompute and args.beam != 1:
+            raise ValueError(f"--recompute searches with a beam of 1 only, got --beam {args.beam}")
+        self.recompute = args.recompute
+        options = {
+            "chunk_ms": incremental.chunk_ms,
+            "task": self.task,
+            "policy": incremental.policy_config,
+            "dur_prediction": args.dur_prediction,
+        }
+        if self.recompute:
+            self.pipeline = RecomputePipeline(incremental.system, **options)
+        else:
+            self.pipeline = StreamSpeechPipeline(incremental.system, beam=args.beam, **options)
+        self.states = self.build_states()
+        self.extra_output = Path(args.extra_output_dir) if args.extra_output_dir else None
+        if self.extra_output is not None:
+            self.extra_output.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def add_args(parser: ArgumentParser) -> None:
+        EchoStreamAgent.add_args(parser)
+        parser.add_argument(
+            "--recompute",
+            action="store_true",
+            help="compute everything again at every step, as the published agents do",
+        )
+        parser.add_argument(
+            "--extra-output-dir",
+            default=None,
+            metavar="DIR",
+            help="append each utterance's transcript, translation and units to asr.txt, st.txt "
+            "and unit.txt there",
+        )
+
+    def _record(self, output: ChunkOutput | RecomputeOutput, states: StreamStates) -> None:
+        if self.recompute:
+            self._record_recomputed(output, states)
+        else:
+            super()._record(output, states)
+        if output.final and self.extra_output is not None:
+            lines = {
+                "asr.txt": " ".join(states.transcript),
+                "st.txt": " ".join(states.translation),
+                "unit.txt": " ".join(map(str, states.history["units"])),
+            }
+            for name, line in lines.items():
+                with (self.extra_output / name).open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+
+    def _record_recomputed(self, output: RecomputeOutput, states: StreamStates) -> None:
+        """Every call revises everything, so nothing accumulates."""
+        system = self.pipeline.system
+        states.history = {
+            "asr": list(output.asr_tokens),
+            "st": list(output.st_tokens),
+            "mt": list(output.mt_tokens),
+            "units": list(output.units),
+        }
+        states.transcript = system.source_vocabulary.decode(output.asr_tokens).split()
+        states.translation = system.target_vocabulary.decode(output.mt_tokens).split()
+        if self.show_text:
+            print("Streaming ASR:", " ".join(states.transcript))
+            if self.task != "asr":
+                print("Simultaneous translation:", " ".join(states.translation))
+        if self.trace_path is not None:
+            line = {
+                "index": states.utterance,
+                "source_ms": round(output.source_ms, 3),
+                "write": output.write,
+                "finished": output.final,
+                **states.history,
+                "text": output.text,
+                "samples": len(output.waveform),
+                "compute_ms": {k: round(v, 3) for k, v in output.compute_ms.items()},
+            }
+            with self.trace_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _recomputed_action(self, outputs: list[RecomputeOutput], states: StreamStates) -> Action:
+        if not any(output.write for output in outputs) and not states.source_finished:
+            return ReadAction()
+        if self.task == "s2st":
+            pieces = [output.waveform for output in outputs]
+            content = SpeechSegment(
+                content=np.concatenate(pieces).tolist(),
+                sample_rate=self.pipeline.output_rate,
+                finished=states.source_finished,
+            )
+        else:
+            content = "".join(output.text for output in outputs)
+        return WriteAction(content, finished=states.source_finished)
+
+    def _action(self, outputs: list, states: StreamStates) -> Action:
+        if self.recompute:
+            return self._recomputed_action(outputs, states)
+        return super()._action(outputs, states)
