@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,8 +65,6 @@ def _transcribe(run: RunFolder, rescoring: Rescoring) -> None:
 
 
 def _read_recognizer(run: RunFolder) -> str:
-    import json
-
     path = run.path / "asr_transcripts.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))["recognizer"]
@@ -200,7 +199,10 @@ def paired_bootstrap(results: Sequence[ComparedRun], samples: int = 1000) -> lis
             round(row.score, 3),
             round(row.mean, 3),
             round(row.ci, 3),
-            row.p_value,
+            # Resampling identical texts gives no spread, which sacrebleu takes for certainty.
+            1.0 if number and texts == systems[0][1] else row.p_value,
         )
-        for name, row in zip(columns["System"], columns["BLEU"], strict=True)
+        for number, (name, row, (_, texts)) in enumerate(
+            zip(columns["System"], columns["BLEU"], systems, strict=True)
+        )
     ]

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from echostream.evaluation.atomic import write_text
 from echostream.evaluation.comparison import ComparedRun, Significance
 
 # (column, heading, decimals); milliseconds need no decimals, proportions need two.
@@ -174,14 +174,6 @@ def json_table(results: Sequence[ComparedRun], significance: Sequence[Significan
         "significance": [vars(row) for row in significance],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write so that a half-written file never carries the final name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def write_tables(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from echostream.evaluation.atomic import write_text
 from echostream.evaluation.logged_instances import LoggedSpeechToSpeech
 from echostream.evaluation.recognizers import Recognizer, load_recognizer, resample
 
@@ -103,12 +103,6 @@ def _transcribe(
     return recognizer.transcribe(samples).strip().lower()
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def transcribe_run(
     instances: Sequence[LoggedSpeechToSpeech],
     folder: Path,
@@ -150,10 +144,10 @@ def transcribe_run(
     result = RunTranscripts(recognizer.name, without_silence, texts, missing, empty, unrecognized)
     _report_empty(result)
     path = transcript_path(folder, without_silence)
-    _write_atomically(path, "".join(text + "\n" for text in texts))
+    write_text(path, "".join(text + "\n" for text in texts))
     report = {key: value for key, value in asdict(result).items() if key != "texts"}
     report["indices"] = [instance.index for instance in instances]
-    _write_atomically(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return result
 
 

@@ -1,0 +1,108 @@
+"""The ``evaluate`` and ``compare`` subcommands of ``echostream``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+# What the subcommands run is imported when they run: these parsers are built on every start of
+# ``echostream``, and SimulEval and matplotlib take seconds to load.
+
+logger = logging.getLogger(__name__)
+
+
+def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``echostream compare``."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="tables, curves and timelines from SimulEval output folders",
+        description="Compare SimulEval output folders of any systems: a table (Markdown, LaTeX, "
+        "CSV, JSON), quality-latency curves, backlog and timelines (PNG, SVG).",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="DIR",
+        help="output folder, or NAME=DIR to name its system; folders of the same name form a line",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for tables and pictures")
+    parser.add_argument(
+        "--asr-model",
+        default=None,
+        help="recognise the speech anew: pocketsphinx, wav2vec2:PATH, hf:PATH or "
+        "whisper:SIZE_OR_PATH (default: use the transcripts in the folders)",
+    )
+    parser.add_argument("--asr-device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--target-speech-lang", default="en", help="language of the speech")
+    parser.add_argument(
+        "--timeline",
+        type=int,
+        nargs="*",
+        default=None,
+        metavar="INDEX",
+        help="utterances to draw; without a number the longest one",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="SAMPLES",
+        help="paired bootstrap of every run against the first (1000 is customary; 0: none)",
+    )
+    parser.add_argument(
+        "--common-only",
+        action="store_true",
+        help="compare the utterances that all runs have instead of refusing",
+    )
+    parser.add_argument(
+        "--segmentation",
+        type=Path,
+        default=None,
+        help="YAML or JSON with wav, offset and duration of each segment, for LongYAAL",
+    )
+    parser.add_argument(
+        "--segment-references", type=Path, default=None, help="one reference per segment"
+    )
+    parser.set_defaults(func=run_compare)
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Compare folders and write everything under ``--output``."""
+    if (args.segmentation is None) != (args.segment_references is None):
+        raise ValueError("--segmentation and --segment-references belong together")
+    from echostream.evaluation import comparison, tables
+    from echostream.evaluation.curves import (
+        longest_common,
+        plot_backlog,
+        plot_curves,
+        representatives,
+    )
+    from echostream.evaluation.run_folder import check_same_utterances, keep_common, load_run
+    from echostream.evaluation.timeline import plot_timeline
+
+    runs = [load_run(argument) for argument in args.runs]
+    if args.common_only:
+        keep_common(runs)
+    check_same_utterances(runs)
+    results = comparison.compare_runs(
+        runs,
+        comparison.Rescoring(args.asr_model, args.asr_device, args.target_speech_lang),
+        segmentation=args.segmentation,
+        segment_references=args.segment_references,
+    )
+    significance = (
+        comparison.paired_bootstrap(results, args.bootstrap) if args.bootstrap > 0 else []
+    )
+    written = tables.write_tables(args.output, results, significance)
+    written += plot_curves(results, args.output / "curves")
+    longest = longest_common(runs)
+    shown = representatives(runs)
+    if len(shown) < len(runs):
+        logger.info("pictures of one utterance show: %s", ", ".join(run.name for run in shown))
+    written += plot_backlog(shown, longest, args.output / "backlog")
+    for index in [longest] if args.timeline == [] else args.timeline or []:
+        written += plot_timeline(shown, index, args.output / f"timeline_{index}")
+    print(tables.markdown_table(results, significance), end="")
+    logger.info("written: %s", ", ".join(str(path) for path in written))
+    return 0
