@@ -107,6 +107,9 @@ class EchoStreamAgent(GenericAgent):
         )
         # SimulEval defines the segment size, except when it builds an agent from --system-dir.
         if "--source-segment-size" not in parser._option_string_actions:
+            # That parser sees the whole command line: its --source and --output must not be
+            # taken for abbreviations of flags defined here.
+            parser.allow_abbrev = False
             parser.add_argument(
                 "--source-segment-size", type=int, default=None, help="source per segment in ms"
             )

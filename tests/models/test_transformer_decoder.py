@@ -1,0 +1,261 @@
+"""The text decoder: incremental equals teacher-forced under the same visibility."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from echostream.config import MTDecoderConfig
+from echostream.models.decoders.transformer_decoder import (
+    TransformerMTDecoder,
+    ctc_emission,
+    streaming_visibility,
+)
+from echostream.models.transformer_layer import TRIM_SLACK, KVCache, causal_mask, visible_mask
+
+SOURCE, VOCAB = 12, 20
+
+
+def make(**options) -> TransformerMTDecoder:
+    config = MTDecoderConfig(
+        **{"layers": 2, "embed_dim": 16, "attention_heads": 2, "ffn_dim": 24, **options}
+    )
+    return TransformerMTDecoder(config, SOURCE, VOCAB).double().eval()
+
+
+def frames(count):
+    return torch.randn(1, count, SOURCE, dtype=torch.double)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context_tokens", [None, 3])
+@pytest.mark.parametrize("source_context", [None, 4])
+def test_incremental_equals_training_mask(context_tokens, source_context):
+    decoder = make(context_tokens=context_tokens, source_context_frames=source_context)
+    source = frames(11)
+    tokens = torch.tensor([[2, 7, 9, 4, 11, 5, 8]])
+    visible = torch.tensor([[3, 3, 4, 8, 8, 10, 11]])
+    logits, hidden = decoder(tokens, source.transpose(0, 1), None, visible)
+    state, seen, steps = decoder.init_state(), 0, []
+    for position, now in enumerate(visible[0].tolist()):
+        state = decoder.read(source[:, seen:now], state)
+        seen = now
+        out, state = decoder.step(tokens[:, position : position + 1], state)
+        steps.append(out)
+    torch.testing.assert_close(torch.cat(steps, 1), hidden.transpose(0, 1), atol=1e-12, rtol=0)
+    torch.testing.assert_close(decoder.logits(torch.cat(steps, 1)), logits, atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_several_positions_at_once_equal_one_by_one():
+    decoder = make(context_tokens=4)
+    tokens = torch.randint(4, VOCAB, (1, 9))
+    start = decoder.read(frames(6), decoder.init_state())
+    whole, _ = decoder.step(tokens, start)
+    for cut in (1, 2, 5):
+        state, pieces = start, []
+        for piece in tokens.split(cut, dim=1):
+            out, state = decoder.step(piece, state)
+            pieces.append(out)
+        torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_padding_in_a_batch_changes_nothing():
+    decoder = make()
+    source = torch.randn(7, 2, SOURCE, dtype=torch.double)
+    tokens = torch.tensor([[2, 5, 6, 7, 8], [2, 9, 4, 1, 1]])
+    padding = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
+    logits, _ = decoder(tokens, source, padding)
+    alone, _ = decoder(tokens[1:, :3], source[:4, 1:])
+    torch.testing.assert_close(logits[1:, :3], alone, atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context_tokens", [None, 5])
+def test_truncate_equals_fresh_prefill(context_tokens):
+    decoder = make(context_tokens=context_tokens)
+    tokens = torch.randint(4, VOCAB, (1, 12))
+    start = decoder.read(frames(6), decoder.init_state())
+    _, full = decoder.step(tokens, start)
+    for length in (0, 1, 7, 12):
+        truncated = full.truncate(length, last_token=2)
+        fresh = start
+        if length:
+            _, fresh = decoder.step(tokens[:, :length], start)
+        probe = torch.tensor([[6]])
+        torch.testing.assert_close(
+            decoder.step(probe, truncated)[0], decoder.step(probe, fresh)[0], atol=1e-12, rtol=0
+        )
+    with pytest.raises(ValueError, match="cannot truncate to 13 positions"):
+        full.truncate(13, last_token=2)
+
+
+@torch.no_grad()
+def test_decode_follows_greedy_choice_and_rolls_back_end_of_sentence():
+    decoder = make()
+    state = decoder.read(frames(5), decoder.init_state())
+    # Make end-of-sentence win from the third position on.
+    calls = []
+    original = decoder._log_probs
+
+    def forced(hidden, position):
+        calls.append(position)
+        scores = original(hidden, position)
+        if position >= 2:
+            scores[:, decoder.eos] = 100.0
+        return scores
+
+    decoder._log_probs = forced
+    going = decoder.decode(state, max_new_tokens=10, final=False)
+    assert len(going.tokens) == 2 and not going.finished
+    assert going.state.length == 2 and going.hidden.shape == (1, 2, 16)
+    assert calls == [0, 1, 2]
+    ended = decoder.decode(state, max_new_tokens=10, final=True)
+    assert ended.tokens == going.tokens and ended.finished
+    assert ended.hidden.shape == (1, 3, 16) and ended.state.length == 3
+    torch.testing.assert_close(ended.hidden[:, :2], going.hidden)
+    # The position that wanted to stop is asked again with more source.
+    again = decoder.decode(going.state, max_new_tokens=1, final=False)
+    assert calls[-1] == 2 and again.tokens == ()
+
+
+@torch.no_grad()
+def test_decode_never_pads_and_never_starts_with_end_of_sentence():
+    for seed in range(20):
+        torch.manual_seed(seed)
+        decoder = make()
+        state = decoder.read(frames(5), decoder.init_state())
+        tokens = decoder.decode(state, max_new_tokens=8, final=True).tokens
+        assert tokens and decoder.pad not in tokens and decoder.eos not in tokens
+
+
+@torch.no_grad()
+def test_beam_finds_the_best_scored_sentence():
+    """Against exhaustive search over all sentences of up to two tokens."""
+    torch.manual_seed(3)
+    decoder = TransformerMTDecoder(
+        MTDecoderConfig(layers=1, embed_dim=8, attention_heads=2, ffn_dim=8), SOURCE, 7
+    )
+    decoder = decoder.double().eval()
+    torch.nn.init.normal_(decoder.embed_tokens.weight)
+    state = decoder.read(frames(4), decoder.init_state())
+
+    def score(sentence):
+        total, current = 0.0, state
+        for token in (*sentence, decoder.eos):
+            hidden, following = decoder.step(torch.tensor([[current.last_token]]), current)
+            total += float(decoder._log_probs(hidden, current.length)[0, token])
+            current = replace(following, last_token=token)
+        return total / (len(sentence) + 1)
+
+    vocabulary = [t for t in range(7) if t not in (decoder.pad, decoder.eos)]
+    sentences = [(a,) for a in vocabulary] + [(a, b) for a in vocabulary for b in vocabulary]
+    best = max(sentences, key=score)
+    found = decoder.decode(state, max_new_tokens=3, final=True, beam=50)
+    assert found.finished
+    # Sentences of the full length are searched too: ours scores at least as well.
+    value = found.score / (len(found.tokens) + 1)
+    assert value >= score(best) - 1e-5
+    if len(found.tokens) <= 2:
+        assert found.tokens == best
+    assert abs(value - score(found.tokens)) < 1e-5
+    greedy = decoder.decode(state, max_new_tokens=3, final=True)
+    assert decoder.decode(state, max_new_tokens=3, final=True, beam=1).tokens == greedy.tokens
+
+
+@torch.no_grad()
+def test_beam_continues_like_greedy_state():
+    """After a beam decision the state holds exactly the chosen tokens."""
+    decoder = make()
+    state = decoder.read(frames(6), decoder.init_state())
+    found = decoder.decode(state, max_new_tokens=3, final=False, beam=4)
+    inputs = torch.tensor([[2, *found.tokens[:-1]]])
+    hidden, forced = decoder.step(inputs, state)
+    torch.testing.assert_close(found.hidden, hidden, atol=1e-12, rtol=0)
+    probe = torch.tensor([[found.tokens[-1]]])
+    torch.testing.assert_close(
+        decoder.step(probe, found.state)[0], decoder.step(probe, forced)[0], atol=1e-12, rtol=0
+    )
+    assert found.state.last_token == found.tokens[-1]
+
+
+@torch.no_grad()
+def test_state_is_bounded():
+    decoder = make(context_tokens=5, source_context_frames=10)
+    state = decoder.init_state()
+    sizes = []
+    for _ in range(200):
+        state = decoder.read(frames(4), state)
+        _, state = decoder.step(torch.tensor([[5]]), state)
+        sizes.append(sum(cache.nbytes for cache in (*state.caches, *state.sources)))
+    assert state.length == 200 and state.source_length == 800
+    assert max(cache.stored for cache in state.caches) <= 5 + 2 * TRIM_SLACK
+    assert max(cache.stored for cache in state.sources) <= 10 + 2 * TRIM_SLACK
+    assert max(sizes[100:]) <= max(sizes[:100])
+
+
+def test_step_without_source_is_an_error():
+    decoder = make()
+    with pytest.raises(ValueError, match="at least one source frame"):
+        decoder.step(torch.tensor([[2]]), decoder.init_state())
+
+
+def test_cache_views_never_change():
+    cache = KVCache.empty(torch.zeros(1), 1, 1, 2)
+    one = torch.ones(1, 1, 3, 2)
+    with torch.no_grad():
+        first = cache.append(one, one)
+        second = first.append(2 * one, 2 * one)
+        branch = first.append(3 * one, 3 * one)
+    assert first.key.unique().tolist() == [1.0]
+    assert second.key[0, 0, :, 0].tolist() == [1, 1, 1, 2, 2, 2]
+    assert branch.key[0, 0, :, 0].tolist() == [1, 1, 1, 3, 3, 3]
+    assert (cache.length, first.length, second.length) == (0, 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "window", "rows"),
+    [
+        (1, 5, None, None),
+        (1, 5, 5, None),
+        (1, 5, 2, ["00011"]),
+        (3, 5, None, ["11100", "11110", "11111"]),
+        (3, 5, 2, ["01100", "00110", "00011"]),
+    ],
+)
+def test_causal_mask(queries, keys, window, rows):
+    mask = causal_mask(queries, keys, window, torch.device("cpu"))
+    if rows is None:
+        assert mask is None
+    else:
+        assert torch.equal(mask, torch.tensor([[int(c) for c in row] for row in rows]).bool())
+
+
+def test_visible_mask_windows():
+    mask = visible_mask(torch.tensor([[1, 4]]), 5, 2, torch.device("cpu"))
+    assert mask.int().tolist() == [[[1, 0, 0, 0, 0], [0, 0, 1, 1, 0]]]
+    assert visible_mask(None, 5, None, torch.device("cpu")) is None
+    assert visible_mask(None, 5, 2, torch.device("cpu")).int().tolist() == [[[0, 0, 0, 1, 1]]]
+
+
+def test_streaming_visibility_by_hand():
+    """Four tokens' worth of ST evidence at frames 1, 3, 4, 7; ASR emits at frames 2, 3, 5, 6."""
+    st = torch.tensor([[0.0, 1, 0, 1, 1, 0, 0, 1, 0]])
+    asr = torch.tensor([[0.0, 0, 1, 1, 0, 1, 1, 0, 0]])
+    ends = [3, 6, 9]
+    visible = streaming_visibility(asr, st, 5, lagging_k1=0, stride_n=1, segment_ends=ends)
+    # Token 0 needs 1 ST token (frame 1), next ASR frame 2, segment end 3; and so on.
+    assert visible.tolist() == [[3, 6, 6, 9, 9]]
+    lagged = streaming_visibility(asr, st, 3, lagging_k1=1, stride_n=1, segment_ends=ends)
+    assert lagged.tolist() == [[6, 6, 9]]
+    strided = streaming_visibility(asr, st, 4, lagging_k1=0, stride_n=2, segment_ends=ends)
+    assert strided.tolist() == [[6, 6, 9, 9]]
+
+
+def test_ctc_emission_counts_new_labels():
+    # Frames: blank, a, a, blank, a, b with certainty.
+    logits = torch.full((1, 6, 3), -50.0)
+    for frame, label in enumerate([0, 1, 1, 0, 1, 2]):
+        logits[0, frame, label] = 50.0
+    torch.testing.assert_close(ctc_emission(logits)[0], torch.tensor([0.0, 1, 0, 0, 1, 1]))

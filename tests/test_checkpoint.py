@@ -1,0 +1,138 @@
+"""Model directories: round trip, strict loading, nothing half-written."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import echostream.checkpoint as checkpoint
+from echostream.checkpoint import load_model_dir, save_model_dir
+
+
+@pytest.fixture
+def copy(model_dir, tmp_path):
+    return shutil.copytree(model_dir, tmp_path / "model")
+
+
+def test_round_trip(system, model_dir):
+    loaded = load_model_dir(model_dir)
+    assert loaded.config == system.config
+    assert loaded.source_vocabulary.pieces == system.source_vocabulary.pieces
+    assert torch.equal(loaded.cmvn.mean, system.cmvn.mean)
+    expected = system.model.state_dict()
+    actual = loaded.model.state_dict()
+    assert set(actual) == set(expected)
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
+    assert not loaded.model.training
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
+def test_half_precision_storage_and_loading(system, tmp_path):
+    save_model_dir(tmp_path / "half", system, dtype=torch.float16)
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    loaded = load_model_dir(tmp_path / "half")
+    assert next(loaded.model.parameters()).dtype == torch.float32
+    assert next(
+        load_model_dir(tmp_path / "half", dtype=torch.float16).model.parameters()
+    ).dtype == (torch.float16)
+
+
+def corrupt(name, content):
+    return lambda path: (path / name).write_bytes(content)
+
+
+def missing(name):
+    return lambda path: (path / name).unlink()
+
+
+def edit(name, key, tensor):
+    def change(path):
+        state = load_file(path / name)
+        if tensor is None:
+            del state[key]
+        else:
+            state[key] = tensor
+        save_file(state, path / name)
+
+    return change
+
+
+def shorter_vocabulary(path):
+    lines = (path / "target.dict.txt").read_text().splitlines(keepends=True)
+    (path / "target.dict.txt").write_text("".join(lines[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (missing("config.yaml"), FileNotFoundError, "no such configuration file"),
+        (missing("model.safetensors"), FileNotFoundError, "no such weights file"),
+        (missing("vocoder.safetensors"), FileNotFoundError, "no such weights file"),
+        (missing("cmvn.npz"), FileNotFoundError, "no such CMVN file"),
+        (missing("source.dict.txt"), FileNotFoundError, "no such dictionary"),
+        (corrupt("model.safetensors", b"x"), ValueError, "not a whole safetensors file"),
+        (corrupt("vocoder.safetensors", b""), ValueError, "not a whole safetensors file"),
+        (corrupt("config.yaml", b"- 1"), ValueError, "expected a mapping, got list"),
+        (corrupt("cmvn.npz", b"x"), ValueError, "not a CMVN file"),
+        (corrupt("target.dict.txt", b"\xff\xff"), ValueError, "not UTF-8"),
+        (shorter_vocabulary, ValueError, "target vocabulary has 63 entries .* says 64"),
+        (
+            edit("model.safetensors", "decoder.layer_norm.bias", None),
+            ValueError,
+            "missing decoder.layer_norm.bias",
+        ),
+        (
+            edit("model.safetensors", "extra", torch.zeros(1)),
+            ValueError,
+            "unexpected extra",
+        ),
+        (
+            edit("model.safetensors", "decoder.layer_norm.bias", torch.zeros(3)),
+            ValueError,
+            r"decoder.layer_norm.bias has shape \(3,\), the configuration needs \(32,\)",
+        ),
+    ],
+)
+def test_broken_directories(copy, change, kind, message):
+    change(copy)
+    with pytest.raises(kind, match=message) as error:
+        load_model_dir(copy)
+    assert str(copy) in str(error.value)
+
+
+def test_truncated_weights(copy):
+    content = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_model_dir(copy)
+
+
+def test_missing_directory(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such model directory"):
+        load_model_dir(tmp_path / "nowhere")
+
+
+def test_interrupted_save_leaves_nothing(system, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_model_dir(tmp_path / "model", system)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_replaces_a_model_directory_and_nothing_else(system, tmp_path):
+    save_model_dir(tmp_path / "model", system)
+    save_model_dir(tmp_path / "model", system)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "cat.jpg").write_text("meow")
+    with pytest.raises(FileExistsError, match="is not a model directory; not replacing it"):
+        save_model_dir(other, system)
+    assert (other / "cat.jpg").read_text() == "meow"
+    assert checkpoint.CONFIG_FILE == "config.yaml"
