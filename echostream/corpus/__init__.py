@@ -1,0 +1,1 @@
+"""The corpus echo-mini: bilingual grammar, synthetic speech and training data layout."""
