@@ -19,6 +19,7 @@ from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.agents.states import AgentStates
 from simuleval.data.segments import EmptySegment, SpeechSegment
 
+import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.checkpoint import load_model_dir
 from echostream.config import PolicyConfig
 from echostream.pipeline import ChunkOutput, Pipeline, PipelineState, Task

@@ -3,9 +3,10 @@
 simuleval --agent agents/echostream_s2st.py --model-dir DIR --source LIST --target TEXT ...
 """
 
-from echostream.agents.base import SpeechOutput
 from simuleval.agents import SpeechToSpeechAgent
 from simuleval.utils import entrypoint
+
+from echostream.agents.base import SpeechOutput
 
 
 @entrypoint

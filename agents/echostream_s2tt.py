@@ -3,9 +3,10 @@
 simuleval --agent agents/echostream_s2tt.py --model-dir DIR --source LIST --target TEXT ...
 """
 
-from echostream.agents.base import TextOutput
 from simuleval.agents import SpeechToTextAgent
 from simuleval.utils import entrypoint
+
+from echostream.agents.base import TextOutput
 
 
 @entrypoint

@@ -7,10 +7,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import numpy as np
-from echostream.agents.base import EchoStreamAgent, StreamStates
 from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.data.segments import SpeechSegment
 
+from echostream.agents.base import EchoStreamAgent, StreamStates
 from echostream.config import ChunkConformerConfig
 from echostream.pipeline import ChunkOutput
 from echostream.recompute import RecomputeOutput, RecomputePipeline, StreamSpeechPipeline

@@ -3,10 +3,11 @@
 simuleval --agent agents/streamspeech_s2tt.py --model-dir DIR --source LIST --target TEXT ...
 """
 
-from echostream.agents.base import TextOutput
-from echostream.agents.streamspeech_base import StreamSpeechAgent
 from simuleval.agents import SpeechToTextAgent
 from simuleval.utils import entrypoint
+
+from echostream.agents.base import TextOutput
+from echostream.agents.streamspeech_base import StreamSpeechAgent
 
 
 @entrypoint

@@ -17,6 +17,8 @@ from tqdm import tqdm
 from echostream import __version__
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import ENCODER_FRAME_MS, EmformerConfig
+from echostream.convert import add_convert_parser
+from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
 from echostream.pipeline import ChunkOutput, Pipeline
 
 DEFAULT_CHUNK_MS = 320
@@ -46,6 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
     translate.add_argument("--beam", type=int, default=1, help="beam width (default 1)")
     translate.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     translate.set_defaults(func=run_translate)
+
+    add_convert_parser(commands)
+    add_evaluate_parser(commands)
+    add_compare_parser(commands)
     return parser
 
 
