@@ -1,0 +1,243 @@
+"""Named architectures and the flags that change them. Needs no fairseq.
+
+A flag left alone keeps the architecture's value. Flags are StreamSpeech's where they mean the
+same; the multitask YAML's ``decoder_args`` decide nothing, so that one data folder serves every
+architecture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from echostream.config import (
+    ChunkConformerConfig,
+    CTCHeadConfig,
+    EchoStreamConfig,
+    EmformerConfig,
+    MTDecoderConfig,
+    T2UEncoderConfig,
+    UnitDecoderConfig,
+    preset,
+)
+
+logger = logging.getLogger(__name__)
+
+# Accepted because StreamSpeech's commands give them; the only value that exists here, and for
+# which encoder (None: both).
+FIXED_FLAGS = {
+    "uni_encoder": (True, None),
+    "share_decoder_input_output_embed": (True, None),
+    "attn_type": ("espnet", ChunkConformerConfig),
+    "pos_enc_type": ("rel_pos", ChunkConformerConfig),
+}
+_ONE_ENCODER_FLAGS = {
+    "left_context_frames": EmformerConfig,
+    "right_context_frames": EmformerConfig,
+    "memory_size": EmformerConfig,
+    "subsampler": EmformerConfig,
+    "depthwise_conv_kernel_size": ChunkConformerConfig,
+}
+
+
+def _mini_decoders() -> dict[str, Any]:
+    width = {"embed_dim": 192, "attention_heads": 4, "ffn_dim": 512}
+    return {
+        "asr_ctc": CTCHeadConfig(layers=0),
+        "st_ctc": CTCHeadConfig(layers=0),
+        "mt": MTDecoderConfig(layers=2, **width),
+        "t2u": T2UEncoderConfig(layers=0, attention_heads=4, ffn_dim=512),
+        "unit": UnitDecoderConfig(layers=2, upsample_ratio=20, **width),
+    }
+
+
+def _mini() -> EchoStreamConfig:
+    encoder = EmformerConfig(
+        conv_channels=32,
+        embed_dim=192,
+        layers=8,
+        attention_heads=4,
+        ffn_dim=512,
+        left_context_frames=32,
+        memory_size=4,
+    )
+    return EchoStreamConfig(encoder=encoder, vocoder=None, **_mini_decoders())
+
+
+def _streamspeech_mini() -> EchoStreamConfig:
+    encoder = ChunkConformerConfig(
+        conv_channels=256,
+        embed_dim=192,
+        layers=4,
+        attention_heads=4,
+        ffn_dim=512,
+        depthwise_kernel_size=31,
+    )
+    return EchoStreamConfig(encoder=encoder, vocoder=None, **_mini_decoders())
+
+
+def _streamspeech_tiny() -> EchoStreamConfig:
+    encoder = ChunkConformerConfig(
+        conv_channels=16,
+        embed_dim=32,
+        layers=2,
+        attention_heads=4,
+        ffn_dim=64,
+        depthwise_kernel_size=15,
+    )
+    return dataclasses.replace(preset("tiny"), encoder=encoder)
+
+
+ARCHITECTURES = {
+    # StreamSpeech's published recipe with the Emformer in place of its encoder, and its twin.
+    "echostream": lambda: preset("streamspeech-recipe"),
+    "echostream_base": lambda: preset("base"),
+    "streamspeech": lambda: preset("streamspeech"),
+    # About 5 M parameters: echo-mini.
+    "echostream_mini": _mini,
+    "streamspeech_mini": _streamspeech_mini,
+    # Seconds to train: tests.
+    "echostream_tiny": lambda: preset("tiny"),
+    "streamspeech_tiny": _streamspeech_tiny,
+}
+
+
+def build_config(
+    arch: str,
+    flags: Mapping[str, Any],
+    *,
+    source_vocab_size: int,
+    target_vocab_size: int,
+    num_units: int,
+    num_mel_bins: int,
+) -> EchoStreamConfig:
+    """The configuration that an architecture, flags and data give.
+
+    Args:
+        arch: a name of :data:`ARCHITECTURES`.
+        flags: flag names with underscores; None: not given.
+
+    Raises:
+        ValueError: unknown architecture, or a flag that the architecture cannot follow.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {arch!r}; there are {', '.join(ARCHITECTURES)}")
+    config = ARCHITECTURES[arch]()
+    given = {name: value for name, value in flags.items() if value is not None}
+    _check_flags(arch, type(config.encoder), given)
+
+    def pick(**names: str) -> dict[str, Any]:
+        return {field: given[flag] for field, flag in names.items() if flag in given}
+
+    kernels = {}
+    if "conv_kernel_sizes" in given:
+        kernels["conv_kernel_sizes"] = _kernel_sizes(given["conv_kernel_sizes"])
+    dropout = pick(dropout="dropout")
+    encoder = dataclasses.replace(
+        config.encoder,
+        input_dim=num_mel_bins,
+        **pick(
+            embed_dim="encoder_embed_dim",
+            layers="encoder_layers",
+            attention_heads="encoder_attention_heads",
+            ffn_dim="encoder_ffn_embed_dim",
+            conv_channels="conv_channels",
+            segment_frames="chunk_size",
+            left_context_frames="left_context_frames",
+            right_context_frames="right_context_frames",
+            memory_size="memory_size",
+            subsampler="subsampler",
+            depthwise_kernel_size="depthwise_conv_kernel_size",
+        ),
+        **kernels,
+        **dropout,
+    )
+    heads = pick(attention_heads="encoder_attention_heads", ffn_dim="encoder_ffn_embed_dim")
+    decoder_heads = pick(attention_heads="decoder_attention_heads")
+    ffn = pick(ffn_dim="decoder_ffn_embed_dim")
+    width = pick(embed_dim="decoder_embed_dim")
+    return dataclasses.replace(
+        config,
+        source_vocab_size=source_vocab_size,
+        target_vocab_size=target_vocab_size,
+        num_units=num_units,
+        frontend=dataclasses.replace(config.frontend, num_mel_bins=num_mel_bins),
+        encoder=encoder,
+        asr_ctc=dataclasses.replace(
+            config.asr_ctc, **heads, **dropout, **pick(layers="asr_ctc_layers")
+        ),
+        st_ctc=dataclasses.replace(
+            config.st_ctc, **heads, **dropout, **pick(layers="st_ctc_layers")
+        ),
+        mt=dataclasses.replace(
+            config.mt,
+            **width,
+            **decoder_heads,
+            **dropout,
+            **(ffn | pick(ffn_dim="translation_decoder_ffn_embed_dim")),
+            **pick(layers="translation_decoder_layers"),
+        ),
+        t2u=dataclasses.replace(
+            config.t2u, **decoder_heads, **ffn, **dropout, **pick(layers="synthesizer_encoder_layers")
+        ),
+        unit=dataclasses.replace(
+            config.unit,
+            **width,
+            **decoder_heads,
+            **ffn,
+            **dropout,
+            **pick(layers="decoder_layers", upsample_ratio="ctc_upsample_rate"),
+        ),
+        vocoder=None,
+    )
+
+
+def _check_flags(arch: str, encoder: type, given: Mapping[str, Any]) -> None:
+    for name, (accepted, only) in FIXED_FLAGS.items():
+        value = given.get(name)
+        if value is None or value is False:
+            continue
+        flag = "--" + name.replace("_", "-")
+        if value != accepted or only not in (None, encoder):
+            allowed = f"only {accepted!r} exists" if only in (None, encoder) else "has no such choice"
+            raise ValueError(f"{flag} {value!r}: {arch} {allowed}")
+    for name, only in _ONE_ENCODER_FLAGS.items():
+        if name in given and only is not encoder:
+            raise ValueError(f"--{name.replace('_', '-')}: {arch} has no such part")
+    for name in ("attention_dropout", "relu_dropout"):
+        if name in given and given[name] != given.get("dropout", given[name]):
+            raise ValueError(
+                f"--{name.replace('_', '-')} must equal --dropout ({given['dropout']}), "
+                f"got {given[name]}: there is one dropout rate"
+            )
+
+
+def _kernel_sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(kernel) for kernel in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--conv-kernel-sizes must be numbers separated by commas, got {text!r}"
+        ) from None
+
+
+def report_superseded(tasks: Mapping[str, Any], config: EchoStreamConfig) -> None:
+    """Say where the multitask YAML's sizes differ from the architecture's, which count."""
+    sizes = {
+        "decoder_layers": config.mt.layers,
+        "decoder_embed_dim": config.mt.embed_dim,
+        "decoder_ffn_embed_dim": config.mt.ffn_dim,
+        "decoder_attention_heads": config.mt.attention_heads,
+    }
+    for task in tasks.values():
+        if task.is_ctc:
+            continue
+        for name, used in sizes.items():
+            named = task.decoder_args.get(name, used)
+            if named != used:
+                logger.info(
+                    "%s: decoder_args: %s %r is superseded by the architecture's %r",
+                    task.name, name, named, used,
+                )  # fmt: skip

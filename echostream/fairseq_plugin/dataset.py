@@ -1,0 +1,269 @@
+"""Utterances with units and texts, as fairseq iterates over them.
+
+Shapes: B batch, T filterbank frames, U units, N text tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from fairseq.data import FairseqDataset
+from torch import Tensor
+
+from echostream.config import EchoStreamConfig
+from echostream.fairseq_plugin.data_config import MT_TASK, DataConfig, SpecAugmentConfig, TextTask
+from echostream.fairseq_plugin.features import load_features, spec_augment
+from echostream.fairseq_plugin.losses import ctc_frames_needed
+from echostream.fairseq_plugin.manifest import (
+    SpeechRow,
+    TextRow,
+    read_speech_manifest,
+    read_text_manifest,
+)
+from echostream.models.echostream_model import UNIT_OFFSET
+from echostream.text import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One item.
+
+    Attributes:
+        features: (T, bins) float32, normalised.
+        units: (U,) token ids of the unit vocabulary.
+        texts: (N,) token ids per task, without end-of-sentence.
+    """
+
+    index: int
+    features: Tensor
+    units: Tensor
+    texts: dict[str, Tensor]
+
+
+def pad_rows(rows: list[Tensor], value: int) -> Tensor:
+    """Vectors to (B, longest), padded on the right."""
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+class EchoStreamDataset(FairseqDataset):
+    """A split.
+
+    Args:
+        split: name of the manifest.
+        rows: the speech manifest.
+        texts: per task, the text of every row's id.
+        data: features and their transforms.
+        training: shuffle, and augment if the split's transforms say so.
+        seed: of order and augmentation.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        rows: list[SpeechRow],
+        texts: Mapping[str, Mapping[str, TextRow]],
+        data: DataConfig,
+        *,
+        manifest: Path,
+        training: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.split, self.rows, self.texts = split, rows, texts
+        self.manifest, self.data, self.seed = manifest, data, seed
+        self.shuffle = training
+        transforms = data.transforms_for(split, training=training)
+        self.normalise = "global_cmvn" in transforms
+        self.specaugment: SpecAugmentConfig | None = None
+        if "specaugment" in transforms:
+            self.specaugment = data.specaugment
+        self.mean, self.std = data.cmvn.mean.numpy(), data.cmvn.std.numpy()
+        self.frames = np.array([row.frames for row in rows], dtype=np.int64)
+        self.epoch = 1
+
+    @classmethod
+    def load(
+        cls,
+        split: str,
+        folder: Path,
+        data: DataConfig,
+        tasks: Mapping[str, TextTask],
+        config: EchoStreamConfig,
+        *,
+        training: bool,
+        unfit: str,
+        seed: int,
+    ) -> EchoStreamDataset:
+        """Read the manifests of a split and check that every target can be learned.
+
+        Args:
+            unfit: what to do with an utterance whose target is longer than CTC can align:
+                ``error`` or ``skip`` (reported with their number).
+
+        Raises:
+            FileNotFoundError, ValueError: a manifest breaks a rule; names file and line.
+        """
+        manifest = folder / f"{split}.tsv"
+        rows = read_speech_manifest(
+            manifest, num_units=config.num_units, audio_root=data.audio_root
+        )
+        texts = {}
+        for name, task in tasks.items():
+            path = task.data / f"{split}.tsv"
+            texts[name] = read_text_manifest(path, task.vocabulary)
+            for row in rows:
+                if row.id not in texts[name]:
+                    raise ValueError(
+                        f"{manifest}, line {row.line}: no text for id {row.id!r} in {path}"
+                    )
+        rows = _fitting(rows, texts, tasks, config, manifest, unfit)
+        logger.info(
+            "%s: %d utterances, %.2f hours", manifest, len(rows),
+            sum(row.frames for row in rows) * config.frontend.shift_ms / 3.6e6,
+        )  # fmt: skip
+        return cls(split, rows, texts, data, manifest=manifest, training=training, seed=seed)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Utterance:
+        row = self.rows[index]
+        where = f"{self.manifest}, line {row.line}"
+        features = load_features(
+            row.features, frames=row.frames, bins=self.data.bins, where=where
+        )
+        if self.normalise:
+            features = (features - self.mean) / self.std
+        if self.specaugment is not None:
+            # Seeded by what is augmented, not by which worker does it, so that runs repeat
+            # exactly whatever the number of workers and resuming changes nothing.
+            rng = np.random.default_rng((self.seed, self.epoch, int(index)))
+            features = spec_augment(features, self.specaugment, rng)
+        return Utterance(
+            int(index),
+            torch.from_numpy(np.ascontiguousarray(features)),
+            torch.from_numpy(row.units.astype(np.int64)) + UNIT_OFFSET,
+            {
+                name: torch.from_numpy(texts[row.id].tokens.astype(np.int64))
+                for name, texts in self.texts.items()
+            },
+        )
+
+    def collater(self, samples: list[Utterance]) -> dict:
+        """Batch: ``net_input`` is what the model takes, ``target`` (B, U) the units, and
+        ``texts[task]`` the (B, N) texts, all with lengths."""
+        if not samples:
+            return {}
+        lengths = torch.tensor([len(sample.features) for sample in samples])
+        pad = Vocabulary.pad
+        texts = {}
+        for name in self.texts:
+            tokens = [sample.texts[name] for sample in samples]
+            texts[name] = {
+                "target": pad_rows(tokens, pad),
+                "target_lengths": torch.tensor([len(row) for row in tokens]),
+            }
+        words = [sample.texts[MT_TASK] for sample in samples]
+        eos = torch.tensor([Vocabulary.eos])
+        texts[MT_TASK] = {
+            "target": pad_rows([torch.cat([row, eos]) for row in words], pad),
+            "target_lengths": torch.tensor([len(row) + 1 for row in words]),
+        }
+        units = [sample.units for sample in samples]
+        return {
+            "id": torch.tensor([sample.index for sample in samples]),
+            "net_input": {
+                "src_tokens": pad_rows([sample.features for sample in samples], 0),
+                "src_lengths": lengths,
+                "prev_output_tokens": pad_rows([torch.cat([eos, row]) for row in words], pad),
+            },
+            "target": pad_rows(units, pad),
+            "target_lengths": torch.tensor([len(row) for row in units]),
+            "texts": texts,
+            "ntokens": sum(len(row) for row in units),
+            "nsentences": len(samples),
+        }
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.frames[index])
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return self.frames[indices]
+
+    def size(self, index: int) -> tuple[int, int]:
+        return int(self.frames[index]), len(self.rows[index].units)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self.frames
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return True  # batches stay, their order and masks change
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def ordered_indices(self) -> np.ndarray:
+        """By length, longest first, so that batches need little padding; ties at random in
+        training."""
+        order = np.arange(len(self))
+        if self.shuffle:
+            order = np.random.default_rng(self.seed).permutation(order)
+        return order[np.argsort(-self.frames[order], kind="stable")]
+
+
+def encoder_frames(frames: int) -> int:
+    """Encoder frames that come out of filterbank frames, for either encoder."""
+    return (frames + 3) // 4
+
+
+def _fitting(
+    rows: list[SpeechRow],
+    texts: Mapping[str, Mapping[str, TextRow]],
+    tasks: Mapping[str, TextTask],
+    config: EchoStreamConfig,
+    manifest: Path,
+    unfit: str,
+) -> list[SpeechRow]:
+    """Rows whose CTC targets fit their inputs; CTC gives others no gradient at all."""
+    kept, faults = [], []
+    ratio = config.unit.upsample_ratio
+    for row in rows:
+        frames = encoder_frames(row.frames)
+        states = len(texts[MT_TASK][row.id].tokens) + 1  # and end-of-sentence
+        heads = [("units", row.units, states * ratio, f"{states} text states x {ratio}")]
+        heads += [
+            (name, texts[name][row.id].tokens, frames, f"{frames} encoder frames")
+            for name, task in tasks.items()
+            if task.is_ctc
+        ]
+        fault = ""
+        for name, target, available, source in heads:
+            needed = ctc_frames_needed(target)
+            if needed > available:
+                fault = f"{name} need {needed} CTC frames, there are {available} ({source})"
+                break
+        if fault:
+            faults.append(f"{manifest}, line {row.line} ({row.id}): {fault}")
+        else:
+            kept.append(row)
+    if not faults:
+        return kept
+    summary = f"{len(faults)} of {len(rows)} utterances have a target longer than its CTC input"
+    if unfit == "error" or not kept:
+        raise ValueError(
+            f"{manifest}: {summary}; first: {faults[0]}. Shorten or remove them, raise "
+            "--ctc-upsample-rate, or leave them out with --unfit-targets skip"
+        )
+    logger.warning("%s: skipping %s", manifest, summary)
+    for fault in faults[:10]:
+        logger.warning("skipped: %s", fault)
+    return kept

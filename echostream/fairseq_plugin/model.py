@@ -1,0 +1,171 @@
+"""fairseq's view of :class:`~echostream.models.echostream_model.EchoStreamModel`.
+
+The very same model, parameter for parameter: a checkpoint's weights load into it unchanged.
+"""
+
+# ruff: noqa: UP045  (fairseq turns annotations into flags and knows typing.Optional only)
+
+import logging
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Optional
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from torch import Tensor
+
+from echostream.config import EchoStreamConfig, EmformerConfig
+from echostream.fairseq_plugin.architectures import ARCHITECTURES
+from echostream.models.decoders.transformer_decoder import ctc_emission, streaming_visibility
+from echostream.models.echostream_model import EchoStreamModel, ModelOutput
+from echostream.text import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+def _flag(description: str) -> None:
+    return field(default=None, metadata={"help": description + " (default: the architecture's)"})
+
+
+@dataclass
+class EchoStreamModelConfig(FairseqDataclass):
+    """Flags that change an architecture."""
+
+    chunk_size: Optional[int] = _flag("default segment length, in encoder frames of 40 ms")
+    encoder_layers: Optional[int] = _flag("encoder layers")
+    encoder_embed_dim: Optional[int] = _flag("encoder width")
+    encoder_ffn_embed_dim: Optional[int] = _flag("encoder feed-forward width")
+    encoder_attention_heads: Optional[int] = _flag("encoder attention heads")
+    conv_channels: Optional[int] = _flag("channels of the subsampling convolutions")
+    conv_kernel_sizes: Optional[str] = _flag("kernel sizes of the subsampling convolutions: 5,5")
+    subsampler: Optional[str] = _flag("Emformer: conv2d or conv1d_glu")
+    left_context_frames: Optional[int] = _flag("Emformer: left context")
+    right_context_frames: Optional[int] = _flag("Emformer: look-ahead")
+    memory_size: Optional[int] = _flag("Emformer: memory bank, in segments")
+    depthwise_conv_kernel_size: Optional[int] = _flag("Conformer: depthwise kernel")
+    asr_ctc_layers: Optional[int] = _flag("layers of the recognition CTC head")
+    st_ctc_layers: Optional[int] = _flag("layers of the translation CTC head")
+    translation_decoder_layers: Optional[int] = _flag("text decoder layers")
+    translation_decoder_ffn_embed_dim: Optional[int] = _flag("text decoder feed-forward width")
+    synthesizer_encoder_layers: Optional[int] = _flag("text-to-unit encoder layers")
+    decoder_layers: Optional[int] = _flag("unit decoder layers")
+    decoder_embed_dim: Optional[int] = _flag("width of the decoders")
+    decoder_ffn_embed_dim: Optional[int] = _flag("feed-forward width of the decoders")
+    decoder_attention_heads: Optional[int] = _flag("attention heads of the decoders")
+    ctc_upsample_rate: Optional[int] = _flag("unit frames per text state")
+    dropout: Optional[float] = _flag("dropout everywhere")
+    attention_dropout: Optional[float] = _flag("must equal --dropout")
+    relu_dropout: Optional[float] = _flag("must equal --dropout")
+    attn_type: Optional[str] = _flag("streamspeech: espnet is the only one")
+    pos_enc_type: Optional[str] = _flag("streamspeech: rel_pos is the only one")
+    uni_encoder: bool = field(
+        default=False, metadata={"help": "accepted; the text-to-unit encoder always is"}
+    )
+    share_decoder_input_output_embed: bool = field(
+        default=False, metadata={"help": "accepted; the unit decoder has one matrix anyway"}
+    )
+
+
+@dataclass(frozen=True)
+class TextPolicy:
+    """The read/write policy under which the text decoder trains: token t waits for the
+    ``lagging_k1``-th ST token behind the end of its stride of ``stride_n``."""
+
+    lagging_k1: int
+    stride_n: int
+
+
+@register_model("echostream", dataclass=EchoStreamModelConfig)
+class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
+    """The model with fairseq's hooks."""
+
+    def __init__(self, config: EchoStreamConfig) -> None:
+        super().__init__(config)
+
+    @classmethod
+    def build_model(cls, cfg: EchoStreamModelConfig, task) -> "EchoStreamFairseqModel":
+        """Build what the task resolved from architecture, flags and data."""
+        model = cls(task.resolve_model(cfg))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        logger.info("%.3f M parameters", parameters / 1e6)
+        return model
+
+    def segment_ends(self, frames: int, segment_frames: int) -> list[int]:
+        """Cumulative end frames of the segments in which a stream of ``frames`` arrives."""
+        if isinstance(self.config.encoder, EmformerConfig):
+            return list(accumulate(self.encoder.segments(frames, segment_frames)))
+        # The chunk Conformer completes a chunk's last frame provisionally as the chunk arrives.
+        return [*range(segment_frames, frames, segment_frames), frames]
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        *,
+        segment_frames: Optional[int] = None,
+        policy: Optional[TextPolicy] = None,
+        visible_source: Optional[Tensor] = None,
+        visible_text: Optional[Tensor] = None,
+        waveform: bool = False,
+    ) -> ModelOutput:
+        """Teacher-forced pass; see :meth:`EchoStreamModel.forward`.
+
+        Args:
+            policy: derive ``visible_source`` from what this pass's CTC heads emit. No gradient
+                flows through that decision.
+        """
+        if policy is None:
+            return super().forward(
+                src_tokens,
+                src_lengths,
+                prev_output_tokens,
+                segment_frames=segment_frames,
+                visible_source=visible_source,
+                visible_text=visible_text,
+                waveform=waveform,
+            )
+        if visible_source is not None or waveform:
+            raise ValueError("policy excludes visible_source and waveform")
+        segment = self.config.encoder.segment_frames if segment_frames is None else segment_frames
+        # The parent's wiring, with the policy between the heads and the text decoder.
+        encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment)
+        frames, masks = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
+        asr = self.source_unigram_decoder(frames)
+        st = self.ctc_target_unigram_decoder(frames)
+        visible_source = self.policy_visibility(
+            asr, st, prev_output_tokens.size(1), policy, segment
+        )
+        mt, hidden = self.target_unigram_decoder(
+            prev_output_tokens, frames, masks[0] if masks else None, visible_source
+        )
+        padding = prev_output_tokens.eq(Vocabulary.pad)
+        text_padding = padding if bool(padding.any()) else None
+        text = self.synthesizer_encoder(hidden.transpose(0, 1), text_padding)
+        unit = self.decoder(text.transpose(0, 1), text_padding, visible_text)
+        return ModelOutput(asr, st, mt, unit, encoder_out)
+
+    @torch.no_grad()
+    def policy_visibility(
+        self, asr: Tensor, st: Tensor, target_length: int, policy: TextPolicy, segment: int
+    ) -> Tensor:
+        """(S, B, V) logits of both CTC heads to the (B, T) source frames each token may see."""
+        return streaming_visibility(
+            ctc_emission(asr.transpose(0, 1), Vocabulary.blank),
+            ctc_emission(st.transpose(0, 1), Vocabulary.blank),
+            target_length,
+            lagging_k1=policy.lagging_k1,
+            stride_n=policy.stride_n,
+            segment_ends=self.segment_ends(st.size(0), segment),
+        )
+
+
+def _register_architectures() -> None:
+    """A name is all that fairseq needs: sizes come from :mod:`architectures`."""
+    for name in ARCHITECTURES:
+        if name != "echostream":  # registered with the model
+            register_model_architecture("echostream", name)(lambda args: None)
+
+
+_register_architectures()

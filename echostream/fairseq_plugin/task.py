@@ -1,0 +1,181 @@
+"""The fairseq task: data, vocabularies, and the model's configuration."""
+
+# ruff: noqa: UP045  (fairseq turns annotations into flags and knows typing.Optional only)
+
+import base64
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from fairseq.data import Dictionary
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II
+
+from echostream.config import EchoStreamConfig, to_dict
+from echostream.fairseq_plugin.architectures import build_config, report_superseded
+from echostream.fairseq_plugin.data_config import (
+    ASR_TASK,
+    MT_TASK,
+    DataConfig,
+    load_text_tasks,
+)
+from echostream.fairseq_plugin.dataset import EchoStreamDataset
+from echostream.fairseq_plugin.export import STATE_KEY
+from echostream.text import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class EchoStreamTaskConfig(FairseqDataclass):
+    """Flags of the task."""
+
+    data: str = field(default="", metadata={"help": "folder with manifests and YAML files"})
+    config_yaml: str = field(
+        default="config_gcmvn.yaml", metadata={"help": "features, in the data folder"}
+    )
+    multitask_config_yaml: str = field(
+        default="config_mtl_asr_st_ctcst.yaml", metadata={"help": "texts, in the data folder"}
+    )
+    target_is_code: bool = field(
+        default=True, metadata={"help": "accepted; targets always are units"}
+    )
+    target_code_size: int = field(default=1000, metadata={"help": "number of units"})
+    vocoder: str = field(
+        default="code_hifigan", metadata={"help": "accepted; code_hifigan is the only one"}
+    )
+    n_frames_per_step: int = field(default=1, metadata={"help": "units per step: 1"})
+    max_source_positions: int = field(
+        default=6000, metadata={"help": "longest source, in filterbank frames"}
+    )
+    max_target_positions: int = field(
+        default=4096, metadata={"help": "longest target, in units"}
+    )
+    unfit_targets: ChoiceEnum(["error", "skip"]) = field(
+        default="error",
+        metadata={"help": "utterances whose target is longer than CTC can align"},
+    )
+    train_subset: str = II("dataset.train_subset")
+    seed: int = II("common.seed")
+
+
+@register_task("echostream", dataclass=EchoStreamTaskConfig)
+class EchoStreamTask(FairseqTask):
+    """Simultaneous speech-to-speech translation with units.
+
+    Raises:
+        FileNotFoundError, ValueError: the data folder's YAML files are wrong.
+    """
+
+    def __init__(self, cfg: EchoStreamTaskConfig) -> None:
+        super().__init__(cfg)
+        if cfg.n_frames_per_step != 1:
+            raise ValueError(f"--n-frames-per-step must be 1, got {cfg.n_frames_per_step}")
+        if cfg.vocoder != "code_hifigan":
+            raise ValueError(f"--vocoder must be code_hifigan, got {cfg.vocoder!r}")
+        self.folder = Path(cfg.data)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"no such data folder: {self.folder}")
+        self.data_config = DataConfig.load(self.folder / cfg.config_yaml)
+        self.text_tasks = load_text_tasks(self.folder / cfg.multitask_config_yaml)
+        self.unit_dictionary = Dictionary()
+        for unit in range(cfg.target_code_size):
+            self.unit_dictionary.add_symbol(str(unit))
+        self.unit_dictionary.add_symbol("<blank>")
+        self.config: Optional[EchoStreamConfig] = None
+        self.num_updates = 0
+
+    def resolve_model(self, cfg: FairseqDataclass) -> EchoStreamConfig:
+        """The model's full configuration; remembered, and stored in every checkpoint."""
+        arch = cfg["_name"]
+        flags = {name: cfg[name] for name in cfg if name != "_name"}
+        self.config = build_config(
+            arch,
+            flags,
+            source_vocab_size=len(self.text_tasks[ASR_TASK].vocabulary),
+            target_vocab_size=len(self.text_tasks[MT_TASK].vocabulary),
+            num_units=self.cfg.target_code_size,
+            num_mel_bins=self.data_config.bins,
+        )
+        report_superseded(self.text_tasks, self.config)
+        self.state.merge_state_dict({STATE_KEY: self._describe(self.config)})
+        return self.config
+
+    def _describe(self, config: EchoStreamConfig) -> dict[str, Any]:
+        """All that a model directory needs besides weights, as plain data."""
+        return {
+            "config": to_dict(config),
+            "source": _plain_vocabulary(self.text_tasks[ASR_TASK].vocabulary),
+            "target": _plain_vocabulary(self.text_tasks[MT_TASK].vocabulary),
+            "cmvn": {
+                "mean": self.data_config.cmvn.mean.tolist(),
+                "std": self.data_config.cmvn.std.tolist(),
+            },
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Accept a checkpoint's task state if it describes the same system.
+
+        Raises:
+            ValueError: vocabularies or normalisation changed, so that its weights would mean
+                something else.
+        """
+        before, now = state_dict.get(STATE_KEY), self.state.state_dict.get(STATE_KEY)
+        if before is not None and now is not None:
+            for part, name in (
+                ("source", "the source vocabulary"),
+                ("target", "the target vocabulary"),
+                ("cmvn", "the normalisation"),
+            ):
+                if before[part] != now[part]:
+                    raise ValueError(
+                        f"the checkpoint was trained with other data: {name} differs from that "
+                        f"of {self.folder}"
+                    )
+        if before is not None and now is None:
+            super().load_state_dict({STATE_KEY: before})
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **_: Any) -> None:
+        """Read a split; the model must have been built, as its sizes limit the targets."""
+        if self.config is None:
+            raise RuntimeError("build the model before loading data: its sizes limit the targets")
+        self.datasets[split] = EchoStreamDataset.load(
+            split,
+            self.folder,
+            self.data_config,
+            self.text_tasks,
+            self.config,
+            training=split == self.cfg.train_subset,
+            unfit=str(self.cfg.unfit_targets),
+            seed=self.cfg.seed,
+        )
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        self.num_updates = update_num
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def max_positions(self) -> tuple[int, int]:
+        return self.cfg.max_source_positions, self.cfg.max_target_positions
+
+    @property
+    def source_dictionary(self) -> None:
+        return None  # sources are features
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        return self.unit_dictionary
+
+
+def _plain_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Pieces, and the SentencePiece model as text, which any reader of checkpoints admits."""
+    model = vocabulary.processor
+    return {
+        "pieces": list(vocabulary.pieces[4:]),
+        "sentencepiece": (
+            None
+            if model is None
+            else base64.b64encode(model.serialized_model_proto()).decode("ascii")
+        ),
+    }
