@@ -106,3 +106,55 @@ def run_compare(args: argparse.Namespace) -> int:
     print(tables.markdown_table(results, significance), end="")
     logger.info("written: %s", ", ".join(str(path) for path in written))
     return 0
+
+
+def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``echostream evaluate``."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="run a grid of systems, chunk sizes and test sets through SimulEval",
+        description="Run every cell of a grid file (eval_configs/grids/) through SimulEval and "
+        "compare them. Finished cells are kept, interrupted ones continue.",
+    )
+    parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the grid file")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="results (default: what the grid file says)"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="SimulEval processes at a time (default 1)"
+    )
+    where.add_argument(
+        "--ray",
+        default=None,
+        metavar="ADDRESS",
+        help="run on a Ray cluster that sees the same files: its address, auto, or local:N",
+    )
+    parser.set_defaults(func=run_evaluate)
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Run a grid, then write tables and curves for each of its test sets."""
+    if args.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
+    from echostream.evaluation import comparison, tables
+    from echostream.evaluation.curves import plot_curves
+    from echostream.evaluation.grid import load_grid
+    from echostream.evaluation.grid_runner import CellError, run_grid
+    from echostream.evaluation.run_folder import check_same_utterances, load_run
+
+    grid = load_grid(args.grid, args.output)
+    try:
+        cells = run_grid(grid, jobs=args.jobs, ray_address=args.ray)
+    except CellError as error:
+        logger.error("%s", error)
+        return 1
+    for test_set in grid.test_sets:
+        runs = [load_run(cell.folder) for cell in cells if cell.test_set == test_set]
+        check_same_utterances(runs)
+        results = comparison.compare_runs(runs)
+        folder = Path(grid.output) / test_set.name
+        tables.write_tables(folder, results)
+        plot_curves(results, folder / "curves")
+        print(f"# {test_set.name}\n\n{tables.markdown_table(results)}")
+    return 0

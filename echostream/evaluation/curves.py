@@ -42,14 +42,18 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem.png`` and ``stem.svg``."""
+    import matplotlib
+
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
-    for kind in ("png", "svg"):
-        path = stem.with_name(f"{stem.name}.{kind}")
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format=kind, dpi=150)
-        os.replace(temporary, path)
-        paths.append(path)
+    # Without a fixed salt and date the same figure would be another file every time.
+    with matplotlib.rc_context({"svg.hashsalt": "echostream"}):
+        for kind, metadata in (("png", None), ("svg", {"Date": None})):
+            path = stem.with_name(f"{stem.name}.{kind}")
+            temporary = path.with_name(path.name + ".tmp")
+            figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
+            os.replace(temporary, path)
+            paths.append(path)
     return paths
 
 

@@ -24,8 +24,9 @@ S2S_METRICS = (
 
 # Plays a script: per utterance a list of [compute ms, samples to write]. The clock is the
 # script's, so computation-aware figures are exact.
-SPEECH_AGENT = """
+SPEECH_AGENT = r"""
 import json
+import time
 from pathlib import Path
 
 import echostream.evaluation.simuleval_compat
@@ -53,11 +54,17 @@ instance_module.time = Clock
 class Scripted(SpeechToSpeechAgent):
     def __init__(self, args):
         self.step = 0
+        self.utterance = -1
+        self.wait, self.pace, self.trace = args.wait, args.pace, args.trace
+        if self.trace:
+            Path(self.trace).write_text("")
         super().__init__(args)
 
     @staticmethod
     def add_args(parser):
-        parser.add_argument("--level", type=float, default=0.01)
+        parser.add_argument("--wait", type=float, default=0.0, help="real seconds per decision")
+        parser.add_argument("--pace", type=float, default=1.0, help="factor on compute times")
+        parser.add_argument("--trace", default=None)
 
     def reset(self):
         super().reset()
@@ -66,12 +73,18 @@ class Scripted(SpeechToSpeechAgent):
     def policy(self, states=None):
         # Utterances are told apart by their length, so that resumed runs find their place.
         states = states or self.states
-        if self.step == 0:
-            self.steps = None
-        compute, samples = self.lookup(states)[self.step]
+        self.utterance += self.step == 0
+        steps = self.lookup(states)
+        compute, samples = steps[self.step % len(steps)]
         self.step += 1
-        Clock.now += compute / 1000
+        Clock.now += self.pace * compute / 1000
+        time.sleep(self.wait)
         finished = states.source_finished
+        if self.trace:
+            words = " ".join(f"w{number}" for number in range(self.step))
+            line = {"index": self.utterance, "source_ms": 320.0 * self.step, "translation": words}
+            with open(self.trace, "a") as file:
+                file.write(json.dumps(line) + "\n")
         if not samples and not finished:
             return ReadAction()
         content = [0.01] * samples

@@ -1,0 +1,214 @@
+"""Evaluation grids: systems x chunk sizes x test sets, from one YAML file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from echostream.config import from_dict, load_yaml
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class FileOption:
+    """An option of the agent whose value is a path, relative to the grid file."""
+
+    flag: str
+    path: str
+
+
+@dataclass(frozen=True)
+class SystemSpec:
+    """One line of the curves.
+
+    ``options`` go to the agent as they are; ``trace`` asks for its ``--trace`` file.
+    """
+
+    name: str
+    agent: str
+    files: tuple[FileOption, ...]
+    options: tuple[str, ...]
+    trace: bool
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(_NAME.fullmatch(self.name)),
+            f"systems: name must be letters, digits, '.', '_' or '-', got {self.name!r}",
+        )
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Sources and references, one per line.
+
+    ``shard_size`` splits the set into pieces of that many utterances that run independently.
+    """
+
+    __test__ = False  # not a test, whatever its name makes pytest think
+
+    name: str
+    source: str
+    target: str
+    shard_size: int | None
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(_NAME.fullmatch(self.name)),
+            f"test_sets: name must be letters, digits, '.', '_' or '-', got {self.name!r}",
+        )
+        _require(
+            self.shard_size is None or self.shard_size > 0,
+            f"test_sets: shard_size must be positive or null, got {self.shard_size}",
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything ``echostream evaluate`` needs to know."""
+
+    output: str
+    systems: tuple[SystemSpec, ...]
+    chunk_ms: tuple[int, ...]
+    test_sets: tuple[TestSet, ...]
+    quality_metrics: tuple[str, ...]
+    latency_metrics: tuple[str, ...]
+    computation_aware: bool
+    target_speech_lang: str
+    asr_model: str
+    device: str
+
+    def __post_init__(self) -> None:
+        for field in ("systems", "chunk_ms", "test_sets", "quality_metrics", "latency_metrics"):
+            _require(bool(getattr(self, field)), f"{field} must not be empty")
+        for field in ("systems", "test_sets"):
+            names = [item.name for item in getattr(self, field)]
+            _require(len(set(names)) == len(names), f"{field}: names must differ, got {names}")
+        _require(
+            all(chunk > 0 for chunk in self.chunk_ms)
+            and len(set(self.chunk_ms)) == len(self.chunk_ms),
+            f"chunk_ms must be positive and differ, got {list(self.chunk_ms)}",
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One system at one chunk size on one test set."""
+
+    system: SystemSpec
+    chunk_ms: int
+    test_set: TestSet
+    grid: Grid
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.test_set.name}/{self.system.name}/chunk_{self.chunk_ms}"
+
+    def settings(self) -> dict[str, object]:
+        """What ``cell.json`` says; ``fingerprint`` changes with anything that changes results."""
+        system = asdict(self.system)
+        content = {
+            "system": system,
+            "chunk_ms": self.chunk_ms,
+            "source": Path(self.test_set.source).read_text(encoding="utf-8"),
+            "target": Path(self.test_set.target).read_text(encoding="utf-8"),
+            "metrics": [self.grid.quality_metrics, self.grid.latency_metrics],
+            "scoring": [
+                self.grid.computation_aware,
+                self.grid.target_speech_lang,
+                self.grid.asr_model,
+            ],
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return {
+            "system": self.system.name,
+            "chunk_ms": self.chunk_ms,
+            "test_set": self.test_set.name,
+            "fingerprint": digest,
+        }
+
+
+def load_grid(path: Path, output: Path | None = None) -> Grid:
+    """Read a grid file; its paths are relative to it.
+
+    Args:
+        path: the YAML file.
+        output: where results go instead of the file's ``output``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unknown or missing key, wrong type, or a value that breaks a rule.
+    """
+    grid = from_dict(Grid, load_yaml(path), str(path))
+    base = path.resolve().parent
+
+    def resolve(value: str) -> str:
+        return str((base / value).resolve())
+
+    systems = tuple(
+        replace(
+            system,
+            agent=resolve(system.agent),
+            files=tuple(replace(option, path=resolve(option.path)) for option in system.files),
+        )
+        for system in grid.systems
+    )
+    test_sets = tuple(
+        replace(test_set, source=resolve(test_set.source), target=resolve(test_set.target))
+        for test_set in grid.test_sets
+    )
+    folder = str(output.resolve()) if output is not None else resolve(grid.output)
+    return replace(grid, output=folder, systems=systems, test_sets=test_sets)
+
+
+def check_files(grid: Grid) -> None:
+    """Make sure that what the grid names is there, before hours of work on the rest of it.
+
+    Raises:
+        FileNotFoundError: an agent, one of its files, or a list is missing.
+        ValueError: source and target lists are of different length.
+    """
+    for system in grid.systems:
+        if not Path(system.agent).is_file():
+            raise FileNotFoundError(f"system {system.name}: no agent file {system.agent}")
+        for option in system.files:
+            if not Path(option.path).exists():
+                raise FileNotFoundError(
+                    f"system {system.name}: {option.flag} names {option.path}, which is not there"
+                )
+    for test_set in grid.test_sets:
+        for kind in ("source", "target"):
+            if not Path(getattr(test_set, kind)).is_file():
+                raise FileNotFoundError(
+                    f"test set {test_set.name}: no {kind} list {getattr(test_set, kind)}"
+                )
+        counts = [count_lines(Path(name)) for name in (test_set.source, test_set.target)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"test set {test_set.name}: {counts[0]} sources but {counts[1]} references"
+            )
+
+
+def count_lines(path: Path) -> int:
+    """Lines as SimulEval's data loader counts them."""
+    with path.open(encoding="utf-8") as file:
+        return sum(1 for _ in file)
+
+
+def cells(grid: Grid) -> Iterator[Cell]:
+    """Every cell, test set by test set, system by system."""
+    for test_set in grid.test_sets:
+        for system in grid.systems:
+            for chunk_ms in grid.chunk_ms:
+                folder = Path(grid.output) / test_set.name / system.name / f"chunk_{chunk_ms}"
+                yield Cell(system, chunk_ms, test_set, grid, folder)

@@ -1,0 +1,312 @@
+"""Running a grid: shards in processes of their own, merged exactly and scored once.
+
+A cell is cut into shards of its test set (one, when the set is not to be sharded). Each shard is
+a SimulEval run in its own folder that continues where it stopped. When all are there, their logs
+and wavs are put together in the cell's folder and scored by SimulEval as one run. A finished cell
+carries ``finished`` in ``cell.json`` and is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from echostream.evaluation.atomic import write_text
+from echostream.evaluation.grid import Cell, Grid, cells, check_files, count_lines
+from echostream.evaluation.run_folder import CELL_FILE, TRACE_FILE
+from echostream.evaluation.simuleval_main import PARENT_VARIABLE, lock, release
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "instances.log"
+OUTPUT_FILE = "simuleval.txt"
+_TAKES_RECOGNIZER = {"ASR_BLEU", "ASR_BLEU_NOSIL", "WER", "CHRF"}
+
+
+class CellError(RuntimeError):
+    """A SimulEval process failed; the message ends with what it said last."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A stretch of a cell's test set; plain strings, because it travels to other machines."""
+
+    name: str
+    folder: str
+    arguments: tuple[str, ...]
+    start: int
+    end: int
+    trace: bool
+
+
+def _finished_lines(folder: Path) -> int:
+    """Whole lines of a shard's log."""
+    log = folder / LOG_FILE
+    return log.read_bytes().count(b"\n") if log.is_file() else 0
+
+
+def shards(cell: Cell) -> list[Shard]:
+    """Cut a cell's test set."""
+    total = count_lines(Path(cell.test_set.source))
+    size = cell.test_set.shard_size or max(total, 1)
+    arguments = [
+        *("--agent", cell.system.agent),
+        *("--source", cell.test_set.source, "--target", cell.test_set.target),
+        *("--source-segment-size", str(cell.chunk_ms), "--device", cell.grid.device),
+        "--no-progress-bar",
+        *(part for option in cell.system.files for part in (option.flag, option.path)),
+        *cell.system.options,
+    ]
+    if cell.grid.computation_aware:
+        arguments.append("--computation-aware")
+    starts = range(0, total, size)
+    return [
+        Shard(
+            name=cell.name if len(starts) == 1 else f"{cell.name} from {start}",
+            folder=str(cell.folder / "shards" / f"{start:06d}"),
+            arguments=tuple(arguments),
+            start=start,
+            end=min(start + size, total),
+            trace=cell.system.trace,
+        )
+        for start in starts
+    ]
+
+
+def _environment() -> dict[str, str]:
+    """The child's environment: it must find this package, installed or not, and watch over us."""
+    package_parent = str(Path(__file__).resolve().parents[2])
+    paths = [package_parent, os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+
+
+def _simuleval(arguments: Sequence[str], output: Path, name: str) -> None:
+    """Run SimulEval in a process of its own; what it prints goes to a file in ``output``."""
+    output.mkdir(parents=True, exist_ok=True)
+    module = "echostream.evaluation.simuleval_main"
+    with (output / OUTPUT_FILE).open("ab") as file:
+        process = subprocess.run(
+            [sys.executable, "-m", module, *arguments, "--output", str(output)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            check=False,
+        )
+    if process.returncode != 0:
+        said = (output / OUTPUT_FILE).read_text(encoding="utf-8", errors="replace")
+        raise CellError(
+            f"{name}: SimulEval ended with {process.returncode}; the end of "
+            f"{output / OUTPUT_FILE}:\n{said[-1500:]}"
+        )
+
+
+def run_shard(shard: Shard) -> str:
+    """Run or continue one shard; return its name."""
+    folder = Path(shard.folder)
+    # A process of a run that was just killed may still be ending.
+    release(lock(folder))
+    done = _finished_lines(folder)
+    if done < shard.end - shard.start:
+        arguments = [
+            *shard.arguments,
+            *("--start-index", str(shard.start), "--end-index", str(shard.end)),
+            *("--continue-unfinished", "--no-scoring"),
+        ]
+        if shard.trace:
+            # The agent starts its trace anew and counts from 0 whenever it is started.
+            arguments += ["--trace", str(folder / f"trace.{shard.start + done:06d}.jsonl")]
+        _simuleval(arguments, folder, shard.name)
+    done = _finished_lines(folder)
+    if done != shard.end - shard.start:
+        raise CellError(
+            f"{shard.name}: SimulEval ended without an error but wrote {done} of "
+            f"{shard.end - shard.start} utterances to {folder / LOG_FILE}"
+        )
+    return shard.name
+
+
+def _merge_logs(cell: Cell, parts: Sequence[Shard]) -> None:
+    lines = []
+    wavs = cell.folder / "wavs"
+    for shard in parts:
+        folder = Path(shard.folder)
+        for line in (folder / LOG_FILE).read_text(encoding="utf-8").split("\n"):
+            if not line:
+                continue
+            entry = json.loads(line)
+            if "durations" in entry:
+                wav = folder / "wavs" / Path(entry["prediction"]).name
+                wavs.mkdir(parents=True, exist_ok=True)
+                target = wavs / wav.name
+                target.unlink(missing_ok=True)
+                if wav.is_file():
+                    shutil.copyfile(wav, target)
+                entry["prediction"] = target.absolute().as_posix()
+            lines.append((entry["index"], json.dumps(entry)))
+    write_text(cell.folder / LOG_FILE, "".join(f"{line}\n" for _, line in sorted(lines)))
+    shutil.copyfile(Path(parts[0].folder) / "config.yaml", cell.folder / "config.yaml")
+
+
+def _merge_traces(cell: Cell, parts: Sequence[Shard]) -> None:
+    """Put the traces together under the test set's own indices; a later attempt wins."""
+    lines: dict[int, list[str]] = {}
+    for shard in parts:
+        for path in sorted(Path(shard.folder).glob("trace.*.jsonl")):
+            first = int(path.name.split(".")[1])
+            attempt: dict[int, list[str]] = {}
+            for line in path.read_text(encoding="utf-8").split("\n"):
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # the end of an attempt that was killed
+                entry["index"] += first
+                attempt.setdefault(entry["index"], []).append(json.dumps(entry))
+            lines.update(attempt)
+    if lines:
+        text = "".join(f"{line}\n" for index in sorted(lines) for line in lines[index])
+        write_text(cell.folder / TRACE_FILE, text)
+
+
+def _write_cell(cell: Cell, finished: bool) -> None:
+    content = {**cell.settings(), "finished": finished}
+    write_text(cell.folder / CELL_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether the cell is complete.
+
+    Raises:
+        ValueError: its folder holds results of other settings.
+    """
+    path = cell.folder / CELL_FILE
+    if not path.is_file():
+        return False
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("fingerprint") != cell.settings()["fingerprint"]:
+        raise ValueError(
+            f"{cell.folder} holds results made with other settings, test sets or metrics; "
+            "remove it or choose another --output"
+        )
+    return bool(content.get("finished"))
+
+
+def finish_cell(cell: Cell) -> None:
+    """Merge the shards of a cell, score it and mark it finished."""
+    parts = shards(cell)
+    _merge_logs(cell, parts)
+    _merge_traces(cell, parts)
+    arguments = [
+        "--score-only",
+        *("--quality-metrics", *cell.grid.quality_metrics),
+        *("--latency-metrics", *cell.grid.latency_metrics),
+    ]
+    if cell.grid.computation_aware:
+        arguments.append("--computation-aware")
+    if _TAKES_RECOGNIZER.intersection(cell.grid.quality_metrics):
+        arguments += ["--asr-model", cell.grid.asr_model]
+        arguments += ["--target-speech-lang", cell.grid.target_speech_lang]
+    _simuleval(arguments, cell.folder, cell.name)
+    _write_cell(cell, finished=True)
+    shutil.rmtree(cell.folder / "shards")
+
+
+def _run_locally(parts: Sequence[Shard], jobs: int, on_done: Callable[[str], None]) -> None:
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        waiting = {pool.submit(run_shard, shard) for shard in parts}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    on_done(future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class _Progress:
+    """A bar over utterances, read off the logs while other processes write them."""
+
+    def __init__(self, parts: Sequence[Shard]) -> None:
+        self._folders = [Path(shard.folder) for shard in parts]
+        self._total = sum(shard.end - shard.start for shard in parts)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        with tqdm(total=self._total, desc="utterances", unit="utt", disable=None) as bar:
+            while not self._stop.wait(0.5):
+                self._show(bar)
+            self._show(bar)
+
+    def _show(self, bar: tqdm) -> None:
+        bar.n = sum(_finished_lines(folder) for folder in self._folders)
+        bar.refresh()
+
+    def __enter__(self) -> _Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def run_grid(grid: Grid, *, jobs: int = 1, ray_address: str | None = None) -> list[Cell]:
+    """Run what is missing of a grid and return all its cells, finished.
+
+    Args:
+        grid: the grid.
+        jobs: SimulEval processes at a time on this machine.
+        ray_address: run the shards on a Ray cluster instead: its address, ``auto``, or
+            ``local:N`` for N workers here. Its machines must see the same files.
+
+    Raises:
+        CellError: a SimulEval process failed.
+    """
+    check_files(grid)
+    every = list(cells(grid))
+    open_cells = [cell for cell in every if not is_finished(cell)]
+    logger.info("%d of %d cells are to be run", len(open_cells), len(every))
+    remaining: dict[str, int] = {}
+    owner: dict[str, Cell] = {}
+    parts: list[Shard] = []
+    for cell in open_cells:
+        _write_cell(cell, finished=False)
+        pieces = shards(cell)
+        remaining[cell.name] = len(pieces)
+        owner.update({shard.name: cell for shard in pieces})
+        parts += pieces
+
+    def on_done(shard_name: str) -> None:
+        cell = owner[shard_name]
+        remaining[cell.name] -= 1
+        if remaining[cell.name] == 0:
+            began = time.monotonic()
+            finish_cell(cell)
+            logger.info("%s: finished, scored in %.1f s", cell.name, time.monotonic() - began)
+
+    if parts:
+        with _Progress(parts):
+            if ray_address is None:
+                _run_locally(parts, jobs, on_done)
+            else:
+                from echostream.evaluation.ray_runner import run_on_ray
+
+                run_on_ray(parts, ray_address, on_done)
+    return every
