@@ -13,7 +13,6 @@ import pandas
 import pytest
 import sacrebleu
 import soundfile
-from conftest import Corpus, run_in_process
 
 from echostream.evaluation import quality
 from echostream.evaluation.logged_instances import read_instances
@@ -22,6 +21,7 @@ from echostream.evaluation.transcripts import (
     remove_inserted_silence,
     transcribe_run,
 )
+from tests.evaluation.conftest import Corpus, run_in_process
 
 RATE = 16000
 SENTENCES = """\

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import S2S_METRICS, SHARED, run_command
+
+from tests.evaluation.conftest import S2S_METRICS, SHARED, run_command
 
 METRICS = SHARED / "reference" / "metrics"
 RUNS = sorted(path.parent for path in METRICS.glob("*/script.json"))

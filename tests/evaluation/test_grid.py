@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Corpus, build_corpus
 
 from echostream.evaluation.grid import Grid, cells, load_grid
 from echostream.evaluation.grid_runner import CellError, is_finished, run_grid, shards
+from tests.evaluation.conftest import ROOT, Corpus, build_corpus
 
 SCRIPTS = [
     [(10, 0), (20, 8000), (5, 1600)],

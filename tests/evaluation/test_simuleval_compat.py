@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas
 import pytest
 import yaml
-from conftest import TEXT_AGENT, Corpus, build_corpus, run_in_process
 
 from echostream.evaluation import simuleval_compat
 from echostream.evaluation.logged_instances import read_instances, read_log_lines
+from tests.evaluation.conftest import TEXT_AGENT, Corpus, build_corpus, run_in_process
 
 BLEU = ("--quality-metrics", "BLEU")
 
