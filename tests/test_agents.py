@@ -10,13 +10,13 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
+from simuleval import options
+from simuleval.data.segments import EmptySegment, SpeechSegment
+
 from echostream.agents.base import normalize_device, policy_from_args
 from echostream.agents.echostream_asr import EchoStreamASRAgent
 from echostream.agents.echostream_s2st import EchoStreamS2STAgent
 from echostream.agents.echostream_s2tt import EchoStreamS2TTAgent
-from simuleval import options
-from simuleval.data.segments import EmptySegment, SpeechSegment
-
 from echostream.audio import read_audio
 from echostream.config import PolicyConfig
 from echostream.demo import synthetic_clip
@@ -110,7 +110,8 @@ def test_nothing_is_left_for_the_next_utterance(model_dir, clip, task):
     agent.pushpop(
         SpeechSegment(content=clip[:7000].tolist(), sample_rate=RATE, tgt_lang=None)
     )  # abandoned
-    agent.reset()
+    agent.push(SpeechSegment(content=clip[:99].tolist(), sample_rate=RATE, tgt_lang=None))
+    agent.reset()  # with samples that no policy call has seen
     assert read(run(agent, clip)) == expected
     # A caller that forgets to reset after a finished utterance still starts afresh.
     assert read(run(agent, clip)) == expected

@@ -8,10 +8,11 @@ import torch
 
 from echostream.audio import read_audio
 from echostream.config import PolicyConfig
-from echostream.demo import synthetic_clip
+from echostream.demo import syllables, synthetic_clip
 from echostream.models.echostream_model import ModelOutput
 from echostream.pipeline import Pipeline
 from echostream.streaming import state_bytes
+from echostream.text import WORD_START, Vocabulary
 
 RATE = 16000
 TASKS = ("s2st", "s2tt", "asr")
@@ -192,22 +193,39 @@ def test_final_flushes_everything(double_system, clip):
         pipeline.step(clip, RATE, state)
 
 
-def test_whole_word_mode_writes_whole_words(double_system, clip):
-    pipeline = Pipeline(double_system, policy=PolicyConfig(whole_word=True), task="s2tt")
-    outputs, _ = push(pipeline, clip, RATE, len(clip))
+def test_whole_word_mode_rolls_the_decoder_back(double_system, clip, monkeypatch):
+    """Dropped tokens leave no trace: the decoder stands where the written ones left it."""
+    # With a vocabulary of whole words only, every decision has a last word to drop.
+    words = [WORD_START + piece.strip(WORD_START) + "x" for piece in syllables(60)]
+    double_system = replace(double_system, target_vocabulary=Vocabulary(words))
+    decoder = double_system.model.target_unigram_decoder
     starts = double_system.target_vocabulary.starts_word
-    written = False
-    for output in outputs:
-        if written and output.mt_tokens and not output.final:
-            assert starts(output.mt_tokens[0]) or len(output.mt_tokens) >= 1
-        written = written or bool(output.mt_tokens)
-    # Rolled-back decoding continues as if the dropped tokens had never been decoded.
-    state = pipeline.init_state()
-    total_written = 0
-    for start in range(0, len(clip), 5120):
-        _, state = pipeline.step(clip[start : start + 5120], RATE, state)
-        total_written = state.written
-        assert state.model.mt.length == total_written
+    decoded = []
+    original = type(decoder).decode
+
+    def recording(self, state, **options):
+        hypothesis = original(self, state, **options)
+        decoded.append(hypothesis.tokens)
+        return hypothesis
+
+    monkeypatch.setattr(type(decoder), "decode", recording)
+    policy = PolicyConfig(name="wait_k", whole_word=True)
+    pipeline = Pipeline(double_system, policy=policy, task="s2tt")
+    state, written, dropped = pipeline.init_state(), [], 0
+    for start in range(0, len(clip) - 5120, 5120):
+        decoded.clear()
+        outputs, state = pipeline.step(clip[start : start + 5120], RATE, state)
+        new = outputs[0].mt_tokens
+        for tokens in decoded:
+            dropped += len(tokens) - len(new)
+            assert tokens[: len(new)] == new and (
+                len(new) == len(tokens) or starts(tokens[len(new)])
+            )
+        written += new
+        mt = state.model.mt
+        assert mt.length == state.written == len(written)
+        assert mt.last_token == (written[-1] if written else decoder.eos)
+    assert dropped and written, "the test needs both"
 
 
 def test_beam_and_wait_k_run(system, clip):

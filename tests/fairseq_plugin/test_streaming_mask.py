@@ -23,7 +23,7 @@ def make_model(arch="echostream_tiny", seed=3, **flags):
     return freeze(EchoStreamFairseqModel(build_config(arch, flags, **SIZES)))
 
 
-def make_input(frames=150, tokens=9, seed=5):
+def make_input(frames=142, tokens=9, seed=5):
     torch.manual_seed(seed)
     features = torch.randn(1, frames, 80)
     previous = torch.cat([torch.tensor([2]), torch.randint(4, 28, (tokens - 1,))])[None]
@@ -54,7 +54,7 @@ def test_teacher_forced_logits_equal_step_by_step_logits(k1, n1, n2, flags):
     )
     visible = model.policy_visibility(out.asr, out.st, previous.size(1), policy, SEGMENT)[0]
     total = out.asr.size(0)
-    assert len(set(visible.tolist())) > 2, "the mask must be neither empty nor full"
+    assert len(set(visible.tolist())) > 1, "the mask must not be trivial"
 
     state = model.init_state()
     mt_logits, hidden, read = [], [], 0
@@ -95,7 +95,7 @@ def test_the_policy_changes_nothing_but_the_mask(arch, segment):
     model = emitting(make_model(arch, st_ctc_layers=0))
     features, lengths, previous = make_input()
     features = torch.cat([features, features.flip(1)])
-    lengths = torch.tensor([150, 111])
+    lengths = torch.tensor([142, 111])
     features[1, 111:] = 0
     previous = torch.cat([previous, previous.flip(1)])
     previous[1, 0], previous[1, 5:] = 2, 1
