@@ -208,7 +208,13 @@ def test_whole_word_mode_rolls_the_decoder_back(double_system, clip, monkeypatch
         decoded.append(hypothesis.tokens)
         return hypothesis
 
+    def counting(self, hidden, position):
+        scores = torch.zeros(1, 64)
+        scores[0, 4 + position % 50] = 1.0  # every position another token
+        return scores
+
     monkeypatch.setattr(type(decoder), "decode", recording)
+    monkeypatch.setattr(type(decoder), "_log_probs", counting)
     policy = PolicyConfig(name="wait_k", whole_word=True)
     pipeline = Pipeline(double_system, policy=policy, task="s2tt")
     state, written, dropped = pipeline.init_state(), [], 0
