@@ -167,15 +167,28 @@ def load_grid(path: Path, output: Path | None = None) -> Grid:
         replace(test_set, source=resolve(test_set.source), target=resolve(test_set.target))
         for test_set in grid.test_sets
     )
+    kind, _, model = grid.asr_model.partition(":")
+    # A fairseq checkpoint is always a file; hf and whisper also take names of published models.
+    if kind == "wav2vec2" or model.startswith("."):
+        grid = replace(grid, asr_model=f"{kind}:{resolve(model)}")
     folder = str(output.resolve()) if output is not None else resolve(grid.output)
     return replace(grid, output=folder, systems=systems, test_sets=test_sets)
+
+
+def source_paths(test_set: TestSet) -> list[str]:
+    """The sources of a test set; relative lines of a list are relative to the list."""
+    listing = Path(test_set.source)
+    lines = listing.read_text(encoding="utf-8").split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    return [str(listing.parent / line.strip()) for line in lines]
 
 
 def check_files(grid: Grid) -> None:
     """Make sure that what the grid names is there, before hours of work on the rest of it.
 
     Raises:
-        FileNotFoundError: an agent, one of its files, or a list is missing.
+        FileNotFoundError: an agent, one of its files, a list or a source is missing.
         ValueError: source and target lists are of different length.
     """
     for system in grid.systems:
@@ -197,6 +210,12 @@ def check_files(grid: Grid) -> None:
             raise ValueError(
                 f"test set {test_set.name}: {counts[0]} sources but {counts[1]} references"
             )
+        for number, source in enumerate(source_paths(test_set), 1):
+            if not Path(source).is_file():
+                raise FileNotFoundError(
+                    f"test set {test_set.name}: {test_set.source}, line {number} names {source}, "
+                    "which is not there"
+                )
 
 
 def count_lines(path: Path) -> int:

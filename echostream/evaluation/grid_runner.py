@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from echostream.evaluation.atomic import write_text
-from echostream.evaluation.grid import Cell, Grid, cells, check_files, count_lines
+from echostream.evaluation.grid import Cell, Grid, cells, check_files, count_lines, source_paths
 from echostream.evaluation.run_folder import CELL_FILE, TRACE_FILE
 from echostream.evaluation.simuleval_main import PARENT_VARIABLE, lock, release
 
@@ -57,13 +57,18 @@ def _finished_lines(folder: Path) -> int:
     return log.read_bytes().count(b"\n") if log.is_file() else 0
 
 
+def _source_list(cell: Cell) -> Path:
+    """Where the runner puts the list with whole paths; SimulEval takes relative ones from ``cwd``."""
+    return cell.folder.parents[1] / "source.txt"
+
+
 def shards(cell: Cell) -> list[Shard]:
     """Cut a cell's test set."""
     total = count_lines(Path(cell.test_set.source))
     size = cell.test_set.shard_size or max(total, 1)
     arguments = [
         *("--agent", cell.system.agent),
-        *("--source", cell.test_set.source, "--target", cell.test_set.target),
+        *("--source", str(_source_list(cell)), "--target", cell.test_set.target),
         *("--source-segment-size", str(cell.chunk_ms), "--device", cell.grid.device),
         "--no-progress-bar",
         *(part for option in cell.system.files for part in (option.flag, option.path)),
@@ -287,6 +292,7 @@ def run_grid(grid: Grid, *, jobs: int = 1, ray_address: str | None = None) -> li
     owner: dict[str, Cell] = {}
     parts: list[Shard] = []
     for cell in open_cells:
+        write_text(_source_list(cell), "".join(f"{path}\n" for path in source_paths(cell.test_set)))
         _write_cell(cell, finished=False)
         pieces = shards(cell)
         remaining[cell.name] = len(pieces)

@@ -15,6 +15,7 @@ import yaml
 
 from echostream.evaluation.grid import Grid, cells, load_grid
 from echostream.evaluation.grid_runner import CellError, is_finished, run_grid, shards
+from echostream.evaluation.recognizers import split_spec
 from tests.evaluation.conftest import ROOT, Corpus, build_corpus
 
 SCRIPTS = [
@@ -149,6 +150,51 @@ def test_missing_files_are_found_before_anything_runs(corpus: Corpus) -> None:
     with pytest.raises(FileNotFoundError, match="system fast: no agent file"):
         run_grid(grid)
     assert not Path(grid.output).exists()
+
+
+def test_relative_sources_are_relative_to_their_list(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus.source_list.write_text("".join(f"{path.name}\n" for path in corpus.sources))
+    one = {"systems": grid_content(corpus)["systems"][:1], "chunk_ms": [960]}
+    grid = load_grid(write_grid(corpus, **one), tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    (cell,) = run_grid(grid)
+    assert len((cell.folder / "instances.log").read_text().splitlines()) == 4
+    corpus.sources[2].unlink()
+    with pytest.raises(FileNotFoundError, match="line 3 names .*source2.wav"):
+        run_grid(grid)
+
+
+def test_the_recognisers_path_is_relative_to_the_grid_file(corpus: Corpus) -> None:
+    for given, expected in (
+        ("wav2vec2:models/w2v.pt", f"wav2vec2:{corpus.folder}/models/w2v.pt"),
+        ("hf:./fr", f"hf:{corpus.folder}/fr"),
+        ("hf:owner/name", "hf:owner/name"),
+        ("pocketsphinx", "pocketsphinx"),
+    ):
+        assert load_grid(write_grid(corpus, asr_model=given)).asr_model == expected
+
+
+GRIDS = sorted((ROOT / "eval_configs" / "grids").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.name)
+def test_shipped_grids_load(path: Path) -> None:
+    grid = load_grid(path)
+    assert list(cells(grid))
+    text = path.read_text()
+    assert not [line for line in text.splitlines() if ": /" in line], "machine path"
+    for system in grid.systems:
+        assert Path(system.agent).is_file()
+    split_spec(grid.asr_model)
+
+
+def test_grids_are_shipped() -> None:
+    assert {"echo-mini.yaml", "side-by-side-fr-en.yaml"} <= {path.name for path in GRIDS}
+    assert {f"streamspeech-cvss-c-{x}-en.yaml" for x in ("fr", "es", "de")} <= {
+        path.name for path in GRIDS
+    }
 
 
 def test_shards_cover_the_test_set_once(corpus: Corpus) -> None:
