@@ -1,0 +1,219 @@
+"""Task, dataset and criterion inside one process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("fairseq")
+
+from omegaconf import OmegaConf  # noqa: E402
+
+from echostream.fairseq_plugin import register  # noqa: E402, F401
+from echostream.fairseq_plugin.criterion import (  # noqa: E402
+    WHOLE,
+    EchoStreamCriterion,
+    EchoStreamCriterionConfig,
+)
+from echostream.fairseq_plugin.model import (  # noqa: E402
+    EchoStreamFairseqModel,
+    EchoStreamModelConfig,
+)
+from echostream.fairseq_plugin.task import EchoStreamTask, EchoStreamTaskConfig  # noqa: E402
+from tests.fairseq_plugin.corpus import UNITS, edit_line  # noqa: E402
+
+
+def make_task(corpus, **options):
+    options = {"data": str(corpus), "target_code_size": UNITS, "train_subset": "train", "seed": 1,
+               "unfit_targets": "error", **options}  # fmt: skip
+    return EchoStreamTask(EchoStreamTaskConfig(**options))
+
+
+def make_model(task, arch="echostream_tiny", **flags):
+    torch.manual_seed(0)
+    cfg = OmegaConf.structured(EchoStreamModelConfig(dropout=0.0, **flags))
+    cfg._name = arch
+    return EchoStreamFairseqModel.build_model(cfg, task)
+
+
+def make_criterion(task, **options):
+    cfg = EchoStreamCriterionConfig(**{"sentence_avg": False, "seed": 1, **options})
+    return EchoStreamCriterion(task, cfg)
+
+
+@pytest.fixture
+def trained(corpus):
+    """Task with data, model, criterion; n2 fixed so that batches can be compared."""
+    task = make_task(corpus)
+    model = make_model(task).eval()
+    task.load_dataset("train")
+    return task, model, make_criterion(task, n2=1)
+
+
+def batch(task, *indices):
+    dataset = task.datasets["train"]
+    return dataset.collater([dataset[i] for i in indices])
+
+
+def test_a_batch_costs_what_its_utterances_cost(trained):
+    """Whether a batch is padded or not must not change any loss."""
+    task, model, criterion = trained
+    singles = [criterion(model, batch(task, index)) for index in (0, 1, 2)]
+    padded = criterion(model, batch(task, 0, 1, 2))
+    twice = criterion(model, batch(task, 1, 1))
+    for head in ("unit", "asr", "st", "mt"):
+        key = f"{head}_loss"
+        parts = [float(log[key]) for _, _, log in singles]
+        assert float(padded[2][key]) == pytest.approx(sum(parts), rel=1e-5), head
+        assert float(twice[2][key]) == pytest.approx(2 * parts[1], rel=1e-5), head
+        assert padded[2][f"{head}_tokens"] == sum(log[f"{head}_tokens"] for *_, log in singles)
+    assert padded[1] == sum(size for _, size, _ in singles)
+
+
+def test_the_loss_is_weighted_as_the_yaml_says(trained):
+    task, model, criterion = trained
+    loss, _, log = criterion(model, batch(task, 0, 1))
+    expected = log["unit_loss"] + 4 * log["asr_loss"] + 4 * log["st_loss"] + 8 * log["mt_loss"]
+    assert float(loss.detach()) == pytest.approx(float(expected))
+
+
+def test_every_parameter_learns(trained):
+    task, model, criterion = trained
+    model.train()
+    loss, _, _ = criterion(model, batch(task, 0, 1))
+    loss.backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []
+
+
+def test_units_carry_no_end_of_sentence(trained):
+    sample = batch(trained[0], 0)
+    row = trained[0].datasets["train"].rows[0]
+    assert sample["target"][0].tolist() == [unit + 4 for unit in row.units]
+
+
+def test_validation_counts_errors_and_training_does_not(trained):
+    task, model, criterion = trained
+    _, _, log = criterion(model, batch(task, 0, 1))
+    assert log["checked"] == 1 and 0 < log["mt_errors"] <= log["mt_tokens"]
+    _, _, log = criterion(model.train(), batch(task, 0, 1))
+    assert log["checked"] == 0 and log["unit_errors"] == 0
+
+
+def test_segments_are_drawn_per_batch_and_repeatably(trained):
+    task, *_ = trained
+    criterion = make_criterion(task, multichunk=True)
+    sample, drawn = batch(task, 0, 1), []
+    for update in range(60):
+        task.num_updates = update
+        drawn.append(criterion.draw(sample, training=True))
+        assert criterion.draw(sample, training=True) == drawn[-1]
+    assert {segment for segment, _ in drawn} == {8, 16, 24, 32, WHOLE}
+    assert {stride for _, stride in drawn} > {1, 2}
+    assert criterion.draw(sample, training=False)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rdrop_alpha": 1.0}, "--rdrop-alpha must be 0"),
+        ({"segment_sizes": "8,big"}, "--segment-sizes: expected a number of frames or 'whole'"),
+        ({"valid_segment": "0"}, "--valid-segment"),
+        ({"label_smoothing": 1.5}, "--label-smoothing"),
+    ],
+)
+def test_wrong_flags(trained, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_criterion(trained[0], **options)
+
+
+def test_a_collapsed_encoder_is_reported(trained, caplog):
+    task, model, _ = trained
+    criterion = make_criterion(task, collapse_after=0)
+    task.num_updates = 5
+    for layer in model.encoder.emformer.layers:
+        layer.output_layer_norm.weight.data.zero_()
+        layer.output_layer_norm.bias.data.fill_(1.0)
+    _, _, log = criterion(model.train(), batch(task, 0, 1, 2))
+    assert log["spread"] < 1e-6
+    assert "may be collapsing" in caplog.text and "update 5" in caplog.text
+
+
+def lengthen_units(path, line):
+    lines = path.read_text().split("\n")
+    fields = lines[line - 1].split("\t")
+    fields[5] = " ".join(str(i % UNITS) for i in range(400))
+    fields[6] = "400"
+    lines[line - 1] = "\t".join(fields)
+    path.write_text("\n".join(lines))
+
+
+def test_targets_that_do_not_fit_are_an_error_or_reported(corpus, caplog):
+    lengthen_units(corpus / "train.tsv", 4)
+    task = make_task(corpus)
+    make_model(task)
+    with pytest.raises(ValueError, match=r"train.tsv: 1 of 8 .*line 4 .*need 400 CTC frames"):
+        task.load_dataset("train")
+    task = make_task(corpus, unfit_targets="skip")
+    make_model(task)
+    task.load_dataset("train")
+    assert len(task.datasets["train"]) == 7
+    assert "skipping 1 of 8" in caplog.text and "utterance_2" in caplog.text
+
+
+def test_text_that_does_not_fit_the_encoder(corpus):
+    path = corpus.parent / "src_unigram/train.tsv"
+    edit_line(path, 3, "\ts", "\t" + "s1 s1 " * 60 + "s")
+    task = make_task(corpus)
+    make_model(task)
+    with pytest.raises(ValueError, match="line 3 .*source_unigram need .* encoder frames"):
+        task.load_dataset("train")
+
+
+def test_a_missing_text_is_an_error(corpus):
+    edit_line(corpus.parent / "tgt_unigram/train.tsv", 3, "utterance_1", "someone")
+    task = make_task(corpus)
+    make_model(task)
+    with pytest.raises(ValueError, match=r"train.tsv, line 3: no text for id 'utterance_1'"):
+        task.load_dataset("train")
+
+
+def test_augmentation_depends_on_epoch_and_utterance_only(corpus):
+    path = corpus / "config_gcmvn.yaml"
+    data = yaml.safe_load(path.read_text())
+    data["transforms"]["_train"] = ["global_cmvn", "specaugment"]
+    path.write_text(yaml.safe_dump(data))
+    task = make_task(corpus)
+    make_model(task)
+    for split in ("train", "dev"):
+        task.load_dataset(split)
+    train, dev = task.datasets["train"], task.datasets["dev"]
+    first = train[2].features
+    assert torch.equal(train[2].features, first)
+    assert not torch.equal(dev[2].features, first)
+    train.set_epoch(2)
+    assert not torch.equal(train[2].features, first)
+    raw = torch.cat([dev[i].features for i in range(8)])
+    assert torch.allclose(raw.mean(dim=0), torch.zeros(80), atol=1e-4)
+    assert torch.allclose(raw.std(dim=0, unbiased=False), torch.ones(80), atol=1e-3)
+
+
+def test_order_is_by_length(trained):
+    dataset = trained[0].datasets["train"]
+    order = dataset.ordered_indices()
+    assert sorted(order) == list(range(8))
+    assert (np.diff(dataset.frames[order]) <= 0).all()
+
+
+def test_a_checkpoint_of_other_data_is_refused(corpus):
+    task = make_task(corpus)
+    make_model(task)
+    saved = task.state_dict()
+    task.load_state_dict(saved)
+    edit_line(corpus.parent / "tgt_unigram/dict.txt", 2, "t1", "other")
+    other = make_task(corpus)
+    make_model(other)
+    with pytest.raises(ValueError, match="the target vocabulary differs"):
+        other.load_state_dict(saved)

@@ -1,0 +1,159 @@
+"""``fairseq-train`` itself: learning, resuming, several processes, and the way out."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+
+import pytest
+import torch
+
+pytest.importorskip("fairseq")
+
+from echostream.checkpoint import load_model_dir  # noqa: E402
+from echostream.fairseq_plugin.export import (  # noqa: E402
+    export_checkpoint,
+    read_training_checkpoint,
+)
+from echostream.models.decoders.vocoder import CodeHiFiGANVocoder  # noqa: E402
+from echostream.pipeline import Pipeline  # noqa: E402
+from echostream.restricted_pickle import read_checkpoint  # noqa: E402
+from tests.fairseq_plugin.corpus import run_training, train_command, train_environment  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+STEADY = ("--lr", "0.002", "--dropout", "0.1", "--multichunk", "--log-interval", "1")
+
+
+def logged(output, subset):
+    """The JSON lines that a subset logged."""
+    mark = f"| INFO | {subset} | "
+    return [json.loads(line.split(mark)[1]) for line in output.split("\n") if mark in line]
+
+
+def weights(path):
+    return read_checkpoint(path, keep=("model",))["model"]
+
+
+@pytest.mark.parametrize("arch", ["echostream_tiny", "streamspeech_tiny"])
+def test_eight_utterances_are_learned_by_heart(corpus, tmp_path, arch):
+    output = run_training(
+        corpus, tmp_path / "save", "--arch", arch, "--lr", "0.002", "--dropout", "0.0",
+        "--multichunk", "--max-update", "400", "--validate-interval", "400", "--no-save",
+        "--log-interval", "100", timeout=600,
+    )  # fmt: skip
+    result = logged(output, "dev")[-1]
+    for head in ("unit", "asr", "st", "mt"):
+        assert float(result[f"dev_{head}_error"]) < 5.0, (head, result)
+    assert float(result["dev_encoder_spread"]) > 0.05
+    assert float(logged(output, "train")[-1]["train_encoder_spread"]) > 0.05
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(corpus, tmp_path):
+    shape = (*STEADY, "--batch-size", "3", "--required-batch-size-multiple", "1")
+    run_training(corpus, tmp_path / "whole", *shape, "--max-update", "5")
+    run_training(
+        corpus, tmp_path / "parts", *shape, "--max-update", "2", "--tensorboard-logdir",
+        str(tmp_path / "board"),
+    )  # fmt: skip
+    output = run_training(corpus, tmp_path / "parts", *shape, "--max-update", "5")
+    assert "2 updates" in output
+    whole, parts = (weights(tmp_path / name / "checkpoint_last.pt") for name in ("whole", "parts"))
+    # Dropout draws from fairseq's per-update seed, so even that repeats.
+    for name, value in whole.items():
+        assert torch.allclose(parts[name], value, atol=1e-6), name
+
+
+def test_two_processes_equal_one(corpus, tmp_path):
+    shape = (
+        "--lr", "0.002", "--dropout", "0.0", "--multichunk", "--log-interval", "1",
+        "--batch-size", "2", "--required-batch-size-multiple", "1", "--max-update", "2",
+        "--ddp-backend", "legacy_ddp",
+    )  # fmt: skip
+    alone = run_training(corpus, tmp_path / "alone", *shape, "--update-freq", "2")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            train_command(
+                corpus, tmp_path / "pair", *shape, "--distributed-world-size", "2",
+                "--distributed-rank", str(rank), "--distributed-backend", "gloo",
+                "--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-no-spawn",
+            ),
+            env=train_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=corpus,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
+    for subset in ("train_inner", "dev"):
+        one, two = logged(alone, subset), logged(outputs[0], subset)
+        assert len(one) == len(two) > 0
+        for left, right in zip(one, two, strict=True):
+            for key in left:
+                if key.endswith(("loss", "error")):
+                    assert float(left[key]) == pytest.approx(float(right[key]), abs=2e-3), key
+    one, two = (weights(tmp_path / name / "checkpoint_last.pt") for name in ("alone", "pair"))
+    for name, value in one.items():
+        assert torch.allclose(two[name], value, atol=1e-5), name
+
+
+def test_a_checkpoint_becomes_a_model_directory_that_streams(corpus, tmp_path):
+    run_training(
+        corpus, tmp_path / "save", *STEADY, "--max-update", "1", "--k1", "1", "--n1", "2",
+    )  # fmt: skip
+    checkpoint = tmp_path / "save/checkpoint_last.pt"
+    export_checkpoint(checkpoint, tmp_path / "model")
+    system = load_model_dir(tmp_path / "model")
+    saved = weights(checkpoint)
+    assert set(saved) == set(system.model.state_dict())
+    for name, value in system.model.state_dict().items():
+        assert torch.equal(value, saved[name]), name
+    assert (system.config.policy.lagging_k1, system.config.policy.stride_n) == (1, 2)
+    assert system.source_vocabulary.pieces[4] == "s0" and len(system.cmvn.mean) == 80
+    with pytest.raises(ValueError, match="got only one of them"):
+        export_checkpoint(checkpoint, tmp_path / "other", vocoder=tmp_path / "g")
+
+    from echostream.config import DurationPredictorConfig, VocoderConfig
+    from echostream.fairseq_plugin.export import with_vocoder
+
+    torch.manual_seed(0)
+    vocoder = CodeHiFiGANVocoder(
+        VocoderConfig(
+            num_embeddings=30, embedding_dim=16, model_in_dim=16, upsample_initial_channel=32,
+            dur_predictor_params=DurationPredictorConfig(16, 16, 3, 0.5),
+        )
+    )  # fmt: skip
+    speaking = with_vocoder(read_training_checkpoint(checkpoint), vocoder)
+    pipeline = Pipeline(speaking, chunk_ms=320)
+    state = pipeline.init_state()
+    audio = torch.randn(16000).numpy() * 0.1
+    decisions = 0
+    for output, state in pipeline.iterate(audio, 16000, state, final=True):  # noqa: B020
+        decisions += output is not None
+    assert decisions > 1
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    torch.save({"model": {}, "task_state": {}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="not written by echostream's fairseq plugin"):
+        read_training_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_missing_data_folder_is_one_clear_error(tmp_path):
+    result = subprocess.run(
+        train_command(tmp_path / "nowhere", tmp_path / "save", "--lr", "0.1"),
+        env=train_environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert "no such data folder" in result.stderr
