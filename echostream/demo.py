@@ -91,8 +91,12 @@ def prepare(output: Path) -> None:
 
 def report(output: Path) -> None:
     """Say what came out."""
-    print("\nscores (times in ms)")
-    print((output / "s2st" / "scores.tsv").read_text().expandtabs(14).rstrip())
+    names, values = (
+        line.split("\t") for line in (output / "s2st" / "scores.tsv").read_text().splitlines()
+    )
+    print("\nscores (times in ms; _CA adds the computation)")
+    for name, value in zip(names, values, strict=True):
+        print(f"  {name:16s} {value}")
     print("\ntranslated speech")
     for line in (output / "s2st" / "instances.log").read_text().splitlines():
         instance = json.loads(line)

@@ -4,7 +4,7 @@
 #   bash scripts/demo.sh [OUTPUT_DIR]       default: outputs/demo
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/setup.sh
+source scripts/setup.sh asr
 
 output="${1:-outputs/demo}"
 chunk_ms=320
@@ -18,5 +18,6 @@ simuleval \
     --trace "$output/trace.jsonl" \
     --source-segment-size "$chunk_ms" \
     --latency-metrics AL LAAL ATD StartOffset EndOffset NumChunks \
-    --quality-metrics BLEU
+    --quality-metrics ASR_BLEU \
+    --computation-aware
 python -m echostream.demo report "$output"
