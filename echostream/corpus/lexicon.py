@@ -132,6 +132,12 @@ def load_lexicon() -> Lexicon:
                 raise ValueError(f"{where}: malformed line: {error}") from error
             for tag in tags.split(","):
                 by_tag.setdefault(tag, []).append(entry)
-    conjugate = spanish.Conjugator(yaml.safe_load((DATA / "irregular_verbs.yaml").read_text("utf-8")))
-    inflect = english.Inflector(yaml.safe_load((DATA / "irregular_english.yaml").read_text("utf-8")))
-    return Lexicon({tag: tuple(found) for tag, found in by_tag.items()}, conjugate, inflect)
+    tables = [
+        yaml.safe_load((DATA / f"irregular_{name}.yaml").read_text("utf-8"))
+        for name in ("verbs", "english")
+    ]
+    return Lexicon(
+        {tag: tuple(found) for tag, found in by_tag.items()},
+        spanish.Conjugator(tables[0]),
+        english.Inflector(tables[1]),
+    )

@@ -1,0 +1,1 @@
+"""Discrete speech units: features, k-means, and sequences with and without repeats."""

@@ -1,0 +1,15 @@
+"""Make the corpus echo-mini: texts, speech, features, units and manifests.
+
+    python scripts/make_corpus.py --out DIR             everything, from the committed texts
+    python scripts/make_corpus.py --write-texts         the committed texts again, from the seed
+    python scripts/make_corpus.py --write-test-audio    the committed test utterances
+
+Finished parts are kept, so an interrupted run goes on where it stopped.
+"""
+
+import sys
+
+from echostream.corpus.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
