@@ -180,7 +180,11 @@ def build_config(
             **pick(layers="translation_decoder_layers"),
         ),
         t2u=dataclasses.replace(
-            config.t2u, **decoder_heads, **ffn, **dropout, **pick(layers="synthesizer_encoder_layers")
+            config.t2u,
+            **decoder_heads,
+            **ffn,
+            **dropout,
+            **pick(layers="synthesizer_encoder_layers"),
         ),
         unit=dataclasses.replace(
             config.unit,
@@ -200,9 +204,10 @@ def _check_flags(arch: str, encoder: type, given: Mapping[str, Any]) -> None:
         if value is None or value is False:
             continue
         flag = "--" + name.replace("_", "-")
-        if value != accepted or only not in (None, encoder):
-            allowed = f"only {accepted!r} exists" if only in (None, encoder) else "has no such choice"
-            raise ValueError(f"{flag} {value!r}: {arch} {allowed}")
+        if only not in (None, encoder):
+            raise ValueError(f"{flag} {value!r}: {arch} has no such choice")
+        if value != accepted:
+            raise ValueError(f"{flag} {value!r}: only {accepted!r} exists")
     for name, only in _ONE_ENCODER_FLAGS.items():
         if name in given and only is not encoder:
             raise ValueError(f"--{name.replace('_', '-')}: {arch} has no such part")

@@ -48,9 +48,7 @@ class EchoStreamCriterionConfig(FairseqDataclass):
     n2: int = field(
         default=-1, metadata={"help": "unit policy: stride in text states; -1: random per batch"}
     )
-    multichunk: bool = field(
-        default=False, metadata={"help": "a random segment length per batch"}
-    )
+    multichunk: bool = field(default=False, metadata={"help": "a random segment length per batch"})
     segment_sizes: str = field(
         default="8,16,24,32,whole",
         metadata={"help": "what --multichunk draws from, in encoder frames of 40 ms"},
@@ -167,9 +165,7 @@ class EchoStreamCriterion(FairseqCriterion):
         logged["spread_batches"] = 0 if spread is None else 1
         if spread is not None and model.training:
             self._guard(logged["spread"])
-        errors = (
-            dict.fromkeys(HEADS, 0) if model.training else self.errors(out, inputs, sample)
-        )
+        errors = dict.fromkeys(HEADS, 0) if model.training else self.errors(out, inputs, sample)
         for head in HEADS:
             logged[f"{head}_errors"] = errors[head]
         logged["checked"] = 0 if model.training else 1

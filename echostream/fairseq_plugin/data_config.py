@@ -143,9 +143,7 @@ class DataConfig:
         data = _mapping(load_yaml(path), str(path), _DATA_KEYS)
         base = path.parent
         if data.get("input_channels", 1) != 1:
-            raise ValueError(
-                f"{path}: input_channels must be 1, got {data['input_channels']!r}"
-            )
+            raise ValueError(f"{path}: input_channels must be 1, got {data['input_channels']!r}")
         bins = data.get("input_feat_per_channel", 80)
         if type(bins) is not int or bins < 1:
             raise ValueError(f"{path}: input_feat_per_channel must be positive, got {bins!r}")
@@ -160,9 +158,7 @@ class DataConfig:
             )
         cmvn = CMVN.identity(bins)
         if "global_cmvn" in used:
-            stats = _mapping(
-                data.get("global_cmvn"), f"{path}: global_cmvn", {"stats_npz_path"}
-            )
+            stats = _mapping(data.get("global_cmvn"), f"{path}: global_cmvn", {"stats_npz_path"})
             where = f"{path}: global_cmvn: stats_npz_path"
             cmvn = CMVN.from_npz(resolve(stats.get("stats_npz_path"), base, where))
             if len(cmvn.mean) != bins:

@@ -136,9 +136,7 @@ class EchoStreamDataset(FairseqDataset):
     def __getitem__(self, index: int) -> Utterance:
         row = self.rows[index]
         where = f"{self.manifest}, line {row.line}"
-        features = load_features(
-            row.features, frames=row.frames, bins=self.data.bins, where=where
-        )
+        features = load_features(row.features, frames=row.frames, bins=self.data.bins, where=where)
         if self.normalise:
             features = (features - self.mean) / self.std
         if self.specaugment is not None:

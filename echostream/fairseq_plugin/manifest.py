@@ -168,8 +168,7 @@ def _feature_reference(
         sizes[path] = path.stat().st_size
     if offset + size > sizes[path]:
         raise ValueError(
-            f"{where}: src_audio reaches to byte {offset + size} of {path}, which has "
-            f"{sizes[path]}"
+            f"{where}: src_audio reaches to byte {offset + size} of {path}, which has {sizes[path]}"
         )
     return FeatureReference(path, offset, size)
 

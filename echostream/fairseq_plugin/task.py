@@ -50,9 +50,7 @@ class EchoStreamTaskConfig(FairseqDataclass):
     max_source_positions: int = field(
         default=6000, metadata={"help": "longest source, in filterbank frames"}
     )
-    max_target_positions: int = field(
-        default=4096, metadata={"help": "longest target, in units"}
-    )
+    max_target_positions: int = field(default=4096, metadata={"help": "longest target, in units"})
     unfit_targets: ChoiceEnum(["error", "skip"]) = field(
         default="error",
         metadata={"help": "utterances whose target is longer than CTC can align"},

@@ -88,6 +88,20 @@ def test_every_parameter_learns(trained):
     assert still == []
 
 
+@pytest.mark.parametrize("arch", ["echostream_tiny", "streamspeech_tiny"])
+def test_bfloat16_trains(corpus, arch):
+    """What ``--bf16`` does on a GPU: weights and features in half precision, losses in float."""
+    task = make_task(corpus)
+    model = make_model(task, arch)
+    task.load_dataset("train")
+    criterion, sample = make_criterion(task, n2=1), batch(task, 0, 1)
+    exact, _, _ = criterion(model.eval(), sample)
+    sample["net_input"]["src_tokens"] = sample["net_input"]["src_tokens"].bfloat16()
+    loss, _, _ = criterion(model.bfloat16(), sample)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
+
+
 def test_units_carry_no_end_of_sentence(trained):
     sample = batch(trained[0], 0)
     row = trained[0].datasets["train"].rows[0]

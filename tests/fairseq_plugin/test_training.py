@@ -139,7 +139,7 @@ def test_a_checkpoint_becomes_a_model_directory_that_streams(corpus, tmp_path):
     state = pipeline.init_state()
     audio = torch.randn(16000).numpy() * 0.1
     decisions = 0
-    for output, state in pipeline.iterate(audio, 16000, state, final=True):  # noqa: B020
+    for output, _ in pipeline.iterate(audio, 16000, state, final=True):
         decisions += output is not None
     assert decisions > 1
 
