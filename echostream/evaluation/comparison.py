@@ -142,7 +142,7 @@ def compare_runs(
         result.latency = {**latency_scores(run), **yaal.yaal_scores(run)}
         if segmentation is not None and segment_references is not None:
             result.latency.update(yaal.long_yaal_scores(run, segmentation, segment_references))
-        if run.is_speech:
+        if "ASR_BLEU" in result.quality:
             result.recognizer = _read_recognizer(run) or "unknown"
         result.notes = _notes(result)
         results.append(result)
@@ -150,7 +150,7 @@ def compare_runs(
         logger.warning(
             "omnisteval is not installed, so there is no YAAL and no degenerate-policy test"
         )
-    names = {result.recognizer for result in results if "ASR_BLEU" in result.quality}
+    names = {result.recognizer for result in results if result.recognizer}
     if len(names) > 1:
         raise ValueError(
             f"the runs were recognised by {', '.join(sorted(names))}, whose ASR-BLEU cannot be "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from echostream.evaluation.run_latency import backlog
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, with a marker for each.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -112,7 +115,13 @@ def plot_curves(results: Sequence[ComparedRun], stem: Path) -> list[Path]:
     One line per system through its chunk sizes, which are written at the points. Solid and filled:
     plain latency; dashed and hollow: computation-aware as SimulEval and StreamSpeech report it;
     dotted and hollow: with compute overlapping the source.
+
+    Returns:
+        The files written; none when no run has a quality figure.
     """
+    if not any(result.main_quality[0] for result in results):
+        logger.warning("no run has a quality figure, so there are no curves")
+        return []
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 

@@ -58,7 +58,7 @@ def _finished_lines(folder: Path) -> int:
 
 
 def _source_list(cell: Cell) -> Path:
-    """Where the runner puts the list with whole paths; SimulEval takes relative ones from ``cwd``."""
+    """The list with whole paths; SimulEval would look relative ones up from where it runs."""
     return cell.folder.parents[1] / "source.txt"
 
 
