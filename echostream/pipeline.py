@@ -249,7 +249,7 @@ class Pipeline:
         with watch("encoder"):
             frames, tail, inner = model.encode(features, state.model, final=final)
         with watch("ctc"):
-            heard, inner = model.listen(frames, tail, inner)
+            heard, inner = model.listen(frames, tail, inner, transcribe_only=self.task == "asr")
         processed = state.processed + len(samples)
         state = replace(state, frontend=frontend, model=inner, processed=processed)
         source_ms = 1000 * processed / state.sample_rate

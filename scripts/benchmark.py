@@ -82,9 +82,9 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--task",
-        default="asr",
+        default="s2st",
         choices=["asr", "s2tt", "s2st"],
-        help="asr: features, encoder and CTC heads (default); s2st: everything, writing by wait-k",
+        help="asr: features, encoder and ASR head; s2st: everything, one subword a chunk (default)",
     )
     parser.add_argument("--json", default=None, help="also write the figures to this file")
     args = parser.parse_args()

@@ -210,46 +210,56 @@ class EchoStreamModel(nn.Module):
         return frames, tail, replace(state, encoder=encoder)
 
     def listen(
-        self, frames: Tensor, tail: Tensor | None, state: EchoStreamState
+        self,
+        frames: Tensor,
+        tail: Tensor | None,
+        state: EchoStreamState,
+        *,
+        transcribe_only: bool = False,
     ) -> tuple[Heard, EchoStreamState]:
-        """Run the CTC heads over new encoder frames and hand them to the text decoder."""
-        asr, asr_head, asr_collapse = self._ctc(
-            self.source_unigram_decoder, frames, state.asr, state.asr_collapse
+        """Run the CTC heads over new encoder frames and hand them to the text decoder.
+
+        Args:
+            frames, tail: what :meth:`encode` returned.
+            transcribe_only: run the ASR head alone, for streaming recognition.
+        """
+        asr, asr_tail, asr_head, asr_collapse = self._ctc(
+            self.source_unigram_decoder, frames, tail, state.asr, state.asr_collapse
         )
-        st, st_head, st_collapse = self._ctc(
-            self.ctc_target_unigram_decoder, frames, state.st, state.st_collapse
-        )
-        asr_tail: list[int] = []
-        st_tail: list[int] = []
-        if tail is not None and tail.size(1):
-            asr_tail = self._ctc(self.source_unigram_decoder, tail, asr_head, asr_collapse)[0]
-            st_tail = self._ctc(self.ctc_target_unigram_decoder, tail, st_head, st_collapse)[0]
-        following = replace(
-            state,
-            asr=asr_head,
-            st=st_head,
-            asr_collapse=asr_collapse,
-            st_collapse=st_collapse,
-            mt=self.target_unigram_decoder.read(frames, state.mt),
-        )
-        heard = Heard(tuple(asr), tuple(st), tuple(asr_tail), tuple(st_tail), tail, frames.size(1))
-        return heard, following
+        state = replace(state, asr=asr_head, asr_collapse=asr_collapse)
+        st: tuple[int, ...] = ()
+        st_tail: tuple[int, ...] = ()
+        if not transcribe_only:
+            st, st_tail, st_head, st_collapse = self._ctc(
+                self.ctc_target_unigram_decoder, frames, tail, state.st, state.st_collapse
+            )
+            mt = self.target_unigram_decoder.read(frames, state.mt)
+            state = replace(state, st=st_head, st_collapse=st_collapse, mt=mt)
+        return Heard(asr, st, asr_tail, st_tail, tail, frames.size(1)), state
 
     def _ctc(
         self,
         head: CTCDecoder | CTCDecoderWithTransformerLayer,
         frames: Tensor,
+        tail: Tensor | None,
         head_state: UnidirectionalState,
         collapse_state: CollapseState,
-    ) -> tuple[list[int], UnidirectionalState, CollapseState]:
-        if not frames.size(1):
-            return [], head_state, collapse_state
-        logits, head_state = head.step(frames, head_state)
-        labels = greedy_labels(logits[0], NEVER)
-        tokens, collapse_state = collapse(
-            labels, collapse_state, Vocabulary.blank, (Vocabulary.pad,)
-        )
-        return tokens, head_state, collapse_state
+    ) -> tuple[tuple[int, ...], tuple[int, ...], UnidirectionalState, CollapseState]:
+        """Tokens of completed frames, tokens that the provisional ones add, and the state behind
+        the completed ones."""
+        tokens: list[list[int]] = [[], []]
+        following = (head_state, collapse_state)
+        for index, part in enumerate((frames, tail)):
+            if part is None or not part.size(1):
+                continue
+            logits, head_state = head.step(part, following[0])
+            labels = greedy_labels(logits[0], NEVER)
+            tokens[index], collapse_state = collapse(
+                labels, following[1], Vocabulary.blank, (Vocabulary.pad,)
+            )
+            if index == 0:
+                following = (head_state, collapse_state)
+        return tuple(tokens[0]), tuple(tokens[1]), *following
 
     def translate(
         self,
