@@ -1,0 +1,1 @@
+"""Training of the CodeHiFiGAN vocoder from speech and its units."""

@@ -1,0 +1,135 @@
+"""Settings of a vocoder training, and two presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from echostream.config import DurationPredictorConfig, VocoderConfig
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """HiFi-GAN's multi-period and multi-scale discriminators.
+
+    Attributes:
+        periods: one period discriminator each.
+        period_channels: of its strided layers.
+        scales: scale discriminators, each on speech at half the rate of the one before.
+        scale_channels: of the layers of a scale discriminator.
+    """
+
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    period_channels: tuple[int, ...] = (32, 128, 512, 1024)
+    scales: int = 3
+    scale_channels: tuple[int, ...] = (128, 256, 512, 1024)
+
+    def __post_init__(self) -> None:
+        if not self.periods and not self.scales:
+            raise ValueError("discriminators: periods and scales are both empty")
+        if min((*self.period_channels, *self.scale_channels), default=0) < 4:
+            raise ValueError("discriminators: channels must be at least 4")
+        if any(channels % 4 for channels in self.scale_channels):
+            raise ValueError(
+                f"discriminators: scale_channels must be multiples of 4, got {self.scale_channels}"
+            )
+
+
+@dataclass(frozen=True)
+class VocoderTrainingConfig:
+    """How to train.
+
+    Attributes:
+        segment_frames: unit frames per training segment.
+        adversarial_start: update from which discriminators take part; the spectral losses alone
+            go a long way before, at a fraction of the cost.
+        stft_weight: of the multi-resolution STFT loss, 0 to leave it out as HiFi-GAN does.
+        duration_utterances: utterances per update for the duration predictor.
+        lr_decay: factor on the learning rate per 1000 updates.
+    """
+
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    seed: int = 1
+    updates: int = 500000
+    batch_size: int = 16
+    segment_frames: int = 28
+    learning_rate: float = 2e-4
+    lr_decay: float = 0.999
+    adversarial_start: int = 0
+    mel_weight: float = 45.0
+    feature_weight: float = 2.0
+    stft_weight: float = 0.0
+    duration_weight: float = 1.0
+    duration_utterances: int = 8
+
+    def __post_init__(self) -> None:
+        for name in (
+            "updates",
+            "batch_size",
+            "segment_frames",
+            "learning_rate",
+            "lr_decay",
+            "duration_utterances",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in (
+            "adversarial_start",
+            "mel_weight",
+            "feature_weight",
+            "stft_weight",
+            "duration_weight",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+def preset(name: str) -> VocoderTrainingConfig:
+    """``hifigan``: the published sizes for 1000 units; ``mini``: about a million parameters for
+    the 200 MFCC units of echo-mini, trainable on one core; ``test``: seconds."""
+    if name == "hifigan":
+        return VocoderTrainingConfig()
+    if name == "mini":
+        return VocoderTrainingConfig(
+            vocoder=VocoderConfig(
+                num_embeddings=200,
+                upsample_initial_channel=192,
+                resblock_kernel_sizes=(3, 7),
+                resblock_dilation_sizes=((1, 3, 5), (1, 3, 5)),
+            ),
+            discriminators=DiscriminatorConfig(
+                periods=(2, 3, 5),
+                period_channels=(16, 32, 64),
+                scales=1,
+                scale_channels=(16, 32, 64),
+            ),
+            updates=20000,
+            segment_frames=32,
+            learning_rate=5e-4,
+            lr_decay=0.97,
+            adversarial_start=6000,
+            stft_weight=10.0,
+        )
+    if name == "test":
+        return VocoderTrainingConfig(
+            vocoder=VocoderConfig(
+                num_embeddings=20,
+                embedding_dim=16,
+                model_in_dim=16,
+                upsample_rates=(8, 8, 5),
+                upsample_kernel_sizes=(16, 16, 11),
+                upsample_initial_channel=16,
+                resblock_kernel_sizes=(3,),
+                resblock_dilation_sizes=((1, 3),),
+                dur_predictor_params=DurationPredictorConfig(16, 16),
+            ),
+            discriminators=DiscriminatorConfig((2,), (4, 8), 1, (4, 8)),
+            updates=20,
+            batch_size=4,
+            segment_frames=16,
+            learning_rate=2e-3,
+            adversarial_start=8,
+            stft_weight=1.0,
+            duration_utterances=2,
+        )
+    raise ValueError(f"preset must be hifigan, mini or test, got {name!r}")
