@@ -2,39 +2,32 @@
 
 Nothing of fairseq is needed and nothing in a checkpoint is executed (``restricted_pickle``).
 Sizes come from the settings that the checkpoint stores and from its multitask YAML
-(``fairseq_settings``), and every tensor must find its place with the right shape.
+(``fairseq_settings``), and every tensor must find its place with the right shape. The way back
+is in ``fairseq_export``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
-import shutil
-import tempfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from echostream.audio import CMVN
-from echostream.checkpoint import System, load_model_dir, load_state, save_model_dir
-from echostream.config import VocoderConfig, load_yaml, to_dict
+from echostream.checkpoint import VOCODER_PREFIX, System, load_state, save_model_dir
+from echostream.config import VocoderConfig, load_yaml
+from echostream.fairseq_export import export_to_fairseq
 from echostream.fairseq_settings import (
     ASR_TASK,
-    DATA_YAML,
     MT_TASK,
-    ST_TASK,
-    TASKS_YAML,
+    TIED,
+    VERSIONS,
     check_tasks,
     config_from_settings,
-    settings_from_config,
 )
 from echostream.models.decoders.vocoder import vocoder_config_from_json
 from echostream.models.echostream_model import EchoStreamModel, freeze
@@ -42,15 +35,6 @@ from echostream.restricted_pickle import StandIn, read_checkpoint
 from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)
-
-TIED = (
-    # (what fairseq stores a second time, what is kept)
-    (f"{MT_TASK}_decoder.output_projection.weight", f"{MT_TASK}_decoder.embed_tokens.weight"),
-    ("decoder.embed_tokens.weight", "decoder.output_projection.weight"),
-)
-VERSIONS = ("decoder.version", f"{MT_TASK}_decoder.version")
-FAIRSEQ_CHECKPOINT = "streamspeech.pt"
-GENERATOR = "vocoder.generator."
 
 
 def resolve_data_file(name: str, data_bin: Path) -> Path:
@@ -138,7 +122,7 @@ def read_streamspeech(
     )
     weights = drop_tied_weights(state, str(checkpoint))
     if speech:
-        weights |= {GENERATOR + key: tensor for key, tensor in speech[1].items()}
+        weights |= {VOCODER_PREFIX + key: tensor for key, tensor in speech[1].items()}
     model = EchoStreamModel(config)
     load_state(model, weights, str(checkpoint))
     stats = data.get("global_cmvn") or {}
@@ -214,7 +198,7 @@ def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weight-normalised tensors, ``g v / |v|``, to the weights they stand for.
 
     The ratio ``g / |v|`` comes first, as in torch, so that folding what
-    :func:`add_weight_norm` made, where it is exactly 1, returns the same bits.
+    ``fairseq_export.add_weight_norm`` made, where it is exactly 1, returns the same bits.
     """
     folded = {}
     for key, tensor in state.items():
@@ -223,25 +207,10 @@ def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if f"{stem}_v" not in state:
                 raise ValueError(f"vocoder weight {key} lacks its {stem}_v")
             direction = state[f"{stem}_v"]
-            folded[stem] = direction * (tensor / _norm(direction))
+            folded[stem] = direction * (tensor / torch.norm_except_dim(direction, 2, 0))
         elif not key.endswith(".weight_v"):
             folded[key] = tensor
     return folded
-
-
-def add_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse of :func:`fold_weight_norm`, for the convolutions that have it."""
-    split = {}
-    for key, tensor in state.items():
-        if key.endswith(".weight") and key.split(".")[0] not in ("dict", "dur_predictor"):
-            split[f"{key}_g"], split[f"{key}_v"] = _norm(tensor), tensor
-        else:
-            split[key] = tensor
-    return split
-
-
-def _norm(weight: Tensor) -> Tensor:
-    return torch.norm_except_dim(weight, 2, 0)
 
 
 def drop_tied_weights(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -268,116 +237,6 @@ def drop_tied_weights(state: Mapping[str, Tensor], where: str) -> dict[str, Tens
         if key in VERSIONS or key.endswith("embed_positions._float_tensor"):
             del kept[key]
     return kept
-
-
-def export_to_fairseq(model_dir: Path, out: Path) -> None:
-    """Write a model directory as a checkpoint, data directory and vocoder for StreamSpeech.
-
-    ``out`` gets ``streamspeech.pt`` and ``config/`` (YAML, dictionaries, CMVN, ``voc/``). The YAML
-    holds absolute paths, because the original opens them from wherever it runs.
-
-    Raises:
-        FileExistsError: ``out`` exists and is not an empty directory.
-        ValueError: StreamSpeech has no counterpart of a part of this model.
-    """
-    system = load_model_dir(model_dir)
-    args, data, tasks = settings_from_config(system.config, str(model_dir))
-    out = Path(os.path.abspath(out))
-    config_dir = out / "config"
-    args["data"] = str(config_dir)
-    state = {key: tensor for key, tensor in system.model.state_dict().items()}
-    generator = {
-        key.removeprefix(GENERATOR): tensor
-        for key, tensor in state.items()
-        if key.startswith(GENERATOR)
-    }
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(GENERATOR)}
-    for copy, original in TIED:
-        state[copy] = state[original]
-    for key in VERSIONS:
-        state[key] = torch.tensor([3.0])
-    data["global_cmvn"] = {"stats_npz_path": str(config_dir / "gcmvn.npz")}
-    for task, folder in ((MT_TASK, "tgt"), (ASR_TASK, "src"), (ST_TASK, "tgt")):
-        tasks[task]["dict"] = str(config_dir / folder / "dict.txt")
-        tasks[task]["data"] = str(config_dir / folder)
-    if generator:
-        data["vocoder"] = {
-            "checkpoint": str(config_dir / "voc" / "g"),
-            "config": str(config_dir / "voc" / "config.json"),
-            "type": "code_hifigan",
-        }
-
-    def write(working: Path) -> None:
-        config = working / "config"
-        for folder, vocabulary in (
-            ("src", system.source_vocabulary),
-            ("tgt", system.target_vocabulary),
-        ):
-            (config / folder).mkdir(parents=True)
-            vocabulary.save(config / folder / "dict.txt", config / folder / "dict.model")
-        mean, std = system.cmvn.mean.numpy(), system.cmvn.std.numpy()
-        np.savez(config / "gcmvn.npz", mean=mean, std=std)
-        for name, content in ((DATA_YAML, data), (TASKS_YAML, tasks)):
-            text = yaml.safe_dump(content, sort_keys=False)
-            (config / name).write_text(text, encoding="utf-8")
-        if generator:
-            (config / "voc").mkdir()
-            torch.save({"generator": add_weight_norm(generator)}, config / "voc" / "g")
-            settings = to_dict(system.config.vocoder) | {"resblock": "1", "f0": False}
-            (config / "voc" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-        torch.save(fairseq_checkpoint(args, state), working / FAIRSEQ_CHECKPOINT)
-
-    _write_directory(out, write)
-
-
-def fairseq_checkpoint(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A checkpoint as fairseq stores it: plain containers, with namespaces for model and task."""
-    task = argparse.Namespace(**{**args, "_name": args["task"]})
-    return {
-        "cfg": {
-            "_name": None,
-            "common": {"_name": None, "seed": 1, "fp16": False, "user_dir": None},
-            "common_eval": {"_name": None, "model_overrides": "{}", "post_process": None},
-            "checkpoint": {"_name": None, "checkpoint_suffix": "", "checkpoint_shard_count": 1},
-            "model": argparse.Namespace(**args),
-            "task": task,
-            "criterion": {"_name": args["criterion"]},
-        },
-        "args": None,
-        "model": OrderedDict(state),
-        "optimizer_history": [
-            {
-                "criterion_name": args["criterion"],
-                "optimizer_name": "adam",
-                "lr_scheduler_state": {},
-                "num_updates": 0,
-            }
-        ],
-        "task_state": {},
-        "extra_state": {},
-        "last_optimizer_state": None,
-    }
-
-
-def _write_directory(out: Path, write: Callable[[Path], None]) -> None:
-    """Fill a new directory as a whole or not at all: beside its place, then renamed."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists; remove it or choose another place")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        working.chmod(0o755)
-        write(working)
-        for path in (*working.rglob("*"), working):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        os.replace(working, out)
-    except BaseException:
-        shutil.rmtree(working, ignore_errors=True)
-        raise
 
 
 def add_convert_parser(subparsers: argparse._SubParsersAction) -> None:

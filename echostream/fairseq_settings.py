@@ -24,6 +24,13 @@ from echostream.config import (
 # Tasks of StreamSpeech's multitask YAML, which also name the modules in the state dict.
 MT_TASK, ASR_TASK, ST_TASK = "target_unigram", "source_unigram", "ctc_target_unigram"
 
+# Weights that fairseq stores twice: (the copy, what is kept here).
+TIED = (
+    (f"{MT_TASK}_decoder.output_projection.weight", f"{MT_TASK}_decoder.embed_tokens.weight"),
+    ("decoder.embed_tokens.weight", "decoder.output_projection.weight"),
+)
+# fairseq's marks of the decoder format.
+VERSIONS = ("decoder.version", f"{MT_TASK}_decoder.version")
 # File names of the release's data directories.
 DATA_YAML, TASKS_YAML = "config_gcmvn.yaml", "config_mtl_asr_st_ctcst.yaml"
 

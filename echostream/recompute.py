@@ -17,7 +17,7 @@ Letters: S encoder frames, N text positions, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,8 +32,9 @@ from echostream.models.chunk_conformer_encoder import s2st_conv_chunk, text_conv
 from echostream.models.decoders.ctc_decoder import CollapseState, collapse
 from echostream.models.decoders.ctc_decoder_policy import whole_word_mode
 from echostream.models.decoders.transformer_decoder import MTState
-from echostream.models.echostream_model import NEVER, UNIT_OFFSET
+from echostream.models.echostream_model import UNIT_OFFSET
 from echostream.pipeline import Pipeline, PipelineState, Stopwatch, Task
+from echostream.recompute_search import CachedPredictor, Predictor, best_labels, greedy
 from echostream.text import Vocabulary
 
 # Length limits of the original's searches, in text tokens: a constant for speech output; for text
@@ -296,7 +297,7 @@ class RecomputePipeline:
     @staticmethod
     def _ctc(logits: Tensor) -> tuple[int, ...]:
         """(S, 1, V) logits to collapsed tokens."""
-        labels = _best_labels(logits[:, 0])
+        labels = best_labels(logits[:, 0])
         tokens, _ = collapse(labels, CollapseState(), Vocabulary.blank, (Vocabulary.pad,))
         return tuple(tokens)
 
@@ -319,6 +320,7 @@ class RecomputePipeline:
         self, call: _Call, new_tokens: int | None, state: RecomputeState
     ) -> RecomputeState:
         """Extend the text; then write it, or speak it."""
+        decoder = self.system.model.target_unigram_decoder
         before = state.prefix or ()
         if new_tokens is not None:
             limit = len(before) + new_tokens
@@ -328,10 +330,10 @@ class RecomputePipeline:
             limit = min(call.frames + TEXT_EXTRA_TOKENS, TEXT_MAX_TOKENS)
         with call.watch("mt"):
             if self.task == "s2st":
-                tokens = _greedy(self._predictor(call.encoder_out), before, limit)
+                tokens = greedy(Predictor(decoder, call.encoder_out), before, limit)
             else:
-                predict = _CachedPredictor(self.system.model.target_unigram_decoder, call, state)
-                tokens = _greedy(predict, before, limit)
+                predict = CachedPredictor(decoder, call.encoder_out, state.search)
+                tokens = greedy(predict, before, limit)
                 state = replace(state, search=predict.state)
         if self.whole_word and not call.final:
             tokens = tokens[: self._last_word(tokens)]
@@ -349,17 +351,6 @@ class RecomputePipeline:
         """Where the last word starts; 0 if none does."""
         starts = self.system.target_vocabulary.starts_word
         return next((i for i in range(len(tokens) - 1, -1, -1) if starts(tokens[i])), 0)
-
-    def _predictor(self, encoder_out: Tensor) -> Callable[[list[int]], Tensor]:
-        """Log-probabilities after a prefix, decoded as a whole each time."""
-        decoder = self.system.model.target_unigram_decoder
-
-        def predict(tokens: list[int]) -> Tensor:
-            inputs = torch.tensor([tokens], device=encoder_out.device)
-            logits, _ = decoder(inputs, encoder_out)
-            return logits[0, -1].float().log_softmax(dim=-1)
-
-        return predict
 
     def _write_text(
         self, call: _Call, tokens: Sequence[int], vocabulary: Vocabulary, state: RecomputeState
@@ -388,7 +379,7 @@ class RecomputePipeline:
         mask = padding if bool(padding.any()) else None
         with call.watch("units"):
             text = model.synthesizer_encoder(hidden.transpose(0, 1), mask)
-            labels = _best_labels(model.decoder(text.transpose(0, 1), mask)[0])
+            labels = best_labels(model.decoder(text.transpose(0, 1), mask)[0])
             labels, _ = collapse(labels, CollapseState(), model.unit_blank, (Vocabulary.pad,))
         units = tuple(label - UNIT_OFFSET for label in labels if label >= UNIT_OFFSET)
         new = len(units) - len(state.units or ())
@@ -399,64 +390,3 @@ class RecomputePipeline:
             samples = int(durations[-new:].sum()) * self.system.config.vocoder.unit_samples
         call.write, call.waveform = True, waveform[-samples:].float().cpu().numpy()
         return replace(state, units=units)
-
-
-def _best_labels(logits: Tensor) -> list[int]:
-    """(T, V) logits to the best label of each row, never padding or unknown."""
-    # Compared as log-probabilities in float32, so that even ties fall as in the original.
-    scores = logits.float().log_softmax(dim=-1)
-    scores[:, list(NEVER)] = -torch.inf
-    return scores.argmax(dim=-1).tolist()
-
-
-def _greedy(
-    predict: Callable[[list[int]], Tensor], prefix: tuple[int, ...], limit: int
-) -> tuple[int, ...]:
-    """fairseq's beam search with a beam of one, from a prefix, to at most ``limit`` tokens.
-
-    Returns:
-        The prefix and what follows it, without end-of-sentence. A prefix beyond the limit comes
-        back as it is.
-    """
-    eos, tokens, total = Vocabulary.eos, [Vocabulary.eos, *prefix], 0.0
-    for step in range(len(prefix), limit + 1):
-        scores = predict(tokens)
-        scores = scores.masked_fill(scores.isnan(), -torch.inf)
-        scores[Vocabulary.pad] = -torch.inf
-        if step >= limit:
-            break
-        if step == 0:
-            scores[eos] = -torch.inf
-        # Scores accumulate, and their rounding decides between near-equal candidates.
-        best, token = (scores + total).topk(2)
-        if int(token[0]) == eos:
-            break
-        total = best[0]
-        tokens.append(int(token[0]))
-    return tuple(tokens[1:])
-
-
-class _CachedPredictor:
-    """The speech-to-text agent's search, which does keep caches, with the original's accounting.
-
-    Each call runs the last position again and appends it once more, and source frames stay as
-    they were when first seen, even if their encoding was provisional.
-    """
-
-    def __init__(self, decoder: torch.nn.Module, call: _Call, state: RecomputeState) -> None:
-        self.decoder = decoder
-        self.state = decoder.init_state(1) if state.search is None else state.search
-        source = call.encoder_out.transpose(0, 1)
-        self.state = decoder.read(source[:, self.state.source_length :], self.state)
-
-    def __call__(self, tokens: list[int]) -> Tensor:
-        decoder, caches = self.decoder, []
-        inputs = torch.tensor([tokens[-1:]], device=decoder.embed_tokens.weight.device)
-        x = decoder._embed(inputs, len(tokens) - 1)
-        for layer, cache, source in zip(
-            decoder.layers, self.state.caches, self.state.sources, strict=True
-        ):
-            x, cache = layer(x, cache, None, (source.key, source.value), None)
-            caches.append(cache)
-        self.state = replace(self.state, caches=tuple(caches))
-        return decoder.logits(decoder.layer_norm(x))[0, -1].float().log_softmax(dim=-1)

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from echostream import convert
 from echostream.checkpoint import load_model_dir
 from echostream.config import preset
+from echostream.fairseq_export import add_weight_norm, export_to_fairseq
+from echostream.fairseq_settings import TIED, VERSIONS, settings_from_config
 from echostream.restricted_pickle import StandIn, read_checkpoint
 
 REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
@@ -75,7 +77,7 @@ def test_recorded_models_convert_whole(name, tmp_path):
     )
     recorded = load_file(folder / "model.safetensors")
     converted = load_file(out / "model.safetensors")
-    dropped = {copy for copy, _ in convert.TIED} | set(convert.VERSIONS)
+    dropped = {copy for copy, _ in TIED} | set(VERSIONS)
     for key, tensor in recorded.items():
         assert key in dropped or torch.equal(converted[key], tensor), key
     assert all(k in recorded or k.endswith("num_batches_tracked") for k in converted)
@@ -154,8 +156,6 @@ def test_fairseq_loads_the_export(tmp_path):
 
 
 def test_only_streamspeech_models_go_back(tmp_path):
-    from echostream.fairseq_settings import settings_from_config
-
     with pytest.raises(ValueError, match="no emformer encoder"):
         settings_from_config(preset("tiny"), "model")
 
@@ -391,7 +391,7 @@ def test_weight_norm_and_back_is_exact():
         "dict.weight": torch.randn(4, 5, generator=generator),
         "dur_predictor.proj.weight": torch.randn(1, 5, generator=generator),
     }
-    split = convert.add_weight_norm(state)
+    split = add_weight_norm(state)
     assert set(split) == (set(state) - {"conv_pre.weight"}) | {
         "conv_pre.weight_g",
         "conv_pre.weight_v",
@@ -460,6 +460,6 @@ def test_optimizer_tensors_are_not_read(tmp_path):
 
 def test_exported_settings_hold_plain_values_only(release, tmp_path):
     convert_release(release, tmp_path / "model")
-    convert.export_to_fairseq(tmp_path / "model", tmp_path / "back")
+    export_to_fairseq(tmp_path / "model", tmp_path / "back")
     saved = read_checkpoint(tmp_path / "back" / "streamspeech.pt", keep=("cfg",))
     json.dumps(saved["cfg"])
