@@ -346,3 +346,69 @@ def test_pickle_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.pt").write_bytes(pickle.dumps({"model": 1}))
     with pytest.raises(ValueError, match="p.pt"):
         load_recognizer(f"wav2vec2:{tmp_path / 'p.pt'}", device="cpu")
+
+
+def whisper_model(folder: Path) -> None:
+    """A small random Whisper in the format faster-whisper loads, with its tokenizer."""
+    pytest.importorskip("faster_whisper")
+    transformers = pytest.importorskip("transformers")
+    from ctranslate2.converters.transformers import WhisperLoader
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["endoftext", "startoftranscript", "en", "translate", "transcribe", "startoflm"]
+    special += ["startofprev", "nocaptions", "notimestamps"]
+    tokens = letters + [f"<|{name}|>" for name in special]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    torch.manual_seed(2)
+    config = transformers.WhisperConfig(
+        vocab_size=len(tokens) + 1501,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        pad_token_id=vocabulary["<|endoftext|>"],
+        bos_token_id=vocabulary["<|endoftext|>"],
+        eos_token_id=vocabulary["<|endoftext|>"],
+        decoder_start_token_id=vocabulary["<|startoftranscript|>"],
+        suppress_tokens=[],
+        begin_suppress_tokens=[],
+        init_std=0.5,
+    )
+    model = transformers.WhisperForConditionalGeneration(config).eval()
+
+    class Vocabulary:
+        """What the converter asks a tokenizer for."""
+
+        def get_vocab(self) -> dict[str, int]:
+            return vocabulary
+
+    with torch.no_grad():
+        spec = WhisperLoader()(model, Vocabulary())
+    spec.validate()
+    spec.optimize()
+    folder.mkdir()
+    spec.save(str(folder))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def test_whisper_model(tmp_path: Path) -> None:
+    whisper_model(tmp_path / "tiny")
+    from faster_whisper import WhisperModel
+
+    recognizer = load_recognizer(f"whisper:{tmp_path / 'tiny'}", device="cpu")
+    assert recognizer.name == "whisper:tiny" and recognizer.sample_rate == 16000
+    model = WhisperModel(str(tmp_path / "tiny"), device="cpu", compute_type="float32")
+    segments, _ = model.transcribe(
+        speech(), language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False
+    )
+    expected = strip_punctuation("".join(segment.text for segment in segments))
+    assert recognizer.transcribe(speech()) == expected
+    assert recognizer.transcribe(speech()) == expected  # nothing is carried over
+    assert expected
