@@ -108,6 +108,7 @@ def synthesize(folder: Path, utterances: Sequence[Utterance], options: BuildOpti
     ]
     if missing:
         synthesis.require_synthesizers()
+        synthesis.require_voices({speaker(utterance.speaker) for utterance in missing})
     for _ in _map(
         partial(_synthesize, folder=folder, seed=options.seed), missing, options.jobs, "speech"
     ):

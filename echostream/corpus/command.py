@@ -72,6 +72,7 @@ def write_test_audio(folder: Path, seed: int) -> None:
     """Make the shipped FLAC files and SimulEval lists, with paths relative to the checkout."""
     synthesis.require_synthesizers()
     chosen = shipped_test_utterances(read_texts(folder)["test"])
+    synthesis.require_voices({speaker(utterance.speaker) for utterance in chosen})
     target = folder / "test_audio"
     for utterance in chosen:
         samples = synthesis.synthesize_source(

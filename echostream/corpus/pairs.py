@@ -164,7 +164,7 @@ def _level(samples: Sequence[list[Pair]], count: int, what: str) -> list[Pair]:
     """Take pairs from all patterns in turn until ``count``, none twice in either language."""
     taken: list[Pair] = []
     seen: set[str] = set()
-    for rank in range(max(map(len, samples))):
+    for rank in range(max(map(len, samples), default=0)):
         for sample in samples:
             if rank >= len(sample) or len(taken) == count:
                 continue
@@ -199,14 +199,6 @@ def generate_pairs(seed: int = 1, sizes: CorpusSizes | None = None) -> dict[str,
         wanted,
         "training",
     )
-    unseen_pool = _level(
-        [
-            sample_pattern(pattern, 3 * sizes.unseen // len(unseen_patterns) + 6, seed, lexicon)
-            for pattern in unseen_patterns
-        ],
-        2 * sizes.unseen,
-        "unseen",
-    )
     counts = Counter(word for pair in pool for word in _words_of(pair))
     held_out: list[Pair] = []
     for pair in Chooser(seed, "split").shuffled(pool):
@@ -217,19 +209,24 @@ def generate_pairs(seed: int = 1, sizes: CorpusSizes | None = None) -> dict[str,
             counts.subtract(_words_of(pair))
     chosen = set(held_out)
     train = [pair for pair in pool if pair not in chosen]
-    known = {normalize(pair.es) for pair in pool} | {normalize(pair.en) for pair in pool}
-    unseen = [
-        pair
-        for pair in unseen_pool
-        if all(counts[word] >= MIN_TRAIN_COUNT for word in _words_of(pair))
-        and normalize(pair.es) not in known
-        and normalize(pair.en) not in known
-    ][: sizes.unseen]
-    if len(held_out) + len(unseen) < sizes.dev + sizes.test:
+    if len(held_out) < sizes.dev + sizes.test - sizes.unseen:
         raise ValueError(
-            f"dev and test need {sizes.dev + sizes.test} pairs whose words training has "
-            f"{MIN_TRAIN_COUNT} times each, found {len(held_out) + len(unseen)}"
+            f"dev and test need {sizes.dev + sizes.test - sizes.unseen} pairs of seen patterns "
+            f"whose words training has {MIN_TRAIN_COUNT} times each, found {len(held_out)}"
         )
+    known = {normalize(pair.es) for pair in pool} | {normalize(pair.en) for pair in pool}
+
+    def is_fair(pair: Pair) -> bool:
+        """New to training as a sentence, in words that training has."""
+        return not {normalize(pair.es), normalize(pair.en)} & known and all(
+            counts[word] >= MIN_TRAIN_COUNT for word in _words_of(pair)
+        )
+
+    samples = [
+        sample_pattern(pattern, 3 * sizes.unseen, seed, lexicon) for pattern in unseen_patterns
+    ]
+    fair = [[pair for pair in sample if is_fair(pair)] for sample in samples]
+    unseen = _level(fair, sizes.unseen, "unseen")
     splits = {
         "train": Chooser(seed, "train").shuffled(train),
         "dev": held_out[: sizes.dev],

@@ -35,11 +35,14 @@ _SUBJUNCTIVE = {
 _REFLEXIVE = ("me", "te", "se", "nos", "se")
 _UNACCENTED = str.maketrans("áéíóú", "aeiou")
 # Nationalities and nouns whose final stressed syllable loses its written accent with an ending.
+_PLURAL_GAINS_ACCENT = {"joven": "jóvenes", "examen": "exámenes"}
 _FINAL_ACCENT = re.compile(r"[áéíóú][ns]$")
 
 
 def plural(word: str) -> str:
     """Plural of a noun or adjective by the general rules."""
+    if word in _PLURAL_GAINS_ACCENT:
+        return _PLURAL_GAINS_ACCENT[word]
     if word[-1] in "aeiouáéó":
         return word + "s"
     if word.endswith("z"):

@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,28 @@ def require_synthesizers() -> None:
             f"speech synthesis needs {' and '.join(missing)}, not found on PATH; on Debian and "
             f"Ubuntu: apt-get install {' '.join(missing)}"
         )
+
+
+def require_voices(speakers: Iterable[Speaker]) -> None:
+    """Raise ``RuntimeError`` naming a voice or variant that this espeak-ng lacks.
+
+    espeak-ng itself says nothing and speaks in its default voice.
+    """
+    listings = [
+        subprocess.run(
+            ["espeak-ng", f"--voices={kind}"], capture_output=True, text=True, check=True
+        ).stdout
+        for kind in ("es", "variant")
+    ]
+    languages = {line.split()[1] for line in listings[0].splitlines()[1:]}
+    variants = {word[3:] for word in listings[1].split() if word.startswith("!v/")}
+    for speaker in speakers:
+        language, _, variant = speaker.voice.partition("+")
+        if language not in languages or (variant and variant not in variants):
+            raise RuntimeError(
+                f"this espeak-ng has no voice {speaker.voice!r} (speaker {speaker.id}); "
+                "echo-mini was made with espeak-ng 1.51"
+            )
 
 
 def _run(command: list[str], what: str, output: Path) -> np.ndarray:

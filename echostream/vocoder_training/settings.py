@@ -104,6 +104,7 @@ def preset(name: str) -> VocoderTrainingConfig:
                 scale_channels=(16, 32, 64),
             ),
             updates=20000,
+            batch_size=8,
             segment_frames=32,
             learning_rate=5e-4,
             lr_decay=0.97,
