@@ -217,6 +217,46 @@ class EchoStreamDataset(FairseqDataset):
             order = np.random.default_rng(self.seed).permutation(order)
         return order[np.argsort(-self.frames[order], kind="stable")]
 
+    def batch_by_size(
+        self,
+        indices: np.ndarray,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        required_batch_size_multiple: int = 1,
+    ) -> list[list[int]]:
+        """Cut ordered indices into batches of at most ``max_tokens`` padded frames.
+
+        Builds of fairseq's own routine with a recent Cython silently drop a last batch that is
+        smaller than the multiple. Here every index comes out once.
+
+        Raises:
+            ValueError: one utterance alone is longer than ``max_tokens``.
+        """
+        batches: list[list[int]] = []
+        batch: list[int] = []
+        longest = 0
+        for index in map(int, indices):
+            frames = int(self.frames[index])
+            if max_tokens is not None and frames > max_tokens:
+                raise ValueError(
+                    f"{self.manifest}, line {self.rows[index].line}: {frames} frames are more "
+                    f"than --max-tokens {max_tokens}"
+                )
+            batch.append(index)
+            longest = max(longest, frames)
+            while (max_tokens is not None and len(batch) * longest > max_tokens) or (
+                max_sentences is not None and len(batch) > max_sentences
+            ):
+                keep = len(batch) - 1
+                if keep > required_batch_size_multiple:
+                    keep -= keep % required_batch_size_multiple
+                batches.append(batch[:keep])
+                batch = batch[keep:]
+                longest = max(int(self.frames[i]) for i in batch)
+        if batch:
+            batches.append(batch)
+        return batches
+
 
 def encoder_frames(frames: int) -> int:
     """Encoder frames that come out of filterbank frames, for either encoder."""

@@ -221,6 +221,26 @@ def test_order_is_by_length(trained):
     assert (np.diff(dataset.frames[order]) <= 0).all()
 
 
+@pytest.mark.parametrize("multiple", [1, 2, 3, 8])
+@pytest.mark.parametrize("limits", [(10000, None), (400, None), (300, 2), (None, 3)])
+def test_batches_lose_nothing(trained, multiple, limits):
+    dataset = trained[0].datasets["train"]
+    order = dataset.ordered_indices()
+    batches = dataset.batch_by_size(order, *limits, multiple)
+    assert [index for batch in batches for index in batch] == list(order)
+    for batch in batches:
+        assert limits[0] is None or len(batch) * dataset.frames[batch].max() <= limits[0]
+        assert limits[1] is None or len(batch) <= limits[1]
+    if limits == (None, 3):
+        assert [len(batch) for batch in batches] == [2, 2, 2, 2] if multiple == 2 else [3, 3, 2]
+
+
+def test_an_utterance_longer_than_a_batch(trained):
+    dataset = trained[0].datasets["train"]
+    with pytest.raises(ValueError, match=r"train.tsv, line \d+: \d+ frames .*--max-tokens 50"):
+        dataset.batch_by_size(dataset.ordered_indices(), 50)
+
+
 def test_a_checkpoint_of_other_data_is_refused(corpus):
     task = make_task(corpus)
     make_model(task)
