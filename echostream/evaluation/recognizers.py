@@ -66,7 +66,9 @@ def load_recognizer(spec: str, *, device: str = "auto", language: str = "en") ->
 
     resolved = ctc_recognizers.resolve_device(device)
     if kind == "wav2vec2":
-        return ctc_recognizers.load_fairseq_recognizer(Path(argument), resolved)
+        from echostream.evaluation.fairseq_wav2vec2 import load_fairseq_recognizer
+
+        return load_fairseq_recognizer(Path(argument), resolved)
     return ctc_recognizers.load_hf_recognizer(argument, resolved)
 
 

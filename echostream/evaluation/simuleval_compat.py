@@ -24,11 +24,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pandas
 import simuleval.utils.agent as agent_module
 import yaml
+from simuleval.data.segments import SpeechSegment, TextSegment
 from simuleval.evaluator import evaluator as evaluator_module
 from simuleval.evaluator.evaluator import SentenceLevelEvaluator
 from simuleval.evaluator.instance import (
@@ -37,6 +38,7 @@ from simuleval.evaluator.instance import (
     SpeechToSpeechInstance,
     TextOutputInstance,
 )
+from simuleval.evaluator.remote import RemoteEvaluator
 from simuleval.evaluator.scorers.quality_scorer import QUALITY_SCORERS_DICT
 
 from echostream.evaluation import quality
@@ -268,14 +270,14 @@ def patch_lazy_sources() -> None:
     """Read each source when its turn comes.
 
     SimulEval holds the whole test set in memory as Python floats: some 100 GB for the Fr-En test
-    set of CVSS-C at 48 kHz. Without an output folder the live instances are what is scored, and
-    then they must be kept.
+    set of CVSS-C at 48 kHz.
     """
     original = SentenceLevelEvaluator.build_instances_from_dataloader
 
     def build_instances_from_dataloader(self: SentenceLevelEvaluator) -> None:
         iterable = isinstance(self.dataloader, evaluator_module.IterableDataloader)
-        if self.output is None or iterable:
+        # Without a log, and by the remote evaluator, the live instances are what is scored.
+        if self.output is None or iterable or self.args.remote_eval:
             original(self)
             return
 
@@ -308,6 +310,36 @@ def patch_typed_log() -> None:
         self.instances = dict(enumerate(sorted(instances, key=lambda item: item.index)))
 
     SentenceLevelEvaluator.build_instances_from_log = _mark(build_instances_from_log)
+
+
+# --- agents in another process ---------------------------------------------------------------
+
+
+def _segments_cannot_travel() -> bool:
+    return TextSegment().tgt_lang is not None
+
+
+def patch_segment_language() -> None:
+    """Give segments no language by default; 1.1.4 gives them a typing object.
+
+    A remote agent answers in JSON, which has no such thing, so it could not answer at all.
+    """
+    for segment in (TextSegment, SpeechSegment):
+        defaults = segment.__init__.__defaults__ or ()
+        segment.__init__.__defaults__ = tuple(
+            None if get_origin(value) is not None else value for value in defaults
+        )
+        segment.tgt_lang = None
+
+
+def _remote_evaluator_is_stale() -> bool:
+    names = RemoteEvaluator.remote_eval.__code__.co_names
+    return "instance_iterator" in names and not hasattr(SentenceLevelEvaluator, "instance_iterator")
+
+
+def patch_remote_iterator() -> None:
+    """Let ``--remote-eval`` find the utterances; 1.1.4 asks for them under their former name."""
+    SentenceLevelEvaluator.instance_iterator = property(lambda self: self.iterator)
 
 
 # --- the scores ------------------------------------------------------------------------------
@@ -450,6 +482,8 @@ PATCHES = (
     Patch(patch_config_types, _unmarked(SentenceLevelEvaluator, "__init__")),
     Patch(patch_lazy_sources, _unmarked(SentenceLevelEvaluator, "build_instances_from_dataloader")),
     Patch(patch_typed_log, _unmarked(SentenceLevelEvaluator, "build_instances_from_log")),
+    Patch(patch_segment_language, _segments_cannot_travel),
+    Patch(patch_remote_iterator, _remote_evaluator_is_stale),
     Patch(patch_unscorable_latency, _unmarked(SentenceLevelEvaluator, "latency")),
     Patch(patch_utterance_table, _unmarked(SentenceLevelEvaluator, "dump_metrics")),
     Patch(patch_score_only_files, _unmarked(SentenceLevelEvaluator, "results")),

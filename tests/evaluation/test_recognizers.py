@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils import weight_norm
 
-from echostream.evaluation import ctc_recognizers
+from echostream.evaluation import ctc_recognizers, fairseq_wav2vec2
 from echostream.evaluation.recognizers import (
     load_recognizer,
     recognizer_name,
@@ -272,12 +272,12 @@ def test_settings_classes_of_fairseq_are_read_as_inert_objects(tmp_path: Path) -
 @pytest.mark.parametrize("text", ["__import__('os')", "[(1, 2)]", "[]", "[(1,2,3)] * 99999", "(("])
 def test_convolution_settings_are_not_evaluated(text: str) -> None:
     with pytest.raises(ValueError, match="conv_feature_layers"):
-        ctc_recognizers.parse_conv_layers(text)
-    assert ctc_recognizers.parse_conv_layers(CONV_TEXT) == CONV_LAYERS
+        fairseq_wav2vec2.parse_conv_layers(text)
+    assert fairseq_wav2vec2.parse_conv_layers(CONV_TEXT) == CONV_LAYERS
 
 
 def test_receptive_field_of_wav2vec2() -> None:
-    layers = ctc_recognizers.parse_conv_layers(ctc_recognizers.DEFAULT_CONV_LAYERS)
+    layers = fairseq_wav2vec2.parse_conv_layers(fairseq_wav2vec2.DEFAULT_CONV_LAYERS)
     assert ctc_recognizers.receptive_field(layers) == 400
 
 

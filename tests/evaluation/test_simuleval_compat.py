@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas
@@ -12,7 +18,7 @@ import yaml
 
 from echostream.evaluation import simuleval_compat
 from echostream.evaluation.logged_instances import read_instances, read_log_lines
-from tests.evaluation.conftest import TEXT_AGENT, Corpus, build_corpus, run_in_process
+from tests.evaluation.conftest import ROOT, TEXT_AGENT, Corpus, build_corpus, run_in_process
 
 BLEU = ("--quality-metrics", "BLEU")
 
@@ -226,3 +232,37 @@ def test_log_lines_are_plain_json(
     run_in_process(small_corpus.arguments(output, *BLEU), monkeypatch)
     for line in (output / "instances.log").read_text().splitlines():
         assert {"delays", "elapsed", "durations", "intervals"} <= set(json.loads(line))
+
+
+@pytest.mark.slow
+def test_a_remote_agent_scores_like_a_local_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simuleval.utils.functional import find_free_port
+
+    references = ["word1 word2 end", "word1 end"]
+    corpus = build_corpus(tmp_path / "c", [[(0, 0)] * 3, [(0, 0)] * 2], references, TEXT_AGENT)
+    local, remote = tmp_path / "local", tmp_path / "remote"
+    metrics = ("--quality-metrics", "BLEU", "--latency-metrics", "AL", "LAAL")
+    run_in_process(corpus.arguments(local, *metrics), monkeypatch)
+    port = str(find_free_port())
+    module = [sys.executable, "-m", "echostream.evaluation.simuleval_main"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    serve = ["--standalone", "--remote-port", port, "--agent", str(corpus.agent)]
+    server = subprocess.Popen([*module, *serve], env=environment, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("localhost", int(port))):
+                break
+            time.sleep(0.2)
+        arguments = ["--remote-eval", "--remote-port", port, "--output", str(remote)]
+        arguments += ["--source", str(corpus.source_list), "--target", str(corpus.target_list)]
+        arguments += ["--source-type", "speech", "--target-type", "text"]
+        arguments += ["--source-segment-size", "320", "--dataloader", "speech-to-text", *metrics]
+        subprocess.run([*module, *arguments], env=environment, check=True)
+    finally:
+        server.kill()
+        server.wait()
+    for name in ("BLEU", "AL", "LAAL"):
+        assert scores(remote)[name] == scores(local)[name]
