@@ -76,7 +76,6 @@ class EchoStreamAgent(GenericAgent):
     task: Task = "s2st"
 
     def __init__(self, args: Namespace) -> None:
-        torch.set_grad_enabled(False)
         device = normalize_device(getattr(args, "device", None))
         system = load_model_dir(args.model_dir, device=device, dtype=_dtype(args))
         chunk_ms = args.chunk_ms or getattr(args, "source_segment_size", None) or 320

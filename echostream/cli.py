@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 from tqdm import tqdm
 
 from echostream import __version__
@@ -159,7 +158,6 @@ def translate_file(pipeline: Pipeline, path: Path, out: Path) -> Iterator[ChunkO
 
 
 def run_translate(args: argparse.Namespace) -> int:
-    torch.set_grad_enabled(False)
     system = load_model_dir(args.model_dir, device=args.device)
     pipeline = Pipeline(system, chunk_ms=args.chunk_ms, beam=args.beam)
     if not args.input.is_file():
