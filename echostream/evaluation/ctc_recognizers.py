@@ -1,9 +1,9 @@
 """Letter CTC recognisers: greedy decoding, and the models of transformers.
 
-These and fairseq's (``fairseq_wav2vec2``) are decoded as StreamSpeech's toolkit decodes them: per-utterance layer normalisation of the
-waveform where the model was trained with it, the best symbol of every frame, repeats merged,
-blanks dropped, letters joined and the silence symbol turned into a space. (The toolkit calls a
-beam decoder with a beam of one and no language model, which is the same thing.)
+These and fairseq's (``fairseq_wav2vec2``) are decoded as StreamSpeech's toolkit decodes them:
+layer normalisation of each waveform where the model was trained with it, the best symbol of every
+frame, repeats merged, blanks dropped, letters joined and the silence symbol turned into a space.
+The toolkit calls a beam decoder with a beam of one and no language model: the same thing.
 
 Letters: T samples, F frames, V symbols.
 """
