@@ -176,12 +176,20 @@ def load_grid(path: Path, output: Path | None = None) -> Grid:
 
 
 def source_paths(test_set: TestSet) -> list[str]:
-    """The sources of a test set; relative lines of a list are relative to the list."""
+    """The sources of a test set.
+
+    Relative lines are relative to the list, or to a folder above it: lists are also written
+    relative to the root of a checkout.
+    """
     listing = Path(test_set.source)
     lines = listing.read_text(encoding="utf-8").split("\n")
     if lines and not lines[-1]:
         lines.pop()
-    return [str(listing.parent / line.strip()) for line in lines]
+    paths = []
+    for line in map(str.strip, lines):
+        places = [folder / line for folder in listing.parents]
+        paths.append(str(next((path for path in places if path.is_file()), places[0])))
+    return paths
 
 
 def check_files(grid: Grid) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from echostream.evaluation.grid import Grid, cells, load_grid
+from echostream.evaluation.grid import Grid, cells, load_grid, source_paths
 from echostream.evaluation.grid_runner import CellError, is_finished, run_grid, shards
 from echostream.evaluation.recognizers import split_spec
 from tests.evaluation.conftest import ROOT, Corpus, build_corpus
@@ -159,6 +159,11 @@ def test_relative_sources_are_relative_to_their_list(
     one = {"systems": grid_content(corpus)["systems"][:1], "chunk_ms": [960]}
     grid = load_grid(write_grid(corpus, **one), tmp_path / "out")
     monkeypatch.chdir(tmp_path)
+    expected = [str(path) for path in corpus.sources]
+    assert source_paths(grid.test_sets[0]) == expected
+    below = "".join(f"{corpus.folder.name}/{path.name}\n" for path in corpus.sources)
+    corpus.source_list.write_text(below)
+    assert source_paths(grid.test_sets[0]) == expected
     (cell,) = run_grid(grid)
     assert len((cell.folder / "instances.log").read_text().splitlines()) == 4
     corpus.sources[2].unlink()
