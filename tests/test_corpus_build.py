@@ -45,6 +45,7 @@ def splits():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, splits):
     """A whole build; noise stands in for speech, whose making is tested elsewhere."""
+    pytest.importorskip("sklearn", reason="fitting k-means needs scikit-learn")
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     for rows in splits.values():
@@ -284,6 +285,7 @@ def test_missing_synthesizers_are_named(monkeypatch):
 
 @needs_synthesizers
 def test_command_makes_everything(tmp_path, capsys):
+    pytest.importorskip("sklearn", reason="fitting k-means needs scikit-learn")
     arguments = ["--out", str(tmp_path), "--limit", "8", "--num-units", "10"]
     assert main([*arguments, "--vocab-size", "60", "--kmeans-utterances", "4"]) == 0
     assert (tmp_path / "fbank2unit" / "train.tsv").is_file()
