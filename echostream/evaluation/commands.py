@@ -44,6 +44,12 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
         help="utterances to draw; without a number the longest one",
     )
     parser.add_argument(
+        "--plot-quality",
+        choices=["ASR_BLEU", "ASR_BLEU_NOSIL", "BLEU", "CHRF", "WER"],
+        default=None,
+        help="what the curves show (default: ASR_BLEU of speech, BLEU of text)",
+    )
+    parser.add_argument(
         "--bootstrap",
         type=int,
         default=0,
@@ -91,6 +97,8 @@ def run_compare(args: argparse.Namespace) -> int:
         segmentation=args.segmentation,
         segment_references=args.segment_references,
     )
+    for result in results:
+        result.plotted = args.plot_quality
     significance = (
         comparison.paired_bootstrap(results, args.bootstrap) if args.bootstrap > 0 else []
     )

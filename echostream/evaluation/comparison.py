@@ -19,6 +19,9 @@ from echostream.evaluation.run_latency import latency_scores
 logger = logging.getLogger(__name__)
 
 
+PLOTTED_QUALITY = ("ASR_BLEU", "BLEU", "ASR_BLEU_NOSIL")
+
+
 @dataclass(frozen=True)
 class Rescoring:
     """Which recogniser to run over speech output; None reads what the folders hold."""
@@ -37,11 +40,12 @@ class ComparedRun:
     latency: dict[str, float] = field(default_factory=dict)
     recognizer: str = ""
     notes: list[str] = field(default_factory=list)
+    plotted: str | None = None
 
     @property
     def main_quality(self) -> tuple[str, float]:
-        """The figure that curves plot."""
-        for name in ("ASR_BLEU", "BLEU", "ASR_BLEU_NOSIL", "WER"):
+        """The figure that curves plot: ``plotted``, else the customary one."""
+        for name in (self.plotted,) if self.plotted else PLOTTED_QUALITY:
             if name in self.quality:
                 return name, self.quality[name]
         return "", float("nan")

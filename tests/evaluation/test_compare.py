@@ -376,6 +376,14 @@ def test_curves_carry_labels_units_and_legend(tmp_path: Path) -> None:
         assert f"<!-- {text} -->" in drawn, text
 
 
+def test_curves_of_recognition_show_word_errors(tmp_path: Path) -> None:
+    words = [[("one", 500.0), ("two", 1500.0)] for _ in REFERENCES]
+    folder = write_text_run(tmp_path / "asr" / "chunk_320", words)
+    output = tmp_path / "out"
+    run_cli("compare", str(folder), "--output", str(output), "--plot-quality", "WER")
+    assert "<!-- word error rate (%) -->" in svg_texts(output / "curves.svg")
+
+
 def test_the_same_figure_is_the_same_file(tmp_path: Path) -> None:
     results = comparison.compare_runs([load_run(folder) for folder in three_runs(tmp_path)])
     first, second = (plot_curves(results, tmp_path / name / "c") for name in "ab")

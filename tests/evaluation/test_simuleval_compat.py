@@ -18,7 +18,14 @@ import yaml
 
 from echostream.evaluation import simuleval_compat
 from echostream.evaluation.logged_instances import read_instances, read_log_lines
-from tests.evaluation.conftest import ROOT, TEXT_AGENT, Corpus, build_corpus, run_in_process
+from tests.evaluation.conftest import (
+    ROOT,
+    TEXT_AGENT,
+    Corpus,
+    build_corpus,
+    run_command,
+    run_in_process,
+)
 
 BLEU = ("--quality-metrics", "BLEU")
 
@@ -154,6 +161,19 @@ def test_score_only_repeats_the_scores_and_writes_them(
     assert {name: (output / name).read_text() for name in expected} == expected
     types = yaml.safe_load((output / "config.yaml").read_text())
     assert types == {"source_type": "speech", "target_type": "speech"}
+
+
+def test_user_dir_brings_the_repairs_where_no_agent_is_loaded(
+    small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    run_in_process(small_corpus.arguments(output, *BLEU), monkeypatch)
+    expected = (output / "scores.tsv").read_text()
+    (output / "scores.tsv").unlink()
+    module = ROOT / "echostream" / "evaluation" / "simuleval_compat"
+    rest = small_corpus.arguments(output, *BLEU)[6:]
+    run_command(["--user-dir", str(module), "--score-only", *rest])
+    assert (output / "scores.tsv").read_text() == expected
 
 
 def test_text_output_names_its_type_and_joins_sentencepiece_tokens(
