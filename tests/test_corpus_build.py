@@ -149,6 +149,8 @@ def test_simuleval_lists(built, splits):
     assert len(sounds) == COUNTS["test"] and all(Path(sound).is_file() for sound in sounds)
     target = (folder / "target.txt").read_text(encoding="utf-8").splitlines()
     assert target == [normalize(row.tgt_text) for row in splits["test"]]
+    assert (folder.with_name("test_seen") / "wav_list.txt").read_text().splitlines() == sounds
+    assert (folder.with_name("test_unseen") / "wav_list.txt").read_text() == ""
     assert len((folder / "unit.txt").read_text().splitlines()) == COUNTS["test"]
     assert len((folder / "src.txt").read_text(encoding="utf-8").splitlines()) == COUNTS["test"]
 

@@ -42,7 +42,7 @@ class BuildOptions:
         seed: of noise and levels, sampling for k-means, and k-means.
         jobs: processes.
         kmeans_utterances: training utterances that k-means is fitted on.
-        decoder_args: MT decoder sizes written into the multitask YAML.
+        decoder_args: MT decoder sizes for the multitask YAML, those of the *_mini architectures.
     """
 
     seed: int = 1
@@ -52,9 +52,9 @@ class BuildOptions:
     kmeans_utterances: int = 2000
     decoder_args: Mapping[str, int] = field(
         default_factory=lambda: {
-            "decoder_layers": 4,
+            "decoder_layers": 2,
             "decoder_embed_dim": 192,
-            "decoder_ffn_embed_dim": 768,
+            "decoder_ffn_embed_dim": 512,
             "decoder_attention_heads": 4,
         }
     )
@@ -219,12 +219,16 @@ def build(folder: Path, splits: Splits, options: BuildOptions) -> None:
     synthesize(folder, utterances, options)
     features = extract_features(folder, utterances, options)
     units = extract_units(folder, splits, options)
+    lists = dict(splits)
+    # Sentences of patterns that training has and has not seen are also reported apart.
+    lists["test_seen"] = [utterance for utterance in splits["test"] if not utterance.unseen]
+    lists["test_unseen"] = [utterance for utterance in splits["test"] if utterance.unseen]
     for split in SPLITS:
         layout.write_speech_manifest(folder, split, splits[split], features, units[split])
-        sounds = [str(sound_path(folder, "source", u).resolve()) for u in splits[split]]
-        layout.write_simuleval_lists(
-            folder / "simuleval" / split, splits[split], sounds, units[split]
-        )
+    every_unit = {name: values for found in units.values() for name, values in found.items()}
+    for name, rows in lists.items():
+        sounds = [str(sound_path(folder, "source", row).resolve()) for row in rows]
+        layout.write_simuleval_lists(folder / "simuleval" / name, rows, sounds, every_unit)
     for side in ("src", "tgt"):
         layout.write_text_task(folder, side, splits, options.vocab_size)
     layout.write_configs(folder, options.vocab_size, options.decoder_args)
