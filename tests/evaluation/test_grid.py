@@ -25,7 +25,7 @@ SCRIPTS = [
     [(1, 4000), (1, 4000), (1, 4000), (1, 4000)],
 ]
 REFERENCES = ["one two three", "a b c d e f g h", "nothing at all", "four words are here"]
-TABLES = ("table.md", "table.tex", "table.csv", "table.json", "curves.png", "curves.svg")
+TABLES = ("table.md", "table.tex", "table.csv", "table.json")
 
 COMMAND = """
 import argparse, sys
