@@ -4,12 +4,14 @@ import pickle
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torchaudio.models import wav2vec2_model
 
 from echostream.units.extractor import UnitExtractor
 from echostream.units.features import HubertFeatures, MFCCFeatures, build_features
 from echostream.units.kmeans import KMeans
+from echostream.units.quantize import quantize
 from echostream.units.sequences import expand_units, read_units, reduce_units, write_units
 
 TINY_HUBERT = {
@@ -236,3 +238,40 @@ def test_broken_unit_models_are_named(tmp_path):
     (tmp_path / "units.json").write_text("{}")
     with pytest.raises(ValueError, match="needs 'features' and 'options'"):
         UnitExtractor.load(tmp_path)
+
+
+class _Counting:
+    """Counts calls, and fails after some, as a power cut would."""
+
+    num_units = 200
+
+    def __init__(self, fail_after):
+        self.features, self.left = MFCCFeatures(), fail_after
+
+    def __call__(self, waveform):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return np.arange(len(waveform) // 320)
+
+
+def test_quantizing_goes_on_where_it_stopped(tmp_path):
+    sounds = {}
+    for index, rate in enumerate((16000, 8000, 48000, 16000)):
+        path = tmp_path / f"{index}.wav"
+        soundfile.write(path, 0.1 * np.ones((rate, 1 + index % 2)), rate)
+        sounds[f"u{index}"] = path
+    out = tmp_path / "units.km200"
+    with pytest.raises(KeyboardInterrupt):
+        quantize(_Counting(2), sounds, out, save_every=1)
+    assert not out.exists()
+    rest = _Counting(9)
+    quantize(rest, sounds, out)
+    assert rest.left == 7
+    assert {name: len(units) for name, units in read_units(out).items()} == dict.fromkeys(
+        sounds, 50
+    )
+    assert list(read_units(out)) == list(sounds) and not list(tmp_path.glob("*.part"))
+    quantize(_Counting(0), sounds, out)
+    with pytest.raises(FileNotFoundError, match="no such sound file"):
+        quantize(rest, {"x": tmp_path / "x.wav"}, tmp_path / "y.km200")
