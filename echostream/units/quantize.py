@@ -47,10 +47,10 @@ def quantize(
         save_every: utterances between saves.
     """
     if out.is_file():
-        missing = next((name for name in sounds if name not in read_units(out)), None)
-        if missing is None:
+        missing = set(sounds) - set(read_units(out))
+        if not missing:
             return
-        logger.info("%s lacks utterance %r, making it again", out, missing)
+        logger.info("%s lacks %d utterances, making it again", out, len(missing))
     part = out.with_name(f"{out.name}.part")
     known = read_units(part, extractor.num_units) if part.is_file() else {}
     done = {name: units for name, units in known.items() if name in sounds}
