@@ -193,6 +193,8 @@ class EchoStreamAgent(GenericAgent):
                 "st": [*history["st"], *output.st_tail],
                 "mt": history["mt"],
                 "units": history["units"],
+                "transcript": " ".join(states.transcript),
+                "translation": " ".join(states.translation),
                 "samples": len(output.waveform),
                 "compute_ms": {k: round(v, 3) for k, v in output.compute_ms.items()},
             }

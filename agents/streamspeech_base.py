@@ -103,6 +103,8 @@ class StreamSpeechAgent(EchoStreamAgent):
                 "write": output.write,
                 "finished": output.final,
                 **states.history,
+                "transcript": " ".join(states.transcript),
+                "translation": " ".join(states.translation),
                 "text": output.text,
                 "samples": len(output.waveform),
                 "compute_ms": {k: round(v, 3) for k, v in output.compute_ms.items()},
