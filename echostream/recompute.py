@@ -19,22 +19,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from torch import Tensor
 
-from echostream.audio import check_samples, fbank
+from echostream.audio import check_samples
 from echostream.checkpoint import System
 from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig
 from echostream.models.chunk_conformer_encoder import s2st_conv_chunk, text_conv_chunk
 from echostream.models.decoders.ctc_decoder import CollapseState, collapse
-from echostream.models.decoders.ctc_decoder_policy import whole_word_mode
+from echostream.models.decoders.ctc_decoder_policy import (
+    Counts,
+    Decision,
+    PolicyState,
+    whole_word_mode,
+)
 from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import UNIT_OFFSET
 from echostream.pipeline import Pipeline, PipelineState, Stopwatch, Task
 from echostream.recompute_search import CachedPredictor, Predictor, best_labels, greedy
+from echostream.streamspeech_frontend import StreamSpeechFrontend, whole_features
 from echostream.text import Vocabulary
 
 # Length limits of the original's searches, in text tokens: a constant for speech output; for text
@@ -49,8 +55,35 @@ def conv_chunk(task: Task, attention_chunk: int) -> int:
     return s2st_conv_chunk(attention_chunk) if task == "s2st" else text_conv_chunk(attention_chunk)
 
 
+def length_limit(task: Task, frames: int) -> int:
+    """Text tokens at which the original's agents stop at the end of a source of that many
+    filterbank frames."""
+    if task == "s2st":
+        return SPEECH_MAX_TOKENS
+    return min(frames + TEXT_EXTRA_TOKENS, TEXT_MAX_TOKENS)
+
+
 class StreamSpeechPipeline(Pipeline):
-    """The incremental pipeline with the convolution chunks of StreamSpeech's agents."""
+    """The incremental pipeline with the filterbank and the convolution chunks of StreamSpeech's
+    agents. It hears what they hear at every decision, and goes on from what it has written."""
+
+    def __init__(self, system: System, **options: Any) -> None:
+        super().__init__(system, **options)
+        self.frontend = StreamSpeechFrontend(system.config.frontend, system.cmvn)
+        self._decide_by_counts, self.decide = self.decide, self._decide_within_limit
+
+    def _decide_within_limit(
+        self, counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
+    ) -> tuple[Decision, PolicyState]:
+        """The policy's decision, at the end of the source within the original's length limit."""
+        decision, state = self._decide_by_counts(counts, state, config, whole_word)
+        if decision.until_eos:
+            frontend = self.system.config.frontend
+            overlap_ms = frontend.window_ms - frontend.shift_ms
+            frames = int((counts.source_ms - overlap_ms) // frontend.shift_ms)
+            room = length_limit(self.task, frames) - counts.written
+            decision = replace(decision, max_new_tokens=max(room, 0))
+        return decision, state
 
     def init_state(self) -> PipelineState:
         chunk = max(int(self.chunk_ms) // ENCODER_FRAME_MS, 1)
@@ -228,21 +261,8 @@ class RecomputePipeline:
         return self.decide(features, state, watch)
 
     def features(self, samples: np.ndarray, sample_rate: int) -> Tensor:
-        """Normalised filterbank (frames, bins) of everything heard.
-
-        The original cuts the samples to whole frames at the source rate first: frames of 10 ms
-        behind 15 ms of hold-back. Then it resamples what is left as a signal of its own.
-        """
-        config = self.system.config.frontend
-        shift = sample_rate * config.shift_ms / 1000
-        overlap = sample_rate * (config.window_ms - config.shift_ms) / 1000
-        frames = math.floor((len(samples) - overlap) / int(shift))
-        if frames < 1:
-            return torch.zeros(0, config.num_mel_bins)
-        used = samples[: int(frames * shift + overlap)]
-        if sample_rate != config.sample_rate:
-            used = soxr.resample(used, sample_rate, config.sample_rate, quality="HQ")
-        return self.system.cmvn(fbank(torch.from_numpy(used), config))
+        """Normalised filterbank (frames, bins) of everything heard."""
+        return whole_features(samples, sample_rate, self.system.config.frontend, self.system.cmvn)
 
     @torch.no_grad()
     def decide(
@@ -324,10 +344,8 @@ class RecomputePipeline:
         before = state.prefix or ()
         if new_tokens is not None:
             limit = len(before) + new_tokens
-        elif self.task == "s2st":
-            limit = SPEECH_MAX_TOKENS
         else:
-            limit = min(call.frames + TEXT_EXTRA_TOKENS, TEXT_MAX_TOKENS)
+            limit = length_limit(self.task, call.frames)
         with call.watch("mt"):
             if self.task == "s2st":
                 tokens = greedy(Predictor(decoder, call.encoder_out), before, limit)

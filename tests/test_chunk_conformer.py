@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from echostream.config import ChunkConformerConfig
 from echostream.models.chunk_conformer_encoder import (
     ChunkConformerEncoder,
+    StreamFeatures,
     s2st_conv_chunk,
     text_conv_chunk,
 )
@@ -202,6 +203,25 @@ def test_final_flag_flushes_everything(encoder):
     got = torch.cat([first.final, last.final], dim=1)
     torch.testing.assert_close(got, full(encoder, x, 16), atol=1e-10, rtol=0)
     torch.testing.assert_close(flushed.final, got[:, -flushed.final.size(1) :])
+
+
+@pytest.mark.parametrize("segment,conv", [(8, 8), (24, 16), (5, 0)])
+def test_provisional_features_are_heard_and_replaced(encoder, segment, conv):
+    x = torch.randn(1, 120, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    guess = x + 1.0
+    state, done = encoder.init_state(segment_frames=segment, conv_chunk_frames=conv), []
+    with torch.no_grad():
+        for start in range(0, 120, 20):
+            end = start + 20
+            # The last three frames of every step but one are guessed first, then known.
+            known = slice(max(start - 3, 0), end - 3)
+            step = StreamFeatures(x[:, known], guess[:, end - 3 : end])
+            out, state = encoder.step(step, state, final=end == 120)
+            done.append(out.final)
+            heard = torch.cat([x[:, : end - 3], guess[:, end - 3 : end]], dim=1)
+            got = torch.cat([*done, out.tail], dim=1)
+            torch.testing.assert_close(got, full(encoder, heard, segment, conv), atol=1e-10, rtol=0)
+    assert out.tail.size(1) == 0
 
 
 def test_no_input_gives_no_output(encoder):

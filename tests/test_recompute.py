@@ -27,6 +27,7 @@ from echostream.recompute import (
     StreamSpeechPipeline,
     conv_chunk,
 )
+from echostream.streamspeech_frontend import StreamSpeechFrontend, whole_features
 from echostream.text import Vocabulary
 
 REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
@@ -247,20 +248,56 @@ def test_convolution_chunks_follow_the_task(system):
     assert state.model.encoder.conv_chunk_frames == 8
 
 
-def test_incremental_hears_what_recomputing_hears(system):
-    """Same transcript at every decision: at 16 kHz no resampler comes between."""
-    samples = noise(3.0)
-    for chunk_ms in (320, 640, 960):
+@pytest.mark.parametrize("rate", [16000, 44100, 48000])
+@pytest.mark.parametrize("chunk_ms", [320, 640, 960])
+def test_incremental_hears_what_recomputing_hears(system, rate, chunk_ms):
+    """Same transcript at every decision, the resampler's edge included."""
+    samples = noise(3.01, rate)
+    slow, fast = (
+        kind(system, chunk_ms=chunk_ms) for kind in (RecomputePipeline, StreamSpeechPipeline)
+    )
+    expected, _ = slow.step(samples, rate, slow.init_state(), final=True)
+    outputs, _ = fast.step(samples, rate, fast.init_state(), final=True)
+    heard: tuple[int, ...] = ()
+    assert len(outputs) == len(expected)
+    for output, full in zip(outputs, expected, strict=True):
+        heard += output.asr_tokens
+        assert heard + output.asr_tail == full.asr_tokens
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000])
+@pytest.mark.parametrize("step", [500, 5120, 15360])
+def test_incremental_filterbank_equals_the_whole(rate, step):
+    config = preset("tiny").frontend
+    cmvn = CMVN(torch.full((80,), 10.0), torch.full((80,), 4.0))
+    frontend = StreamSpeechFrontend(config, cmvn)
+    samples, state, done = noise(1.3, rate), frontend.init_state(), []
+    for end in range(step, len(samples) + step, step):
+        features, state = frontend.step(samples[end - step : end], rate, state)
+        done.append(features.final[0])
+        got = torch.cat([*done, features.tail[0]])
+        expected = whole_features(samples[:end], rate, config, cmvn)
+        torch.testing.assert_close(got, expected, atol=1e-2, rtol=0)
+
+
+@needs_reference
+@pytest.mark.parametrize("name", MODELS)
+def test_incremental_writes_the_same_text_on_the_recorded_clips(systems, name):
+    """Where nothing that was written would be revised, freezing it changes nothing."""
+    for run in recordings(name, "s2st"):
+        if run["chunk_ms"] > 640:
+            continue
+        samples, rate = read_audio(REFERENCE / "audio" / run["wav"])
         slow, fast = (
-            kind(system, chunk_ms=chunk_ms) for kind in (RecomputePipeline, StreamSpeechPipeline)
+            kind(systems[name], chunk_ms=run["chunk_ms"])
+            for kind in (RecomputePipeline, StreamSpeechPipeline)
         )
-        expected, _ = slow.step(samples, 16000, slow.init_state(), final=True)
-        outputs, _ = fast.step(samples, 16000, fast.init_state(), final=True)
-        heard: tuple[int, ...] = ()
-        assert len(outputs) == len(expected)
+        expected, _ = slow.step(samples, rate, slow.init_state(), final=True)
+        outputs, _ = fast.step(samples, rate, fast.init_state(), final=True)
+        written: tuple[int, ...] = ()
         for output, full in zip(outputs, expected, strict=True):
-            heard += output.asr_tokens
-            assert heard + output.asr_tail == full.asr_tokens
+            written += output.mt_tokens
+            assert written == full.mt_tokens
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,18 @@ def text_conv_chunk(attention_chunk: int) -> int:
 
 
 @dataclass
+class StreamFeatures:
+    """Input of one step: ``final`` (B, T, input_dim) frames, followed by ``tail``
+    (B, P, input_dim), frames that the next step replaces."""
+
+    final: Tensor
+    tail: Tensor
+
+    def to(self, like: Tensor) -> StreamFeatures:
+        return StreamFeatures(self.final.to(like), self.tail.to(like))
+
+
+@dataclass
 class EncoderOutput:
     """Result of one step: ``final`` (B, S, D) never changes again, ``tail`` (B, P, D) holds until
     the next step. All ``final`` so far followed by ``tail`` is the encoding of all input so far.
@@ -98,11 +110,10 @@ class Conv1dGLUSubsampler(nn.Module):
         return [conv.init_state(batch_size) for conv in self.conv_layers]
 
     def step(
-        self, features: Tensor, states: list[ChunkConvState], chunk: int
+        self, features: StreamFeatures, states: list[ChunkConvState], chunk: int
     ) -> tuple[Tensor, Tensor, list[ChunkConvState]]:
-        """New fbank frames (B, T, input_dim) to final (B, S, D) and provisional (B, P, D)."""
-        final = features.transpose(1, 2)
-        tail = final[:, :, :0]
+        """New fbank frames to final (B, S, D) and provisional (B, P, D)."""
+        final, tail = features.final.transpose(1, 2), features.tail.transpose(1, 2)
         new_states = []
         for conv, state in zip(self.conv_layers, states, strict=True):
             final, tail, state = conv.step(final, tail, state, chunk)
@@ -213,22 +224,29 @@ class ChunkConformerEncoder(nn.Module):
         )
 
     def step(
-        self, features: Tensor, state: ChunkConformerState, *, final: bool = False
+        self,
+        features: Tensor | StreamFeatures,
+        state: ChunkConformerState,
+        *,
+        final: bool = False,
     ) -> tuple[EncoderOutput, ChunkConformerState]:
         """Encode new frames of a stream; every row of the batch advances by the same number.
 
         Needs ``eval`` mode, where batch norm and dropout do not depend on the other frames.
 
         Args:
-            features: (B, T, input_dim), possibly T = 0.
+            features: (B, T, input_dim), possibly T = 0; or such frames with provisional ones.
             state: from :meth:`init_state` or the last step; not changed.
             final: no input follows, so all that is left becomes final.
         """
-        self._check_features(features)
+        if isinstance(features, Tensor):
+            features = StreamFeatures(features, features[:, :0])
+        self._check_features(features.final)
+        self._check_features(features.tail)
         expected = state.subsample[0].inputs.size(0)
-        if features.size(0) != expected:
+        if features.final.size(0) != expected:
             raise ValueError(
-                f"this stream was opened for a batch of {expected}, got {features.size(0)}"
+                f"this stream was opened for a batch of {expected}, got {features.final.size(0)}"
             )
         chunk = state.conv_chunk_frames
         done, tail, subsample = self.subsample.step(features, state.subsample, chunk)
