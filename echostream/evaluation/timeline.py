@@ -88,10 +88,13 @@ def _draw_words(axes: Axes, words: Sequence[TimedWord], end: float, color: str) 
         if row is None:
             row = int(np.argmin(free_from))
         left = max(time, free_from[row])
+        # A write that would run past the right edge is shortened: the picture is about when.
+        room = max(int((end - left) / (1.6 * width_per_letter)), 8)
+        text = text if len(text) <= room else f"{text[: room - 2]} …"
         free_from[row] = left + (len(text) + 2) * width_per_letter
         height = 1 - (row + 0.5) / _MAX_WORD_ROWS
         axes.plot([time, time], [height - 0.09, height + 0.09], color=color, linewidth=1.4)
-        axes.annotate(
+        annotation = axes.annotate(
             text,
             (left, height),
             xytext=(3, 0),
@@ -102,6 +105,7 @@ def _draw_words(axes: Axes, words: Sequence[TimedWord], end: float, color: str) 
             annotation_clip=False,
             bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"},
         )
+        annotation.set_in_layout(False)
     axes.set_ylim(0, 1)
 
 
