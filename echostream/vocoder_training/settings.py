@@ -106,7 +106,7 @@ def preset(name: str) -> VocoderTrainingConfig:
                 scales=1,
                 scale_channels=(16, 32, 64),
             ),
-            updates=18000,
+            updates=14000,
             batch_size=8,
             segment_frames=32,
             learning_rate=5e-4,
