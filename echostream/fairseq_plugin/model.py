@@ -6,6 +6,7 @@ The very same model, parameter for parameter: a checkpoint's weights load into i
 # ruff: noqa: UP045  (fairseq turns annotations into flags and knows typing.Optional only)
 
 import logging
+import math
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Optional
@@ -59,6 +60,10 @@ class EchoStreamModelConfig(FairseqDataclass):
     relu_dropout: Optional[float] = _flag("must equal --dropout")
     attn_type: Optional[str] = _flag("streamspeech: espnet is the only one")
     pos_enc_type: Optional[str] = _flag("streamspeech: rel_pos is the only one")
+    blank_prior: float = field(
+        default=0.9,
+        metadata={"help": "probability of blank that the text CTC heads start from; 0: random"},
+    )
     uni_encoder: bool = field(
         default=False, metadata={"help": "accepted; the text-to-unit encoder always is"}
     )
@@ -87,9 +92,29 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
     def build_model(cls, cfg: EchoStreamModelConfig, task) -> "EchoStreamFairseqModel":
         """Build what the task resolved from architecture, flags and data."""
         model = cls(task.resolve_model(cfg))
+        if cfg.blank_prior:
+            model.start_from_blank(cfg.blank_prior)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         logger.info("%.3f M parameters", parameters / 1e6)
         return model
+
+    @torch.no_grad()
+    def start_from_blank(self, probability: float) -> None:
+        """Let the text CTC heads write blank with this probability before they learn anything.
+
+        Heads that start out even-handed must first learn that nearly every frame is blank. The
+        quickest way there is to turn every encoder output into the same vector, from which deep
+        stacks recover late or never; a bias spares them that lesson.
+
+        Raises:
+            ValueError: no probability.
+        """
+        if not 0 < probability < 1:
+            raise ValueError(f"--blank-prior must lie between 0 and 1, got {probability}")
+        for head in (self.source_unigram_decoder, self.ctc_target_unigram_decoder):
+            others = head.proj.bias.numel() - 1
+            head.proj.bias.zero_()
+            head.proj.bias[Vocabulary.blank] = math.log(probability / (1 - probability) * others)
 
     def segment_ends(self, frames: int, segment_frames: int) -> list[int]:
         """Cumulative end frames of the segments in which a stream of ``frames`` arrives."""

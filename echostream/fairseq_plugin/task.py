@@ -88,7 +88,7 @@ class EchoStreamTask(FairseqTask):
     def resolve_model(self, cfg: FairseqDataclass) -> EchoStreamConfig:
         """The model's full configuration; remembered, and stored in every checkpoint."""
         arch = cfg["_name"]
-        flags = {name: cfg[name] for name in cfg if name != "_name"}
+        flags = {name: cfg[name] for name in cfg if name not in ("_name", "blank_prior")}
         self.config = build_config(
             arch,
             flags,

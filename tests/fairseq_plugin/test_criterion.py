@@ -143,6 +143,19 @@ def test_wrong_flags(trained, options, message):
         make_criterion(trained[0], **options)
 
 
+def test_text_heads_start_from_blank(corpus):
+    task = make_task(corpus)
+    model = make_model(task, blank_prior=0.8)
+    out = model(torch.randn(2, 90, 80), torch.tensor([90, 90]), torch.full((2, 3), 2))
+    for logits in (out.asr, out.st):
+        blank = logits.detach().softmax(dim=-1)[..., 0]
+        assert 0.6 < float(blank.mean()) < 0.95
+    with pytest.raises(ValueError, match="--blank-prior must lie between 0 and 1, got 2"):
+        model.start_from_blank(2.0)
+    even = make_model(task, blank_prior=0.0)
+    assert float(even.source_unigram_decoder.proj.bias[0].abs()) < 1
+
+
 def test_a_collapsed_encoder_is_reported(trained, caplog):
     task, model, _ = trained
     criterion = make_criterion(task, collapse_after=0)
