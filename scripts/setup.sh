@@ -13,7 +13,7 @@ setup_environment() {
         echo "setup: Python 3.10 to 3.13 is needed, $python is $("$python" -V 2>&1)" >&2
         return 1
     }
-    stamp="$root/.venv/.echostream-$(echo "$extras" | tr ' ' '-')"
+    stamp="$root/.venv/.echostream-${extras// /-}"
     wanted="$(cat "$root/setup.py" "$root/scripts/constraints.txt" "$root/scripts/setup.sh" | cksum)"
     if [ ! -x "$root/.venv/bin/python" ]; then
         echo "setup: creating .venv"
@@ -36,7 +36,7 @@ setup_environment() {
         esac
         pip install --quiet --no-build-isolation \
             --constraint "$root/scripts/constraints.txt" \
-            --editable "$root[$(echo "$extras" | tr ' ' ',')]" || return 1
+            --editable "$root${extras:+[${extras// /,}]}" || return 1
         echo "$wanted" >"$stamp"
     fi
     cd "$root" || return 1

@@ -8,11 +8,22 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ("echostream.config",),
     ("echostream.streaming", "echostream.audio", "echostream.text"),
-    ("echostream.models.transformer_layer", "echostream.models.emformer_layer"),
-    ("echostream.models.decoders", "echostream.models.echostream_encoder"),
+    (
+        "echostream.models.transformer_layer",
+        "echostream.models.emformer_layer",
+        "echostream.models.chunk_conv",
+        "echostream.models.chunk_conformer_layer",
+    ),
+    (
+        "echostream.models.decoders",
+        "echostream.models.echostream_encoder",
+        "echostream.models.chunk_conformer_encoder",
+    ),
     ("echostream.models.echostream_model",),
-    ("echostream.checkpoint",),
+    ("echostream.checkpoint", "echostream.restricted_pickle", "echostream.fairseq_settings"),
+    ("echostream.convert", "echostream.fairseq_export", "echostream.streamspeech_frontend"),
     ("echostream.pipeline",),
+    ("echostream.recompute", "echostream.recompute_search"),
 ]
 ALLOWED = {
     "simuleval": ("agents/", "echostream/evaluation/"),
