@@ -25,7 +25,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["echostream", "echostream.*"]), "echostream.agents"],
     package_dir={"echostream.agents": "agents"},
-    package_data={"echostream": ["py.typed"]},
+    package_data={"echostream": ["py.typed"], "echostream.corpus": ["data/*"]},
     install_requires=[
         "torch>=2.5",
         "torchaudio>=2.5",
