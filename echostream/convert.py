@@ -21,6 +21,7 @@ from echostream.audio import CMVN
 from echostream.checkpoint import VOCODER_PREFIX, System, load_state, save_model_dir
 from echostream.config import VocoderConfig, load_yaml
 from echostream.fairseq_export import export_to_fairseq
+from echostream.fairseq_plugin.export import export_checkpoint, is_training_checkpoint
 from echostream.fairseq_settings import (
     ASR_TASK,
     MT_TASK,
@@ -247,7 +248,11 @@ def add_convert_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Convert a StreamSpeech checkpoint to a model directory, or back.",
     )
     parser.add_argument("--checkpoint", type=Path, help="fairseq checkpoint (.pt)")
-    parser.add_argument("--data-bin", type=Path, help="its data directory (YAML, vocabularies)")
+    parser.add_argument(
+        "--data-bin",
+        type=Path,
+        help="its data directory (YAML, vocabularies); checkpoints trained here need none",
+    )
     parser.add_argument("--config-yaml", help="data YAML, default: the training run's")
     parser.add_argument("--multitask-config-yaml", help="task YAML, default: the training run's")
     parser.add_argument("--vocoder", type=Path, help="CodeHiFiGAN checkpoint")
@@ -268,8 +273,17 @@ def run_convert(args: argparse.Namespace) -> int:
             args.parser.error(f"--to-fairseq and --{given[0].replace('_', '-')} exclude each other")
         export_to_fairseq(args.to_fairseq, args.out)
     else:
-        if args.checkpoint is None or args.data_bin is None:
-            args.parser.error("--checkpoint and --data-bin are required (or --to-fairseq)")
+        if args.checkpoint is None:
+            args.parser.error("--checkpoint is required (or --to-fairseq)")
+        if is_training_checkpoint(read_checkpoint(args.checkpoint, keep=("task_state",))):
+            # Trained here: the checkpoint holds its configuration, vocabularies and CMVN.
+            export_checkpoint(
+                args.checkpoint, args.out, vocoder=args.vocoder, vocoder_cfg=args.vocoder_cfg
+            )
+            logger.info("wrote %s", args.out)
+            return 0
+        if args.data_bin is None:
+            args.parser.error("--data-bin is required for a StreamSpeech checkpoint")
         system = read_streamspeech(
             args.checkpoint,
             args.data_bin,

@@ -113,7 +113,8 @@ def test_a_checkpoint_becomes_a_model_directory_that_streams(corpus, tmp_path):
         corpus, tmp_path / "save", *STEADY, "--max-update", "1", "--k1", "1", "--n1", "2",
     )  # fmt: skip
     checkpoint = tmp_path / "save/checkpoint_last.pt"
-    export_checkpoint(checkpoint, tmp_path / "model")
+    command = ["convert", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "model")]
+    assert cli.main(command) == 0
     system = load_model_dir(tmp_path / "model")
     saved = weights(checkpoint)
     assert set(saved) == set(system.model.state_dict())
