@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("fairseq")
 
+from echostream import cli  # noqa: E402
 from echostream.checkpoint import load_model_dir  # noqa: E402
 from echostream.fairseq_plugin.export import (  # noqa: E402
     export_checkpoint,
