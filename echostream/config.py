@@ -28,9 +28,17 @@ def _require(condition: bool, message: str) -> None:
 
 def _require_heads(name: str, embed_dim: int, heads: int) -> None:
     _require(
-        heads > 0 and embed_dim % heads == 0,
+        heads > 0 and embed_dim > 0 and embed_dim % heads == 0,
         f"{name}: embed_dim must be a multiple of attention_heads, got {embed_dim} and {heads}",
     )
+
+
+def _require_layers(name: str, layers: int, least: int = 1) -> None:
+    _require(layers >= least, f"{name}: layers must be at least {least}, got {layers}")
+
+
+def _require_window(name: str, field: str, value: int | None) -> None:
+    _require(value is None or value > 0, f"{name}: {field} must be positive or null, got {value}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class EmformerConfig:
 
     def __post_init__(self) -> None:
         _require_heads("encoder", self.embed_dim, self.attention_heads)
+        _require_layers("encoder", self.layers)
         _require(self.segment_frames > 0, "encoder: segment_frames must be positive")
         for name in ("left_context_frames", "right_context_frames", "memory_size"):
             _require(getattr(self, name) >= 0, f"encoder: {name} must not be negative")
@@ -115,6 +124,7 @@ class ChunkConformerConfig:
 
     def __post_init__(self) -> None:
         _require_heads("encoder", self.embed_dim, self.attention_heads)
+        _require_layers("encoder", self.layers)
         _require(self.segment_frames > 0, "encoder: segment_frames must be positive")
         _require(
             self.depthwise_kernel_size % 2 == 1,
@@ -135,6 +145,10 @@ class CTCHeadConfig:
     dropout: float = 0.1
     context_frames: int | None = 256
 
+    def __post_init__(self) -> None:
+        _require_layers("CTC head", self.layers, least=0)
+        _require_window("CTC head", "context_frames", self.context_frames)
+
 
 @dataclass(frozen=True)
 class MTDecoderConfig:
@@ -154,6 +168,9 @@ class MTDecoderConfig:
 
     def __post_init__(self) -> None:
         _require_heads("mt", self.embed_dim, self.attention_heads)
+        _require_layers("mt", self.layers)
+        _require_window("mt", "context_tokens", self.context_tokens)
+        _require_window("mt", "source_context_frames", self.source_context_frames)
 
 
 @dataclass(frozen=True)
@@ -165,6 +182,10 @@ class T2UEncoderConfig:
     ffn_dim: int = 2048
     dropout: float = 0.1
     context_tokens: int | None = 512
+
+    def __post_init__(self) -> None:
+        _require_layers("t2u", self.layers, least=0)
+        _require_window("t2u", "context_tokens", self.context_tokens)
 
 
 @dataclass(frozen=True)
@@ -187,6 +208,8 @@ class UnitDecoderConfig:
 
     def __post_init__(self) -> None:
         _require_heads("unit", self.embed_dim, self.attention_heads)
+        _require_layers("unit", self.layers)
+        _require_window("unit", "context_tokens", self.context_tokens)
         _require(self.upsample_ratio > 0, "unit: upsample_ratio must be positive")
 
 
@@ -228,6 +251,19 @@ class VocoderConfig:
             "vocoder: resblock_kernel_sizes and resblock_dilation_sizes must have the same "
             f"length, got {len(self.resblock_kernel_sizes)} and "
             f"{len(self.resblock_dilation_sizes)}",
+        )
+
+        for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
+            # Otherwise a frame would not become a whole number of samples.
+            _require(
+                kernel >= rate > 0 and (kernel - rate) % 2 == 0,
+                "vocoder: an upsample kernel must exceed its rate by an even number, "
+                f"got kernel {kernel} and rate {rate}",
+            )
+        _require(
+            self.model_in_dim == self.embedding_dim,
+            "vocoder: model_in_dim must equal embedding_dim, "
+            f"got {self.model_in_dim} and {self.embedding_dim}",
         )
 
     @property
@@ -297,6 +333,13 @@ class EchoStreamConfig:
             "encoder.input_dim must equal frontend.num_mel_bins, "
             f"got {self.encoder.input_dim} and {self.frontend.num_mel_bins}",
         )
+        for name, part, width in (
+            ("asr_ctc", self.asr_ctc, self.encoder.embed_dim),
+            ("st_ctc", self.st_ctc, self.encoder.embed_dim),
+            ("t2u", self.t2u, self.mt.embed_dim),
+        ):
+            if part.layers:
+                _require_heads(name, width, part.attention_heads)
         if self.vocoder is not None:
             _require(
                 self.vocoder.num_embeddings >= self.num_units,

@@ -79,6 +79,17 @@ def changed(path, value=None, *, drop=False):
         (changed("encoder.input_dim", 40), "must equal frontend.num_mel_bins, got 40 and 80"),
         (changed("frontend.window_ms", 5), "window_ms must be at least shift_ms"),
         (changed("policy.stride_n", 0), "stride_n must be >= 1, got 0"),
+        (changed("mt.layers", 0), "mt: layers must be at least 1, got 0"),
+        (changed("unit.layers", 0), "unit: layers must be at least 1, got 0"),
+        (changed("encoder.layers", 0), "encoder: layers must be at least 1, got 0"),
+        (changed("t2u.layers", -1), "t2u: layers must be at least 0, got -1"),
+        (changed("st_ctc.attention_heads", 5), "st_ctc: embed_dim must be a multiple"),
+        (changed("mt.context_tokens", 0), "context_tokens must be positive or null, got 0"),
+        (changed("vocoder.model_in_dim", 8), "must equal embedding_dim, got 8 and 16"),
+        (
+            changed("vocoder.upsample_kernel_sizes", [10, 8, 8, 4, 4]),
+            "by an even number, got kernel 10 and rate 5",
+        ),
     ],
 )
 def test_mistakes_are_named(data, message, tmp_path):
