@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh asr
 
+# SimulEval's YouTube reader misses ffmpeg, which nothing here needs.
+export PYTHONWARNINGS="ignore::RuntimeWarning:pydub.utils"
 output="${1:-outputs/demo}"
 chunk_ms=320
 python -m echostream.demo prepare "$output"
