@@ -35,6 +35,9 @@ MODEL_FILE = "model.safetensors"
 VOCODER_FILE = "vocoder.safetensors"
 CMVN_FILE = "cmvn.npz"
 VOCODER_PREFIX = "vocoder.generator."
+KNOWN_FILES = {CONFIG_FILE, MODEL_FILE, VOCODER_FILE, CMVN_FILE} | {
+    f"{side}.{kind}" for side in ("source", "target") for kind in ("dict.txt", "spm.model")
+}
 
 
 @dataclass
@@ -99,17 +102,26 @@ def save_model_dir(path: Path, system: System, *, dtype: torch.dtype | None = No
         raise
 
 
+def _is_model_dir(path: Path) -> bool:
+    """Whether a directory holds a model and nothing else, so that replacing it loses nothing."""
+    names = {entry.name for entry in path.iterdir()}
+    return {CONFIG_FILE, MODEL_FILE} <= names <= KNOWN_FILES
+
+
 def _replace_dir(staging: Path, path: Path) -> None:
     """Move a finished directory into place; only ever replaces a model directory."""
-    if path.exists():
-        if not (path / CONFIG_FILE).is_file() and any(path.iterdir()):
-            raise FileExistsError(f"{path} exists and is not a model directory; not replacing it")
-        old = path.with_name(f".{path.name}.old-{os.getpid()}")
-        path.rename(old)
+    if not path.exists():
         staging.rename(path)
-        shutil.rmtree(old)
-    else:
-        staging.rename(path)
+        return
+    if not path.is_dir() or (any(path.iterdir()) and not _is_model_dir(path)):
+        raise FileExistsError(
+            f"{path} exists and is not a model directory (or holds other files too); "
+            "not replacing it"
+        )
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path.rename(old)
+    staging.rename(path)
+    shutil.rmtree(old)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -135,4 +135,18 @@ def test_saving_replaces_a_model_directory_and_nothing_else(system, tmp_path):
     with pytest.raises(FileExistsError, match="is not a model directory; not replacing it"):
         save_model_dir(other, system)
     assert (other / "cat.jpg").read_text() == "meow"
+    # A folder of something else that has a config.yaml, and a model directory with more in it.
+    (other / "config.yaml").write_text("a: 1")
+    (tmp_path / "model" / "notes.txt").write_text("keep me")
+    for path in (other, tmp_path / "model"):
+        with pytest.raises(FileExistsError, match="not replacing it"):
+            save_model_dir(path, system)
+    assert (tmp_path / "model" / "notes.txt").read_text() == "keep me"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError, match="not replacing it"):
+        save_model_dir(tmp_path / "file", system)
+    (tmp_path / "empty").mkdir()
+    save_model_dir(tmp_path / "empty", system)
+    assert load_model_dir(tmp_path / "empty").config == system.config
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert checkpoint.CONFIG_FILE == "config.yaml"
