@@ -155,9 +155,22 @@ def test_one_minute_incremental_equals_recomputation(name, segment):
 
 @pytest.mark.parametrize(
     "segment,conv",
-    [(8, 8), (16, 16), (24, 16), (24, 8), (99999, 16), (13, 13), (3, 8), (8, 999), (5, 0), (1, 1)],
+    [
+        *[(8, 8), (16, 16), (24, 16), (24, 8), (99999, 16)],
+        *[(13, 13), (3, 8), (4, 8), (8, 999), (5, 0), (1, 1)],
+    ],
 )
-@pytest.mark.parametrize("cuts", [[30, 32, 32, 32, 11], [137], [1] * 137, [3, 0, 64, 1, 69]])
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        [30, 32, 32, 32, 11],
+        [137],
+        [1] * 137,
+        [3, 0, 64, 1, 69],
+        [96, 0, 41],
+        [16, 0, 80, 0, 41],
+    ],
+)
 def test_any_cut_equals_recomputation(encoder, segment, conv, cuts):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 137, 6, dtype=torch.float64, generator=generator)
@@ -200,9 +213,24 @@ def test_final_flag_flushes_everything(encoder):
         last, _ = encoder.step(x[:, 70:], state, final=True)
         flushed, _ = encoder.step(x[:, :0], encoder.step(x[:, 70:], state)[1], final=True)
     assert last.tail.size(1) == flushed.tail.size(1) == 0
+    # 101 frames make 26 outputs, of which 10 lie behind the last complete chunk.
+    assert flushed.final.size(1) == 10
     got = torch.cat([first.final, last.final], dim=1)
     torch.testing.assert_close(got, full(encoder, x, 16), atol=1e-10, rtol=0)
     torch.testing.assert_close(flushed.final, got[:, -flushed.final.size(1) :])
+
+
+@pytest.mark.parametrize("segment,conv,frames", [(24, 16, 96), (4, 8, 16), (4, 0, 16)])
+def test_frames_that_wait_for_the_convolution_survive_empty_steps(encoder, segment, conv, frames):
+    x = torch.randn(1, frames, 6, generator=torch.Generator().manual_seed(7)).double()
+    with torch.no_grad():
+        state = encoder.init_state(segment_frames=segment, conv_chunk_frames=conv)
+        first, state = encoder.step(x, state)
+        idle, state = encoder.step(x[:, :0], state)
+        last, _ = encoder.step(x[:, :0], state, final=True)
+    torch.testing.assert_close(idle.tail, last.final, atol=0, rtol=0)
+    got = torch.cat([first.final, idle.final, last.final], dim=1)
+    torch.testing.assert_close(got, full(encoder, x, segment, conv), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("segment,conv", [(8, 8), (24, 16), (5, 0)])

@@ -1,5 +1,6 @@
 """The recomputing StreamSpeech agents against recorded runs of the published ones."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -263,6 +264,23 @@ def test_incremental_hears_what_recomputing_hears(system, rate, chunk_ms):
     for output, full in zip(outputs, expected, strict=True):
         heard += output.asr_tokens
         assert heard + output.asr_tail == full.asr_tokens
+
+
+def test_a_source_that_ends_without_new_frames_keeps_the_last_ones(system):
+    """975 ms are 24 encoder frames, 8 of which wait for the convolution's chunk of 16."""
+    model = copy.deepcopy(system.model)
+    # The other head of this model emits more, so that the last frames say something.
+    model.source_unigram_decoder = model.ctc_target_unigram_decoder
+    talkative = dataclasses.replace(system, model=model)
+    samples, ends = noise(0.975), []
+    for kind in (RecomputePipeline, StreamSpeechPipeline):
+        pipeline = kind(talkative, chunk_ms=975, task="asr")
+        first, state = pipeline.step(samples, 16000, pipeline.init_state())
+        last, _ = pipeline.step([], 16000, state, final=True)
+        ends.append((first[-1], last[-1]))
+    (_, expected), (heard, output) = ends
+    assert len(expected.asr_tokens) > 3
+    assert heard.asr_tokens + output.asr_tokens == expected.asr_tokens
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])

@@ -277,7 +277,7 @@ class ChunkConformerLayer(nn.Module):
         x = x + 0.5 * self.ffn1(x)
         opened = torch.cat([state.open_attention, x], dim=1)  # from frame `attended` on
         if opened.size(1) == 0:
-            return final, tail, state
+            return final, self._waiting_outputs(state, conv_chunk), state
         normed = self.self_attn_layer_norm(opened)
         old = state.open_attention.size(1)
         total = state.attended + opened.size(1)
@@ -309,6 +309,18 @@ class ChunkConformerLayer(nn.Module):
             attended=done,
         )
         return out[:, :emitted], out[:, emitted:], new_state
+
+    def _waiting_outputs(self, state: ConformerLayerState, conv_chunk: int) -> Tensor:
+        """Provisional outputs (B, n, D) of the frames that wait for the convolution, as if
+        nothing followed them."""
+        waiting = state.open_convolution
+        if waiting.size(1) == 0:
+            return waiting
+        nothing = waiting[:, :0].transpose(1, 2)
+        _, convolved, _ = self.conv_module.depthwise_conv.step(
+            nothing, nothing, state.conv, conv_chunk
+        )
+        return self._finish(waiting + self.conv_module.after(convolved))
 
     def _finish(self, x: Tensor) -> Tensor:
         return self.final_layer_norm(x + 0.5 * self.ffn2(x))
