@@ -12,7 +12,8 @@ import torch
 
 # Checkpoints name these classes only to hold settings; an inert stand-in holds them as well.
 _STAND_IN_PACKAGES = ("fairseq", "omegaconf", "hydra", "examples")
-_REFUSED = re.compile(r"GLOBAL (\S+) was not an allowed global")
+# torch words it differently for a class it does not know and for a module it blocks.
+_REFUSED = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|whose module \S+ is blocked)")
 _MAX_STAND_INS = 200
 
 
@@ -42,7 +43,7 @@ def load_tensors_and_containers(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint, or names a class that is refused.
+        ValueError: the file is no checkpoint, or names a class or function that is refused.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such checkpoint: {path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from argparse import Namespace
 from pathlib import Path
@@ -217,6 +218,11 @@ class Malicious:
         return (print, ("this must never be printed",))
 
 
+class Shell:
+    def __reduce__(self):
+        return (os.system, ("echo never",))
+
+
 class Stray:
     pass
 
@@ -228,6 +234,9 @@ def test_a_checkpoint_that_names_code_is_refused(
     with pytest.raises(ValueError, match="refused.*print"):
         load_recognizer(f"wav2vec2:{tmp_path / 'bad.pt'}", device="cpu")
     assert "never" not in capsys.readouterr().out
+    torch.save({"model": {}, "args": Shell()}, tmp_path / "shell.pt")
+    with pytest.raises(ValueError, match=r"^\S+shell.pt is refused: it names '\w+\.system'; .+$"):
+        load_recognizer(f"wav2vec2:{tmp_path / 'shell.pt'}", device="cpu")
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(ValueError, match="text.pt"):
         load_recognizer(f"wav2vec2:{tmp_path / 'text.pt'}", device="cpu")
