@@ -466,7 +466,7 @@ def patch_asr_options() -> None:
         original(parser)
 
     agent_module.add_command_helper_arg = _mark(add_command_helper_arg)
-    if "--system-dir" in sys.argv:
+    if any(argument.partition("=")[0] == "--system-dir" for argument in sys.argv):
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         quality.add_asr_args(parser)
         options, sys.argv[1:] = parser.parse_known_args(sys.argv[1:])

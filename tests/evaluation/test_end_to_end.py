@@ -15,7 +15,7 @@ from tests.evaluation.conftest import ROOT, S2S_METRICS, run_command
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["agent", "system_dir"])
+@pytest.mark.parametrize("way", ["agent", "system_dir", "system_dir="])
 def test_speech_to_speech_on_the_two_clips(way: str, tmp_path: Path, clips: list[Path]) -> None:
     pytest.importorskip("pocketsphinx")
     save_model_dir(tmp_path / "system" / "model", random_system())
@@ -29,6 +29,7 @@ def test_speech_to_speech_on_the_two_clips(way: str, tmp_path: Path, clips: list
         shipped = ROOT / "eval_configs" / "s2st" / "main.yaml"
         (tmp_path / "system" / "main.yaml").write_text(shipped.read_text())
         system = ["--system-dir", str(tmp_path / "system")]
+        system = ["=".join(system)] if way.endswith("=") else system
     run_command(
         [
             *system,

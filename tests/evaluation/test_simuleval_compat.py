@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -286,3 +287,18 @@ def test_a_remote_agent_scores_like_a_local_one(
         server.wait()
     for name in ("BLEU", "AL", "LAAL"):
         assert scores(remote)[name] == scores(local)[name]
+
+
+@pytest.mark.parametrize("system", [["--system-dir", "folder"], ["--system-dir=folder"]])
+def test_a_system_folder_takes_the_recogniser_off_the_command_line(
+    system: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--asr-model", "whisper:base", "--asr-device=cpu", "--output", "out"]
+    monkeypatch.setattr(sys, "argv", ["simuleval", *system, *arguments])
+    hook = simuleval_compat.agent_module.add_command_helper_arg
+    monkeypatch.setattr(simuleval_compat.agent_module, "add_command_helper_arg", hook)
+    options = argparse.Namespace(asr_model="pocketsphinx", asr_device="auto")
+    monkeypatch.setattr(simuleval_compat.quality, "_default_options", options)
+    simuleval_compat.patch_asr_options()
+    assert sys.argv == ["simuleval", *system, "--output", "out"]
+    assert (options.asr_model, options.asr_device) == ("whisper:base", "cpu")
