@@ -9,7 +9,9 @@ formats of ``torch.save`` are understood: the zip archive and the older sequence
 
 from __future__ import annotations
 
+import math
 import pickle
+import reprlib
 import struct
 import zipfile
 from collections import OrderedDict, defaultdict
@@ -34,6 +36,8 @@ _STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+# How a pickle names a type; a table, because asking torch for other names can import modules.
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGE_DTYPES.values()}
 # Only settings and bookkeeping live here, and of those only attributes are ever looked at.
 _STAND_IN_PACKAGES = ("omegaconf", "fairseq")
 _STAND_IN_NAMES = {
@@ -129,7 +133,9 @@ def _whole_numbers(value: Any, what: str) -> tuple[int, ...]:
     if not isinstance(value, (tuple, list)) or any(
         type(number) is not int or number < 0 for number in value
     ):
-        raise pickle.UnpicklingError(f"tensor {what} must be non-negative integers, got {value!r}")
+        raise pickle.UnpicklingError(
+            f"tensor {what} must be non-negative integers, got {reprlib.repr(value)}"
+        )
     return tuple(value)
 
 
@@ -145,6 +151,11 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
         raise pickle.UnpicklingError(
             f"a tensor of size {size} reaches past its storage of {storage.numel} numbers"
         )
+    if math.prod(size) > storage.numel:
+        raise pickle.UnpicklingError(
+            f"a tensor of size {size} and stride {stride} holds more numbers than its storage, "
+            f"{storage.numel}"
+        )
     return _TensorRecord(storage, offset, size, stride)
 
 
@@ -155,7 +166,7 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """How Python 2 pickles spell bytes."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError(f"cannot read bytes in encoding {encoding!r}")
+        raise pickle.UnpicklingError(f"cannot read bytes in encoding {reprlib.repr(encoding)}")
     return text.encode("latin1")
 
 
@@ -187,8 +198,8 @@ class RestrictedUnpickler(pickle.Unpickler):
             return OrderedDict
         if module == "torch" and name in _STORAGE_DTYPES:
             return _StorageType(_STORAGE_DTYPES[name])
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
         if module in ("builtins", "__builtin__"):
             if name in _CONTAINERS:
                 return _CONTAINERS[name]
@@ -203,12 +214,12 @@ class RestrictedUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-            raise pickle.UnpicklingError(f"unknown reference {pid!r}")
+            raise pickle.UnpicklingError(f"unknown reference {reprlib.repr(pid)}")
         kind, key, numel = pid[1], pid[2], pid[4]
         if len(pid) == 6 and pid[5] is not None:
             raise pickle.UnpicklingError("views of storages (PyTorch before 0.4) are not read")
         if not isinstance(kind, _StorageType) or not isinstance(key, str):
-            raise pickle.UnpicklingError(f"unknown storage {pid!r}")
+            raise pickle.UnpicklingError(f"unknown storage {reprlib.repr(pid)}")
         (numel,) = _whole_numbers((numel,), "storage size")
         return _Storage(key, kind.dtype, numel)
 
@@ -257,30 +268,43 @@ def read_checkpoint(path: Path, keep: Iterable[str] | None = None) -> dict[str, 
 
 
 class _Plain:
-    """Turns unpickled objects into plain ones; ``storages`` gives a storage's 1-D tensor."""
+    """Turns unpickled objects into plain ones; ``storages`` gives a storage's 1-D tensor.
+
+    What the file holds once is converted once, however often it is referred to: references to
+    references would otherwise multiply without bound.
+    """
 
     def __init__(self, storages: Callable[[_Storage], torch.Tensor]) -> None:
         self._storages = storages
         self._open: set[int] = set()
+        # By id, with the object itself, which must live as long as its id is remembered.
+        self._converted: dict[int, tuple[Any, Any]] = {}
 
     def convert(self, value: Any) -> Any:
         if isinstance(value, _TensorRecord):
             return self._tensor(value)
         if not isinstance(value, (Mapping, list, tuple, set, frozenset, StandIn)):
             return value
+        if id(value) in self._converted:
+            return self._converted[id(value)][1]
         if id(value) in self._open:
             raise pickle.UnpicklingError("a container holds itself")
         self._open.add(id(value))
         try:
-            if isinstance(value, StandIn):
-                return self._stand_in(value)
-            if isinstance(value, Mapping):
-                return {self.convert(key): self.convert(item) for key, item in value.items()}
-            if isinstance(value, (set, frozenset)):
-                return set(value)
-            return type(value)(self.convert(item) for item in value)
+            result = self._container(value)
         finally:
             self._open.discard(id(value))
+        self._converted[id(value)] = value, result
+        return result
+
+    def _container(self, value: Any) -> Any:
+        if isinstance(value, StandIn):
+            return self._stand_in(value)
+        if isinstance(value, Mapping):
+            return {self.convert(key): self.convert(item) for key, item in value.items()}
+        if isinstance(value, (set, frozenset)):
+            return set(value)
+        return type(value)(self.convert(item) for item in value)
 
     def _stand_in(self, value: StandIn) -> Any:
         state = value.state if isinstance(value.state, Mapping) else {}
@@ -355,7 +379,7 @@ def _read_legacy(stream: BinaryIO, size: int, keep: Iterable[str] | None) -> dic
     version = RestrictedUnpickler(stream).load()
     platform = RestrictedUnpickler(stream).load()
     if version != _LEGACY_PROTOCOL or not isinstance(platform, dict):
-        raise pickle.UnpicklingError(f"unknown format version {version!r}")
+        raise pickle.UnpicklingError(f"unknown format version {reprlib.repr(version)}")
     if platform.get("little_endian") is not True:
         raise pickle.UnpicklingError("big-endian data is not read")
     root = RestrictedUnpickler(stream).load()

@@ -5,6 +5,8 @@ import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -430,6 +432,50 @@ def test_hand_written_programs_are_refused(tmp_path, program):
     path.write_bytes(pickled(program).getvalue())
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_references_to_references_are_read_once(tmp_path, zipped):
+    nested = ["x"]
+    for _ in range(60):
+        nested = [nested, nested]
+    torch.save({"a": nested}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    value = read_checkpoint(tmp_path / "x.pt")["a"]
+    for _ in range(60):
+        assert value[0] is value[1]
+        value = value[0]
+    assert value == ["x"]
+
+
+@pytest.mark.parametrize("size,stride", [((10**6,), (0,)), ((10, 3), (1, 1))])
+def test_tensors_larger_than_their_storage_are_refused(tmp_path, size, stride):
+    tensor = torch.zeros(12).as_strided(size, stride)
+    torch.save({"model": {"w": tensor}}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="holds more numbers than its storage, 12"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+def test_strided_views_are_read(tmp_path):
+    whole = torch.arange(24.0).view(4, 6)
+    saved = {"a": whole.T, "b": whole[1:, ::2], "c": torch.float16, "d": torch.zeros(1).expand(1)}
+    torch.save(saved, tmp_path / "x.pt")
+    read = read_checkpoint(tmp_path / "x.pt")
+    assert all(torch.equal(read[key], saved[key]) for key in "abd") and read["c"] is torch.float16
+
+
+def test_unknown_names_of_torch_are_not_asked_for(tmp_path):
+    """torch imports some of its modules when they are first asked for by name."""
+    (tmp_path / "x.pt").write_bytes(pickled(b"\x80\x02ctorch\n_inductor\n.").getvalue())
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from echostream.restricted_pickle import read_checkpoint\n"
+        "try: read_checkpoint(Path(sys.argv[1]))\n"
+        "except ValueError as error: print(error)\n"
+        "print('torch._inductor' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "x.pt")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "torch._inductor, which is not admitted" in out and out.endswith("False\n")
 
 
 def test_settings_become_plain_and_strange_objects_stay_inert(tmp_path):
