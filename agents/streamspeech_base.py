@@ -34,6 +34,11 @@ class StreamSpeechAgent(EchoStreamAgent):
             )
         if args.recompute and args.beam != 1:
             raise ValueError(f"--recompute searches with a beam of 1 only, got --beam {args.beam}")
+        if args.recompute and args.max_len is not None:
+            raise ValueError(
+                "--recompute keeps the published agents' own length limits, which --max-len does "
+                f"not change, got --max-len {args.max_len}"
+            )
         self.recompute = args.recompute
         options = {
             "chunk_ms": incremental.chunk_ms,

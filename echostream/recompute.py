@@ -75,14 +75,16 @@ class StreamSpeechPipeline(Pipeline):
     def _decide_within_limit(
         self, counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
     ) -> tuple[Decision, PolicyState]:
-        """The policy's decision, at the end of the source within the original's length limit."""
+        """The policy's decision, at the end of the source within the original's length limit or
+        the policy's ``max_len``, whichever is shorter."""
         decision, state = self._decide_by_counts(counts, state, config, whole_word)
         if decision.until_eos:
             frontend = self.system.config.frontend
             overlap_ms = frontend.window_ms - frontend.shift_ms
             frames = int((counts.source_ms - overlap_ms) // frontend.shift_ms)
             room = length_limit(self.task, frames) - counts.written
-            decision = replace(decision, max_new_tokens=max(room, 0))
+            most = max(min(room, decision.max_new_tokens), 0)
+            decision = replace(decision, max_new_tokens=most)
         return decision, state
 
     def init_state(self) -> PipelineState:

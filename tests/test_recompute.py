@@ -20,6 +20,7 @@ from echostream.config import (
     preset,
 )
 from echostream.convert import read_streamspeech
+from echostream.models.decoders.ctc_decoder_policy import Counts, PolicyState
 from echostream.models.echostream_model import seeded_model
 from echostream.recompute import (
     SPEECH_MAX_TOKENS,
@@ -281,6 +282,24 @@ def test_a_source_that_ends_without_new_frames_keeps_the_last_ones(system):
     (_, expected), (heard, output) = ends
     assert len(expected.asr_tokens) > 3
     assert heard.asr_tokens + output.asr_tokens == expected.asr_tokens
+
+
+@pytest.mark.parametrize(
+    "task,written,max_len,expected",
+    [
+        ("s2st", 10, 7, 7),
+        ("s2st", 10, 200, SPEECH_MAX_TOKENS - 10),
+        ("s2st", SPEECH_MAX_TOKENS + 1, 7, 0),
+        # 98 frames and 200 more tokens than that.
+        ("s2tt", 290, 200, 8),
+        ("s2tt", 290, 7, 7),
+    ],
+)
+def test_the_last_decision_keeps_to_both_limits(system, task, written, max_len, expected):
+    pipeline = StreamSpeechPipeline(system, task=task)
+    counts = Counts(asr=0, st=0, written=written, source_ms=1000, source_finished=True)
+    decision, _ = pipeline.decide(counts, PolicyState(), PolicyConfig(max_len=max_len), False)
+    assert decision.until_eos and decision.max_new_tokens == expected
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])

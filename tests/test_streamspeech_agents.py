@@ -114,6 +114,13 @@ def test_beam_and_recompute_exclude_each_other(model_dir):
         build("s2st", model_dir, "--recompute", "--beam", "4")
 
 
+@needs_reference
+def test_max_len_and_recompute_exclude_each_other(model_dir):
+    with pytest.raises(ValueError, match="got --max-len 3"):
+        build("s2tt", model_dir, "--recompute", "--max-len", "3")
+    assert build("s2tt", model_dir, "--max-len", "3").pipeline.policy_config.max_len == 3
+
+
 def test_other_encoders_are_refused(tmp_path):
     config = preset("tiny")
     words = Vocabulary([f"w{i}" for i in range(60)])
