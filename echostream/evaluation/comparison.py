@@ -56,8 +56,9 @@ def _transcribe(run: RunFolder, rescoring: Rescoring) -> None:
 
     for without_silence in (False, True):
         try:
+            # All that the folder holds: its transcripts are about the whole run.
             transcribe_run(
-                run.utterances,
+                run.logged,
                 run.path,
                 spec=rescoring.asr_model or "",
                 device=rescoring.asr_device,
@@ -76,14 +77,14 @@ def _read_recognizer(run: RunFolder) -> str:
 
 
 def quality_scores(run: RunFolder, references: list[str]) -> dict[str, float]:
-    """Quality from texts in the folder, else as ``scores.tsv`` reports it."""
+    """Quality from texts in the folder, else as ``scores.tsv`` reports it for the whole run."""
     scores: dict[str, float] = {}
     if run.is_speech:
         for name, without_silence in (("ASR_BLEU", False), ("ASR_BLEU_NOSIL", True)):
             texts = run.hypotheses(without_silence)
             if texts is not None:
                 scores[name] = sacrebleu.corpus_bleu(texts, [references]).score
-            elif isinstance(run.reported.get(name), float):
+            elif not run.is_reduced and isinstance(run.reported.get(name), float):
                 scores[name] = run.reported[name]
         return scores
     texts = run.hypotheses()
@@ -114,8 +115,19 @@ def _notes(result: ComparedRun) -> list[str]:
         notes.append("negative AL: it spaces pieces by reference words; read ATD")
     if any(value == 1.0 for name, value in latency.items() if name.startswith("Degenerate")):
         notes.append("likely a degenerate policy (|EFSW - SWF| > 20 points)")
+    if run.is_speech and run.is_reduced and "ASR_BLEU" not in result.quality:
+        notes.append(
+            "no transcripts, and scores.tsv is about more utterances; ASR-BLEU needs --asr-model"
+        )
     if not run.has_elapsed:
-        notes.append("the log has no elapsed times; _CA figures are those of scores.tsv")
+        notes.append(
+            "the log has no elapsed times; "
+            + (
+                "scores.tsv is about more utterances, so there are no _CA figures"
+                if run.is_reduced
+                else "_CA figures are those of scores.tsv"
+            )
+        )
     return notes
 
 

@@ -34,9 +34,10 @@ class RunFolder:
         path: the folder.
         system: name of the line in tables and curves.
         chunk_ms: source segment, None when unknown.
-        utterances: in the order of their index.
-        reported: the numbers in the folder's own ``scores.tsv``.
+        utterances: those that are compared, in the order of their index.
+        reported: the numbers in the folder's own ``scores.tsv``, about all that it logged.
         test_set: its name, empty when unknown.
+        logged: every utterance of the log, whatever is left out of ``utterances`` later.
     """
 
     path: Path
@@ -45,6 +46,15 @@ class RunFolder:
     utterances: list[Utterance]
     reported: dict[str, float | str] = field(default_factory=dict)
     test_set: str = ""
+    logged: list[Utterance] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.logged = list(self.utterances)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether utterances were left out, so that ``reported`` is about other ones."""
+        return len(self.utterances) < len(self.logged)
 
     @property
     def is_speech(self) -> bool:
@@ -79,24 +89,49 @@ class RunFolder:
         return lines
 
 
-def read_transcripts(run: RunFolder, without_silence: bool) -> list[str] | None:
-    """Transcripts that lie in the folder, None when there are none for these utterances."""
+def transcript_path(folder: Path, without_silence: bool) -> Path:
+    """Where the transcripts of a run lie: beside its ``wavs/``."""
     name = "asr_transcripts.nosil.txt" if without_silence else "asr_transcripts.txt"
-    path = run.path / name
+    return folder / name
+
+
+def read_transcript_report(folder: Path, without_silence: bool = False) -> dict[str, Any]:
+    """What is noted beside the transcripts: recogniser, indices and so on; empty without it."""
+    path = transcript_path(folder, without_silence).with_suffix(".json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def read_transcripts(run: RunFolder, without_silence: bool) -> list[str] | None:
+    """Transcripts that lie in the folder, None when there are none for these utterances.
+
+    Their lines are those of ``indices`` in the report beside them, else of the whole log.
+    """
+    path = transcript_path(run.path, without_silence)
     if not path.is_file():
         return None
     texts = path.read_text(encoding="utf-8").split("\n")
     if texts and not texts[-1]:
         texts.pop()
-    if len(texts) != len(run.utterances):
+    indices = read_transcript_report(run.path, without_silence).get("indices")
+    if indices is None:
+        indices = [item.index for item in run.logged]
+    if len(texts) != len(indices):
         logger.warning(
-            "%s has %d lines for %d utterances and is not used",
-            path,
-            len(texts),
-            len(run.utterances),
+            "%s has %d lines for %d utterances and is not used", path, len(texts), len(indices)
         )
         return None
-    return texts
+    by_index = dict(zip(indices, texts, strict=True))
+    absent = [item.index for item in run.utterances if item.index not in by_index]
+    if absent:
+        logger.warning(
+            "%s lacks %d of %d utterances, the first is %d, and is not used",
+            path,
+            len(absent),
+            len(run.utterances),
+            absent[0],
+        )
+        return None
+    return [by_index[item.index] for item in run.utterances]
 
 
 def _read_scores(path: Path) -> dict[str, float | str]:

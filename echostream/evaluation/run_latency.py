@@ -120,7 +120,7 @@ def latency_scores(run: RunFolder) -> dict[str, float]:
 
     Plain and ``_CA`` figures are SimulEval's own scorers'. ``_CA_FIXED`` are the same scorers on
     :func:`overlapped_emissions`. Where the log has lost ``elapsed``, the ``_CA`` figures are the
-    ones in the folder's ``scores.tsv``.
+    ones in the folder's ``scores.tsv``, or nan when utterances were left out of the run.
     """
     names = METRICS + (SPEECH_METRICS if run.is_speech else ())
     scores = {name: _score(name, False, run.utterances) for name in names}
@@ -130,7 +130,7 @@ def latency_scores(run: RunFolder) -> dict[str, float]:
         scores.update({f"{name}_CA_FIXED": _score(name, True, fixed) for name in FIXED_METRICS})
     else:
         for name in names:
-            value = run.reported.get(f"{name}_CA", NAN)
+            value = NAN if run.is_reduced else run.reported.get(f"{name}_CA", NAN)
             scores[f"{name}_CA"] = value if isinstance(value, float) else NAN
     scores["ComputeRTF"] = compute_rtf(run)
     if run.is_speech:

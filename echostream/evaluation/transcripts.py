@@ -15,6 +15,7 @@ from tqdm import tqdm
 from echostream.evaluation.atomic import write_text
 from echostream.evaluation.logged_instances import LoggedSpeechToSpeech
 from echostream.evaluation.recognizers import Recognizer, load_recognizer, resample
+from echostream.evaluation.run_folder import transcript_path
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,6 @@ class RunTranscripts:
     missing: list[int]
     empty: list[int]
     unrecognized: list[int]
-
-
-def transcript_path(folder: Path, without_silence: bool) -> Path:
-    """Where the transcripts of a run lie: beside its ``wavs/``."""
-    name = "asr_transcripts.nosil.txt" if without_silence else "asr_transcripts.txt"
-    return folder / name
 
 
 def remove_inserted_silence(

@@ -7,6 +7,8 @@ import csv
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +97,21 @@ def run_cli(*arguments: str) -> int:
     add_evaluate_parser(commands)
     args = parser.parse_args(list(arguments))
     return args.func(args)
+
+
+def recognize_always(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put a recogniser that hears ``text`` in everything; returns the specifications loaded."""
+    from echostream.evaluation import transcripts
+
+    recognizer = SimpleNamespace(name=name, sample_rate=RATE, transcribe=lambda samples: text)
+    loaded: list[str] = []
+
+    def load_recognizer(spec: str, **options: str) -> SimpleNamespace:
+        loaded.append(spec)
+        return recognizer
+
+    monkeypatch.setattr(transcripts, "load_recognizer", load_recognizer)
+    return loaded
 
 
 # --- latency ---------------------------------------------------------------------------------
@@ -301,6 +318,72 @@ def test_runs_about_other_sentences_are_refused(tmp_path: Path) -> None:
     assert len(first.utterances) == 2
 
 
+def full_and_partial_run(root: Path) -> tuple[Path, Path]:
+    """A run of three utterances, the second recognised exactly, and one of the second alone.
+
+    The full run's own ``scores.tsv`` is about all three, and its log has lost ``elapsed``.
+    """
+    texts = ["nothing", REFERENCES[1], "of it"]
+    full = write_speech_run(root / "full", texts=texts, elapsed=False)
+    (full / "scores.tsv").write_text("ASR_BLEU\tASR_BLEU_NOSIL\tAL_CA\n1.5\t1.5\t2913.5\n")
+    partial = write_speech_run(root / "partial")
+    log = partial / "instances.log"
+    log.write_text(log.read_text().splitlines(keepends=True)[1])
+    for path in partial.glob("asr_transcripts*.txt"):
+        path.write_text(REFERENCES[1] + "\n")
+    return full, partial
+
+
+def compare_common(output: Path, *arguments: str | Path) -> list[dict[str, Any]]:
+    options = ("--common-only", "--output", str(output))
+    assert run_cli("compare", *map(str, arguments), *options) == 0
+    return json.loads((output / "table.json").read_text())["runs"]
+
+
+@pytest.mark.parametrize("indices", [None, [2, 1, 0], [1, 2, 0]])
+def test_common_utterances_are_scored_alone(indices: list[int] | None, tmp_path: Path) -> None:
+    full, partial = full_and_partial_run(tmp_path)
+    if indices is not None:  # the transcripts in another order than the log
+        texts = (full / "asr_transcripts.txt").read_text().splitlines()
+        for path in full.glob("asr_transcripts*.json"):
+            path.write_text(json.dumps({"recognizer": "pocketsphinx", "indices": indices}))
+            path.with_suffix(".txt").write_text("".join(texts[i] + "\n" for i in indices))
+    before = {path.name: path.read_bytes() for path in full.glob("*.*") if path.is_file()}
+    ours, theirs = compare_common(tmp_path / "out", full, partial)
+    assert ours["utterances"] == theirs["utterances"] == 1
+    for name in ("ASR_BLEU", "ASR_BLEU_NOSIL"):
+        assert ours[name] == theirs[name] == pytest.approx(100.0)
+    # The full run's figure is about utterances that are not compared.
+    assert ours["AL_CA"] is None and theirs["AL_CA"] > 0
+    assert any("so there are no _CA figures" in note for note in ours["notes"])
+    assert before == {path.name: path.read_bytes() for path in full.glob("*.*") if path.is_file()}
+
+
+def test_reported_quality_of_other_utterances_is_not_shown(tmp_path: Path) -> None:
+    full, partial = full_and_partial_run(tmp_path)
+    for path in full.glob("asr_transcripts*"):
+        path.unlink()
+    ours, theirs = compare_common(tmp_path / "out", full, partial)
+    assert "ASR_BLEU" not in ours and "ASR_BLEU_NOSIL" not in ours and theirs["ASR_BLEU"] > 99
+    assert any("ASR-BLEU needs --asr-model" in note for note in ours["notes"])
+    (alone,) = compare_common(tmp_path / "alone", full)
+    assert alone["ASR_BLEU"] == 1.5 and alone["AL_CA"] == 2913.5
+
+
+def test_rescoring_common_utterances_keeps_the_transcripts_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, partial = full_and_partial_run(tmp_path)
+    recognize_always(REFERENCES[1], "whisper:base", monkeypatch)
+    arguments = (full, partial, "--asr-model", "whisper:base")
+    ours, theirs = compare_common(tmp_path / "out", *arguments)
+    assert ours["ASR_BLEU"] == theirs["ASR_BLEU"] == pytest.approx(100.0)
+    for name in ("asr_transcripts", "asr_transcripts.nosil"):
+        assert (full / f"{name}.txt").read_text() == 3 * (REFERENCES[1] + "\n")
+        assert json.loads((full / f"{name}.json").read_text())["indices"] == [0, 1, 2]
+        assert json.loads((partial / f"{name}.json").read_text())["indices"] == [1]
+
+
 def test_runs_of_different_recognisers_are_refused(tmp_path: Path) -> None:
     runs = [load_run(write_speech_run(tmp_path / name)) for name in "ab"]
     report = runs[1].path / "asr_transcripts.json"
@@ -312,15 +395,7 @@ def test_runs_of_different_recognisers_are_refused(tmp_path: Path) -> None:
 def test_rescoring_uses_the_recogniser_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from echostream.evaluation import transcripts
-
-    class Fixed:
-        name, sample_rate = "whisper:base", RATE
-
-        def transcribe(self, samples: np.ndarray) -> str:
-            return "The CAT sat on the mat"
-
-    monkeypatch.setattr(transcripts, "load_recognizer", lambda *args, **kwargs: Fixed())
+    recognize_always("The CAT sat on the mat", "whisper:base", monkeypatch)
     run = load_run(write_speech_run(tmp_path / "a"))
     (result,) = comparison.compare_runs([run], comparison.Rescoring("whisper:base"))
     assert result.recognizer == "whisper:base"
