@@ -41,18 +41,19 @@ logger = logging.getLogger(__name__)
 def resolve_data_file(name: str, data_bin: Path) -> Path:
     """Find a file that a data directory's YAML names.
 
-    A path that exists (relative ones inside ``data_bin``) is taken as it is. Released YAML files
-    hold the paths of the machine that trained, so any other is looked up by file name inside
-    ``data_bin``; among several, the one sharing the longest end of the path wins.
+    A path that exists (relative ones inside ``data_bin``, never the current directory) is taken
+    as it is. Released YAML files hold the paths of the machine that trained, so any other is
+    looked up by file name inside ``data_bin``; among several, the one sharing the longest end of
+    the path wins.
 
     Raises:
         FileNotFoundError: no file of that name.
         ValueError: several that fit equally well.
     """
     wanted = Path(name)
-    for direct in (data_bin / wanted, wanted):
-        if direct.is_file():
-            return direct
+    direct = data_bin / wanted  # an absolute path stays as it is
+    if direct.is_file():
+        return direct
     candidates = sorted(path for path in data_bin.rglob(wanted.name) if path.is_file())
     if not candidates:
         raise FileNotFoundError(f"{name}: neither there nor, by file name, inside {data_bin}")
@@ -127,8 +128,14 @@ def read_streamspeech(
     model = EchoStreamModel(config)
     load_state(model, weights, str(checkpoint))
     stats = data.get("global_cmvn") or {}
-    cmvn = CMVN.identity(config.frontend.num_mel_bins)
-    if "stats_npz_path" in stats:
+    if "stats_npz_path" not in stats:
+        logger.warning(
+            "%s: names no CMVN statistics (global_cmvn: stats_npz_path), so features stay as they "
+            "are",
+            data_file,
+        )
+        cmvn = CMVN.identity(config.frontend.num_mel_bins)
+    else:
         cmvn = CMVN.from_npz(resolve_data_file(str(stats["stats_npz_path"]), data_bin))
     return System(config, freeze(model), source, target, cmvn)
 

@@ -353,6 +353,25 @@ def test_data_files_are_found_by_the_end_of_their_path(tmp_path):
         convert.resolve_data_file("/nowhere/nothing.npz", tmp_path)
 
 
+def test_files_of_the_current_directory_are_not_data_files(tmp_path, monkeypatch):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    (data / "tgt").mkdir(parents=True)
+    elsewhere.mkdir()
+    (data / "tgt" / "dict.txt").write_text("")
+    (elsewhere / "dict.txt").write_text("")
+    monkeypatch.chdir(elsewhere)
+    assert convert.resolve_data_file("dict.txt", data) == data / "tgt" / "dict.txt"
+    given = elsewhere / "dict.txt"
+    assert convert.resolve_data_file(str(given), data) == given
+
+
+def test_a_data_yaml_without_cmvn_is_noted(release, tmp_path, caplog):
+    edit_yaml(release / "config" / "config_gcmvn.yaml", lambda data: data.pop("global_cmvn"))
+    convert_release(release, tmp_path / "model")
+    assert "config_gcmvn.yaml: names no CMVN statistics" in caplog.text
+    assert torch.equal(load_model_dir(tmp_path / "model").cmvn.mean, torch.zeros(80))
+
+
 def test_missing_data_file_is_an_error(release, tmp_path):
     (release / "config" / "gcmvn.npz").unlink()
     assert "gcmvn.npz" in refused(release, tmp_path, FileNotFoundError)
