@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,8 @@ import sacrebleu
 
 from echostream.evaluation import yaal
 from echostream.evaluation.quality import word_error_rate
-from echostream.evaluation.recognizers import recognizer_name
-from echostream.evaluation.run_folder import RunFolder
+from echostream.evaluation.recognizers import full_spec
+from echostream.evaluation.run_folder import RunFolder, read_transcript_report
 from echostream.evaluation.run_latency import latency_scores
 
 logger = logging.getLogger(__name__)
@@ -33,12 +32,16 @@ class Rescoring:
 
 @dataclass
 class ComparedRun:
-    """A run with everything the table shows of it."""
+    """A run with everything the table shows of it.
+
+    ``recognizer`` is the short name for tables, ``recognizer_spec`` has the whole path.
+    """
 
     run: RunFolder
     quality: dict[str, float] = field(default_factory=dict)
     latency: dict[str, float] = field(default_factory=dict)
     recognizer: str = ""
+    recognizer_spec: str = ""
     notes: list[str] = field(default_factory=list)
     plotted: str | None = None
 
@@ -69,11 +72,20 @@ def _transcribe(run: RunFolder, rescoring: Rescoring) -> None:
             logger.error("ASR_BLEU_NOSIL is not computed: %s", error)
 
 
-def _read_recognizer(run: RunFolder) -> str:
-    path = run.path / "asr_transcripts.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))["recognizer"]
-    return str(run.reported.get("ASR_MODEL", ""))
+def _read_recognizer(run: RunFolder, without_silence: bool = False) -> tuple[str, str]:
+    """Name and specification of the recogniser; the name stands in where no path was noted."""
+    report = read_transcript_report(run.path, without_silence)
+    name = str(report.get("recognizer") or run.reported.get("ASR_MODEL") or "unknown")
+    return name, report.get("spec", name)
+
+
+def _is_transcribed(run: RunFolder, spec: str) -> bool:
+    """Whether the folder holds both kinds of transcripts, made by this very recogniser."""
+    return all(
+        _read_recognizer(run, without_silence)[1] == full_spec(spec)
+        and run.hypotheses(without_silence) is not None
+        for without_silence in (False, True)
+    )
 
 
 def quality_scores(run: RunFolder, references: list[str]) -> dict[str, float]:
@@ -146,12 +158,8 @@ def compare_runs(
     rescoring = rescoring or Rescoring()
     results = []
     for run in runs:
-        if run.is_speech and rescoring.asr_model:
-            # A folder that was recognised by the same model already keeps its transcripts.
-            wanted = recognizer_name(rescoring.asr_model)
-            done = _read_recognizer(run) == wanted and run.hypotheses(True) is not None
-            if not done:
-                _transcribe(run, rescoring)
+        if run.is_speech and rescoring.asr_model and not _is_transcribed(run, rescoring.asr_model):
+            _transcribe(run, rescoring)
         result = ComparedRun(run)
         references = [item.reference for item in run.utterances]
         result.quality = quality_scores(run, references)
@@ -159,17 +167,17 @@ def compare_runs(
         if segmentation is not None and segment_references is not None:
             result.latency.update(yaal.long_yaal_scores(run, segmentation, segment_references))
         if "ASR_BLEU" in result.quality:
-            result.recognizer = _read_recognizer(run) or "unknown"
+            result.recognizer, result.recognizer_spec = _read_recognizer(run)
         result.notes = _notes(result)
         results.append(result)
     if not yaal.is_available():
         logger.warning(
             "omnisteval is not installed, so there is no YAAL and no degenerate-policy test"
         )
-    names = {result.recognizer for result in results if result.recognizer}
-    if len(names) > 1:
+    specs = {result.recognizer_spec for result in results if result.recognizer_spec}
+    if len(specs) > 1:
         raise ValueError(
-            f"the runs were recognised by {', '.join(sorted(names))}, whose ASR-BLEU cannot be "
+            f"the runs were recognised by {', '.join(sorted(specs))}, whose ASR-BLEU cannot be "
             "compared; score them alike with --asr-model"
         )
     return results

@@ -47,6 +47,14 @@ def recognizer_name(spec: str) -> str:
     return f"{kind}:{Path(argument).name}" if argument else kind
 
 
+def full_spec(spec: str) -> str:
+    """The specification with its path in full: what tells two recognisers apart."""
+    kind, argument = split_spec(spec)
+    if argument and Path(argument).exists():
+        argument = str(Path(argument).resolve())
+    return f"{kind}:{argument}" if argument else kind
+
+
 @functools.lru_cache(maxsize=2)
 def load_recognizer(spec: str, *, device: str = "auto", language: str = "en") -> Recognizer:
     """Load a recogniser; the last ones stay loaded for the second figure of the same run.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from echostream.evaluation.atomic import write_text
 from echostream.evaluation.logged_instances import LoggedSpeechToSpeech
-from echostream.evaluation.recognizers import Recognizer, load_recognizer, resample
+from echostream.evaluation.recognizers import Recognizer, full_spec, load_recognizer, resample
 from echostream.evaluation.run_folder import transcript_path
 
 logger = logging.getLogger(__name__)
@@ -141,6 +141,7 @@ def transcribe_run(
     path = transcript_path(folder, without_silence)
     write_text(path, "".join(text + "\n" for text in texts))
     report = {key: value for key, value in asdict(result).items() if key != "texts"}
+    report["spec"] = full_spec(spec)
     report["indices"] = [instance.index for instance in instances]
     write_text(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return result

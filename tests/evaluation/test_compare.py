@@ -403,6 +403,29 @@ def test_rescoring_uses_the_recogniser_asked_for(
     assert result.quality["ASR_BLEU"] == result.quality["ASR_BLEU_NOSIL"] < 100.0
 
 
+def test_recognisers_of_one_name_in_two_folders_are_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [f"wav2vec2:{tmp_path / name / 'model.pt'}" for name in "ab"]
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.pt").touch()
+    loaded = recognize_always("the cat", "wav2vec2:model.pt", monkeypatch)
+    first, second = (load_run(write_speech_run(tmp_path / f"run_{name}")) for name in "ab")
+    comparison.compare_runs([first], comparison.Rescoring(specs[0]))
+    # The same file by another path is the same recogniser.
+    monkeypatch.chdir(tmp_path / "b")
+    for again in (specs[0], "wav2vec2:../a/model.pt"):
+        comparison.compare_runs([first], comparison.Rescoring(again))
+    assert set(loaded) == {specs[0]}
+    comparison.compare_runs([second], comparison.Rescoring(specs[1]))
+    with pytest.raises(ValueError, match="recognised by .*/a/model.pt, .*/b/model.pt, whose"):
+        comparison.compare_runs([first, second])
+    results = comparison.compare_runs([first, second], comparison.Rescoring("wav2vec2:model.pt"))
+    assert [result.recognizer for result in results] == ["wav2vec2:model.pt"] * 2
+    assert {result.recognizer_spec for result in results} == {specs[1]}
+
+
 def test_names_of_systems_and_chunks(tmp_path: Path) -> None:
     folder = write_speech_run(tmp_path / "res" / "simul-s2st" / "chunk_size=320")
     assert load_run(folder).name == "simul-s2st 320 ms"
