@@ -33,7 +33,7 @@ from echostream.fairseq_settings import (
 from echostream.models.decoders.vocoder import vocoder_config_from_json
 from echostream.models.echostream_model import EchoStreamModel, freeze
 from echostream.restricted_pickle import StandIn, read_checkpoint
-from echostream.text import Vocabulary
+from echostream.text import SPECIALS, Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,17 @@ def _vocabulary(task: Mapping[str, Any], data_bin: Path, where: str) -> Vocabula
     dictionary = resolve_data_file(str(task["dict"]), data_bin)
     same_name = dictionary.with_suffix(".model")
     models = [same_name] if same_name.is_file() else sorted(dictionary.parent.glob("*.model"))
-    return Vocabulary.load(dictionary, models[0] if len(models) == 1 else None)
+    model = models[0] if len(models) == 1 else None
+    vocabulary = Vocabulary.load(dictionary, model)
+    if vocabulary.processor is not None:
+        processor = vocabulary.processor
+        for piece in vocabulary.pieces[len(SPECIALS) :]:
+            if processor.id_to_piece(processor.piece_to_id(piece)) != piece:
+                raise ValueError(
+                    f"{dictionary} does not belong to {model}: every piece of the dictionary must "
+                    f"be in the SentencePiece model beside it, which lacks {piece!r}"
+                )
+    return vocabulary
 
 
 def _vocoder(

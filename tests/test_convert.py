@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -370,6 +371,33 @@ def test_a_data_yaml_without_cmvn_is_noted(release, tmp_path, caplog):
     convert_release(release, tmp_path / "model")
     assert "config_gcmvn.yaml: names no CMVN statistics" in caplog.text
     assert torch.equal(load_model_dir(tmp_path / "model").cmvn.mean, torch.zeros(80))
+
+
+def sentencepiece_model(sentences: list[str]) -> tuple[bytes, list[str]]:
+    """A small model and its pieces without the special symbols."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=written,
+        vocab_size=30,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    return written.getvalue(), [processor.id_to_piece(i) for i in range(3, len(processor))]
+
+
+@pytest.mark.parametrize("name", ["dict.model", "other.model"])
+def test_a_sentencepiece_model_must_belong_to_the_dictionary(tmp_path, name):
+    model, pieces = sentencepiece_model(["a cat sat on the mat", "the dog ate the cat"] * 5)
+    (tmp_path / name).write_bytes(model)
+    (tmp_path / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in pieces))
+    found = convert._vocabulary({"dict": "dict.txt"}, tmp_path, "tasks")
+    assert found.decode(found.encode("the cat")) == "the cat"
+    with (tmp_path / "dict.txt").open("a") as file:
+        file.write("strange 1\nstranger 1\n")
+    with pytest.raises(ValueError, match=rf"dict.txt does not belong to .*{name}.*'strange'$"):
+        convert._vocabulary({"dict": "dict.txt"}, tmp_path, "tasks")
 
 
 def test_missing_data_file_is_an_error(release, tmp_path):
