@@ -7,9 +7,11 @@ The agent holds weights and options only; everything a stream remembers lives in
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from simuleval.agents.states import AgentStates
 from simuleval.data.segments import EmptySegment, SpeechSegment
 
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
-from echostream.checkpoint import load_model_dir
+from echostream.audio import check_samples
+from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.config import PolicyConfig
 from echostream.pipeline import ChunkOutput, Pipeline, PipelineState, Task
 
@@ -34,14 +37,16 @@ class StreamStates(AgentStates):
     next policy call will consume.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, numbers: Iterator[int]) -> None:
         self.pipeline = pipeline
+        self.numbers = numbers  # shared by all streams of an agent: no two utterances collide
         self.utterance = -1
         super().__init__()
 
     def reset(self) -> None:
         super().reset()
         self.unread: list[np.ndarray] = []
+        self.received = 0
         # Built when first needed: resets happen before the weights are on their device.
         self.stream: PipelineState | None = None
         self.history: dict[str, list[int]] = {"asr": [], "st": [], "mt": [], "units": []}
@@ -52,13 +57,18 @@ class StreamStates(AgentStates):
         if self.target_finished:
             # Left over from an utterance that the evaluator did not reset.
             self.reset()
+        if not isinstance(segment, EmptySegment):
+            rate = segment.sample_rate
+            if self.source_sample_rate not in (0, rate):
+                raise ValueError(
+                    f"sample rate changed within a stream: {self.source_sample_rate} Hz before, "
+                    f"{rate} Hz now"
+                )
+            self.unread.append(check_samples(segment.content, self.received))
+            self.received += len(self.unread[-1])
+            self.source_sample_rate = rate
+            self.tgt_lang = segment.tgt_lang
         self.source_finished = segment.finished
-        if isinstance(segment, EmptySegment):
-            return
-        self.source_sample_rate = segment.sample_rate
-        self.tgt_lang = segment.tgt_lang
-        if len(segment.content):
-            self.unread.append(np.asarray(segment.content))
 
     def take(self) -> np.ndarray:
         """The samples pushed since the last call."""
@@ -88,10 +98,12 @@ class EchoStreamAgent(GenericAgent):
             dur_prediction=args.dur_prediction,
         )
         self.show_text = args.output_asr_translation
-        self.trace_path = Path(args.trace) if args.trace else None
+        # SimulEval builds the agent of a --system-dir in that directory, and runs it elsewhere.
+        self.trace_path = Path(args.trace).resolve() if args.trace else None
         if self.trace_path is not None:
             self.trace_path.parent.mkdir(parents=True, exist_ok=True)
             self.trace_path.write_text("", encoding="utf-8")
+        self.utterance_numbers = itertools.count()
         super().__init__(args)
 
     @staticmethod
@@ -140,7 +152,7 @@ class EchoStreamAgent(GenericAgent):
         )
 
     def build_states(self) -> StreamStates:
-        return StreamStates(self.pipeline)
+        return StreamStates(self.pipeline, self.utterance_numbers)
 
     def to(self, device: str, *args, fp16: bool = False, **kwargs) -> None:
         """Move the weights; called by SimulEval after construction."""
@@ -155,7 +167,7 @@ class EchoStreamAgent(GenericAgent):
         states = self.states if states is None else states
         if states.stream is None:
             states.stream = self.pipeline.init_state()
-            states.utterance += 1
+            states.utterance = next(states.numbers)
         rate = states.source_sample_rate or self.pipeline.system.config.frontend.sample_rate
         outputs, states.stream = self.pipeline.step(
             states.take(), rate, states.stream, final=states.source_finished
@@ -265,14 +277,6 @@ def policy_from_args(args: Namespace, default: PolicyConfig) -> PolicyConfig:
     if args.whole_word is not None:
         values["whole_word"] = {"auto": None, "on": True, "off": False}[args.whole_word]
     return PolicyConfig(**{**default.__dict__, **values})
-
-
-def normalize_device(device: str | None) -> str:
-    """``cpu``, ``cuda`` or ``cuda:N``; StreamSpeech's ``gpu`` means ``cuda``."""
-    device = {"gpu": "cuda", None: "cpu"}.get(device, device)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, but no CUDA device is available")
-    return device
 
 
 def _dtype(args: Namespace) -> torch.dtype:

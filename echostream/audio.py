@@ -7,6 +7,7 @@ data; the input state of a step is never changed.
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +59,13 @@ def check_samples(samples: object, position: int = 0) -> np.ndarray:
         ValueError: wrong shape, or a value that is not finite, with its position.
     """
     array = np.asarray(samples)
-    if array.dtype.kind == "i":
+    if not array.size:
+        array = array.astype(np.float32)
+    elif array.dtype.kind == "i" and array.dtype.itemsize <= 4:
         array = array / np.float32(-float(np.iinfo(array.dtype).min))
     elif array.dtype.kind != "f":
-        if array.size:
-            raise ValueError(f"audio must be float or signed integer, got {array.dtype}")
-        array = array.astype(np.float32)
+        # A list of Python integers has no sample format, so its scale is unknown.
+        raise ValueError(f"audio must be float or int8, int16 or int32, got {array.dtype}")
     if array.ndim == 2:
         if array.shape[1] > 64 or array.shape[1] == 0:
             raise ValueError(
@@ -193,7 +195,7 @@ class CMVN:
                 mean, std = arrays["mean"], arrays["std"]
         except FileNotFoundError:
             raise FileNotFoundError(f"no such CMVN file: {path}") from None
-        except (KeyError, ValueError, OSError) as error:
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a CMVN file: {error}") from error
         return cls(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
 

@@ -71,7 +71,7 @@ def save_model_dir(path: Path, system: System, *, dtype: torch.dtype | None = No
     Args:
         dtype: store floating-point weights in this precision.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a linked model directory is replaced where it lies
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -159,6 +159,27 @@ def load_state(model: torch.nn.Module, state: dict[str, Tensor], where: str) -> 
     model.load_state_dict(state)
 
 
+def normalize_device(device: str | None) -> str:
+    """``cpu``, ``cuda`` or ``cuda:N``; StreamSpeech's ``gpu`` means ``cuda``.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    name = {"gpu": "cuda", None: "cpu"}.get(device, device)
+    try:
+        parsed = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {device!r}") from error
+    if parsed.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {device!r}")
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device!r} was asked for, but {torch.cuda.device_count()} CUDA devices are "
+            "available"
+        )
+    return name
+
+
 def load_model_dir(
     path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> System:
@@ -171,6 +192,7 @@ def load_model_dir(
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no such model directory: {path}")
+    device = normalize_device(device)
     config = load_config(path / CONFIG_FILE)
     model = EchoStreamModel(config)
     weights = read_safetensors(path / MODEL_FILE)

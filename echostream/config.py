@@ -260,6 +260,19 @@ class VocoderConfig:
                 "vocoder: an upsample kernel must exceed its rate by an even number, "
                 f"got kernel {kernel} and rate {rate}",
             )
+        durations = self.dur_predictor_params
+        if durations is not None:
+            _require(
+                durations.encoder_embed_dim == self.embedding_dim,
+                "vocoder: dur_predictor_params.encoder_embed_dim must equal embedding_dim, "
+                f"got {durations.encoder_embed_dim} and {self.embedding_dim}",
+            )
+            # Its second convolution is padded for a kernel of 3 whatever the kernel is.
+            _require(
+                durations.var_pred_kernel_size == 3,
+                "vocoder: dur_predictor_params.var_pred_kernel_size must be 3, "
+                f"got {durations.var_pred_kernel_size}",
+            )
         _require(
             self.model_in_dim == self.embedding_dim,
             "vocoder: model_in_dim must equal embedding_dim, "
@@ -487,7 +500,7 @@ def _convert_tagged(options: list[Any], value: Any, where: str) -> Any:
     """Pick the dataclass of a union by its ``kind`` field."""
     kinds = {option().kind: option for option in options}
     kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{where}: kind must be one of {', '.join(kinds)}, got {kind!r}")
     return from_dict(kinds[kind], value, where)
 

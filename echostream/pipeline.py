@@ -8,6 +8,7 @@ how the audio was pushed.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from echostream.audio import FrontendState, check_samples
+from echostream.audio import FrontendState, Resampler, check_samples
 from echostream.checkpoint import System
 from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig
 from echostream.models.decoders.ctc_decoder_policy import (
@@ -32,6 +33,8 @@ from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import EchoStreamState, Heard
 from echostream.models.transformer_layer import TRIM_SLACK
 from echostream.text import Detokenizer, DetokenizerState
+
+logger = logging.getLogger(__name__)
 
 Task = Literal["asr", "s2tt", "s2st"]
 MIN_CHUNK_MS, MAX_CHUNK_MS = 10, 3_600_000
@@ -215,7 +218,8 @@ class Pipeline:
                 f"sample rate changed within a stream: {state.sample_rate} Hz before, "
                 f"{sample_rate} Hz now"
             )
-        # Also rejects rates that cannot be converted, before anything is taken in.
+        # Rates that cannot be converted are refused before anything is taken in.
+        Resampler(sample_rate, self.system.config.frontend.sample_rate)
         chunk = math.ceil(self.chunk_ms * sample_rate / 1000)
         available = np.concatenate([state.pending, new])
         state = replace(state, sample_rate=sample_rate, received=state.received + len(new))
@@ -265,6 +269,12 @@ class Pipeline:
 
         units: list[int] = []
         waveform = np.zeros(0, dtype=np.float32)
+        if final and hypothesis is not None and not hypothesis.finished:
+            logger.warning(
+                "the translation was cut at --max-len %d subwords in the last decision, before "
+                "its end of sentence",
+                self.policy_config.max_len,
+            )
         if self.task == "s2st" and hypothesis is not None and hypothesis.hidden.size(1):
             with watch("units"):
                 units, inner = model.speak(hypothesis.hidden, state.model)

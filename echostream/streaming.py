@@ -19,7 +19,8 @@ import torch
 
 
 def segment_lengths(total: int, segment: int, right_context: int = 0) -> list[int]:
-    """Cut ``total`` encoder frames as a stream in chunks of ``segment`` frames does.
+    """Cut ``total`` encoder frames as a stream in chunks of ``segment`` frames does, up to its
+    tail: where a stream's last chunk ends inside a segment, its flush joins that segment.
 
     After n chunks of audio, ``n * segment - 1`` frames are computable: the last one still waits
     for the filterbank window and the convolutions' look-ahead, which the next chunk brings. The

@@ -134,15 +134,43 @@ def test_trace(model_dir, clip, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out" / "trace.jsonl").open()]
     assert [line["index"] for line in lines] == sorted(line["index"] for line in lines)
     assert {line["index"] for line in lines} == {0, 1}
-    first = [line for line in lines if line["index"] == 0]
+    first, second = ([line for line in lines if line["index"] == n] for n in (0, 1))
+    for line in (*first, *second):
+        line.pop("compute_ms" if line["index"] else "index")
+    first = [dict(line) for line in first]
+    timings = [line.pop("compute_ms") for line in first]
+    assert [dict(line, index=0) for line in first] == [dict(line, index=0) for line in second]
     assert [line["source_ms"] for line in first] == [320.0 * n for n in range(1, 8)] + [2500.0]
     assert sum(line["samples"] for line in first) == len(samples[0])
     assert first[-1]["finished"] and not first[0]["finished"]
-    assert {"features", "encoder", "ctc"} <= set(first[0]["compute_ms"])
+    assert {"features", "encoder", "ctc"} <= set(timings[0])
     for before, after in zip(first[:-1], first[1:], strict=True):
         for key in ("asr", "st", "mt", "units"):
             assert after[key][: len(before[key])] == before[key], "written tokens never change"
         assert after["write"] == (after["samples"] > 0 or after["mt"] != before["mt"])
+
+
+def test_streams_of_one_agent_have_numbers_of_their_own(model_dir, clip, tmp_path):
+    agent = make("asr", model_dir, "--trace", str(tmp_path / "trace.jsonl"))
+    for states in (agent.build_states(), agent.build_states()):
+        run(agent, clip, states=states)
+    lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").open()]
+    assert sorted({line["index"] for line in lines}) == [0, 1]
+
+
+def test_mixed_pushes_before_one_policy_call(model_dir, clip):
+    agent = make("s2st", model_dir)
+    expected = speech(run(agent, clip, size=len(clip)))
+    agent.reset()
+    pcm = (clip[:9000] * 32768).astype(np.int16)
+    agent.push(SpeechSegment(content=pcm, sample_rate=RATE, tgt_lang=None))
+    rest = clip[9000:].tolist()
+    last = SpeechSegment(content=rest, sample_rate=RATE, finished=True, tgt_lang=None)
+    np.testing.assert_allclose(len(speech([agent.pushpop(last)])), len(expected))
+    agent.reset()
+    agent.push(SpeechSegment(content=clip.tolist(), sample_rate=8000, tgt_lang=None))
+    with pytest.raises(ValueError, match="8000 Hz before, 16000 Hz now"):
+        agent.push(SpeechSegment(content=clip.tolist(), sample_rate=RATE, tgt_lang=None))
 
 
 def test_running_text_is_printed(model_dir, clip, capsys):
@@ -163,9 +191,14 @@ def test_devices():
     assert normalize_device("cpu") == "cpu" and normalize_device(None) == "cpu"
     import torch
 
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="no CUDA device is available"):
+    if torch.cuda.is_available():
+        assert normalize_device("gpu") == "cuda"
+    else:
+        with pytest.raises(ValueError, match="'gpu' was asked for, but 0 CUDA devices"):
             normalize_device("gpu")
+    for name in ("gpux", "meta"):
+        with pytest.raises(ValueError, match=f"must be cpu, cuda or cuda:N, got '{name}'"):
+            normalize_device(name)
 
 
 def test_half_precision_runs(model_dir, clip):

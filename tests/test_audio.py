@@ -143,7 +143,10 @@ def test_cmvn_normalises(tmp_path):
         CMVN.from_npz(tmp_path / "missing.npz")
     np.savez(tmp_path / "other.npz", average=np.zeros(80))
     (tmp_path / "text.npz").write_text("no")
-    for name in ("other.npz", "text.npz"):
+    (tmp_path / "empty.npz").write_bytes(b"")
+    whole = (tmp_path / "gcmvn.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    for name in ("other.npz", "text.npz", "empty.npz", "half.npz"):
         with pytest.raises(ValueError, match=f"{name}: not a CMVN file"):
             CMVN.from_npz(tmp_path / name)
 
@@ -163,8 +166,9 @@ def test_integers_and_channels_become_mono_floats():
         (np.array([0.0, 0.0, np.inf]), "audio sample 12 is inf"),
         (np.zeros((2, 2, 2)), r"got shape \(2, 2, 2\)"),
         (np.zeros((2, 100)), r"got shape \(2, 100\)"),
-        (np.array(["a"]), "must be float or signed integer"),
-        (np.array([True]), "must be float or signed integer"),
+        (np.array(["a"]), "must be float or int8, int16 or int32, got <U1"),
+        (np.array([True]), "must be float or int8, int16 or int32, got bool"),
+        ([1000, -2000], "must be float or int8, int16 or int32, got int64"),
     ],
 )
 def test_bad_samples(samples, message):

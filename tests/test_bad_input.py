@@ -5,6 +5,7 @@ import pytest
 
 from echostream.demo import synthetic_clip
 from echostream.pipeline import Pipeline
+from echostream.streaming import state_bytes
 
 RATE = 16000
 
@@ -60,6 +61,12 @@ def test_stereo_of_equal_channels_and_integers_equal_mono(system):
     mono = [o.asr_tokens for o in play(pipeline, clip())[0]]
     for name in ("stereo", "float64"):
         assert [o.asr_tokens for o in play(pipeline, *SENSIBLE[name])[0]] == mono
+    # 16-bit PCM is the same signal, rounded.
+    pcm, rate = SENSIBLE["16-bit integers"]
+    rounded = (pcm / 32768).astype(np.float32)
+    assert [o.asr_tokens for o in play(pipeline, pcm, rate)[0]] == [
+        o.asr_tokens for o in play(pipeline, rounded, rate)[0]
+    ]
 
 
 @pytest.mark.parametrize("chunk_ms", [10, 33, 45, 100, 333, 1001, 60000])
@@ -70,12 +77,16 @@ def test_odd_chunk_sizes(system, chunk_ms):
 
 
 def test_thirty_minutes(system):
-    """A long stream in large pushes; work and state stay bounded, all source is consumed."""
+    """A long stream in large pushes: state stays bounded, all source is consumed."""
     pipeline = Pipeline(system, chunk_ms=5000, task="s2tt")
     second = clip(10)
     state = pipeline.init_state()
+    sizes = []
     for index in range(180):
         _, state = pipeline.step(second, RATE, state, final=index == 179)
+        sizes.append(state_bytes(state))
+    # The last decision writes up to max_len subwords at once.
+    assert max(sizes[60:-1]) <= 1.1 * max(sizes[:60])
     assert state.finished and state.processed == 180 * len(second) == 30 * 60 * RATE
     assert state.model.encoder.frames == (30 * 60 * 100 - 2 + 3) // 4
 
@@ -114,8 +125,9 @@ def test_sample_rate_must_not_change(system):
 @pytest.mark.parametrize("rate", [0, -16000, 1000, 10**7])
 def test_impossible_sample_rates(system, rate):
     pipeline = Pipeline(system)
-    with pytest.raises(ValueError, match="sample rate must lie between"):
-        pipeline.step(clip(), rate, pipeline.init_state(), final=True)
+    for samples in (clip(), clip()[:10]):
+        with pytest.raises(ValueError, match="sample rate must lie between"):
+            pipeline.step(samples, rate, pipeline.init_state())
 
 
 @pytest.mark.parametrize("chunk_ms", [0, -320, 5, 10**8])

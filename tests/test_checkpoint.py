@@ -132,7 +132,7 @@ def test_saving_replaces_a_model_directory_and_nothing_else(system, tmp_path):
     other = tmp_path / "photos"
     other.mkdir()
     (other / "cat.jpg").write_text("meow")
-    with pytest.raises(FileExistsError, match="is not a model directory; not replacing it"):
+    with pytest.raises(FileExistsError, match="is not a model directory"):
         save_model_dir(other, system)
     assert (other / "cat.jpg").read_text() == "meow"
     # A folder of something else that has a config.yaml, and a model directory with more in it.
@@ -145,7 +145,10 @@ def test_saving_replaces_a_model_directory_and_nothing_else(system, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileExistsError, match="not replacing it"):
         save_model_dir(tmp_path / "file", system)
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
     (tmp_path / "empty").mkdir()
+    save_model_dir(tmp_path / "link", system)
+    assert (tmp_path / "link").is_symlink()
     save_model_dir(tmp_path / "empty", system)
     assert load_model_dir(tmp_path / "empty").config == system.config
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -53,6 +53,10 @@ def test_mistakes_are_one_line_and_leave_nothing(model_dir, wav, tmp_path, capsy
         (["info", str(tmp_path / "nowhere")], "no such model directory"),
         (["info", str(broken)], "not a whole safetensors file"),
         (
+            ["translate", str(wav), "--model-dir", str(model_dir), "--out", out, "--device", "x"],
+            "device must be cpu, cuda or cuda:N, got 'x'",
+        ),
+        (
             ["translate", "missing.wav", "--model-dir", str(model_dir), "--out", out],
             "no such sound",
         ),

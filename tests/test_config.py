@@ -85,6 +85,15 @@ def changed(path, value=None, *, drop=False):
         (changed("t2u.layers", -1), "t2u: layers must be at least 0, got -1"),
         (changed("st_ctc.attention_heads", 5), "st_ctc: embed_dim must be a multiple"),
         (changed("mt.context_tokens", 0), "context_tokens must be positive or null, got 0"),
+        (changed("encoder.kind", ["emformer"]), "kind must be one of emformer"),
+        (
+            changed("vocoder.dur_predictor_params.var_pred_kernel_size", 5),
+            "var_pred_kernel_size must be 3, got 5",
+        ),
+        (
+            changed("vocoder.dur_predictor_params.encoder_embed_dim", 8),
+            "must equal embedding_dim, got 8 and 16",
+        ),
         (changed("vocoder.model_in_dim", 8), "must equal embedding_dim, got 8 and 16"),
         (
             changed("vocoder.upsample_kernel_sizes", [10, 8, 8, 4, 4]),

@@ -62,6 +62,8 @@ class _StridedStack(nn.Module):
         """(B, T, bins) and (B,) to (B, S, D) and (B,). Padding is treated as the silence behind
         a stream's end, whatever it holds."""
         x = self._shape_input(features)
+        if not features.size(1):
+            return self._shape_output(self._empty(len(self.kernels) - 1, x)), lengths
         for index in range(len(self.kernels)):
             if bool((lengths < x.size(2)).any()):
                 padding = lengths_to_padding_mask(lengths, x.size(2))

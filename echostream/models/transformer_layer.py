@@ -130,6 +130,11 @@ class KVCache:
         key, value = self.key.index_select(0, rows), self.value.index_select(0, rows)
         return KVCache(_Buffer(key, value, self.stored), 0, self.stored, self.offset)
 
+    def expand(self, rows: int) -> KVCache:
+        """The same single row seen ``rows`` times, without copying it."""
+        key, value = (x.expand(rows, -1, -1, -1) for x in (self.key, self.value))
+        return KVCache(_Buffer(key, value, self.stored), 0, self.stored, self.offset)
+
     def to(self, device: torch.device | str) -> KVCache:
         key, value = self.key.to(device), self.value.to(device)
         return KVCache(_Buffer(key, value, self.stored), 0, self.stored, self.offset)

@@ -84,3 +84,18 @@ def test_zero_layers_are_the_plain_projection():
     plain.load_state_dict(head.state_dict())
     x = torch.randn(5, 2, 8)
     assert torch.equal(head(x), plain(x)) and head(x).shape == (5, 2, 11)
+
+
+@torch.no_grad()
+def test_long_streams_equal_forward_behind_the_window():
+    config = CTCHeadConfig(layers=2, attention_heads=2, ffn_dim=16, context_frames=8)
+    head = CTCDecoderWithTransformerLayer(config, 8, 11).double().eval()
+    x = torch.randn(1, 600, 8, dtype=torch.double)
+    whole = head(x.transpose(0, 1)).transpose(0, 1)
+    for cut in (1, 3, 150):
+        state, pieces = head.init_state(), []
+        for piece in x.split(cut, dim=1):
+            logits, state = head.step(piece, state)
+            pieces.append(logits)
+        assert state.caches[0].offset > 0
+        torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-12, rtol=0)

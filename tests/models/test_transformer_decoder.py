@@ -259,3 +259,60 @@ def test_ctc_emission_counts_new_labels():
     for frame, label in enumerate([0, 1, 1, 0, 1, 2]):
         logits[0, frame, label] = 50.0
     torch.testing.assert_close(ctc_emission(logits)[0], torch.tensor([0.0, 1, 0, 0, 1, 1]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [3, 20])
+def test_long_streams_equal_forward_behind_the_window(window):
+    """Far beyond window and slack, where caches have dropped positions many times."""
+    decoder = make(context_tokens=window, source_context_frames=window)
+    steps = window + 3 * TRIM_SLACK
+    source, tokens = frames(2 * steps), torch.randint(4, VOCAB, (1, steps))
+    visible = torch.arange(2, 2 * steps + 1, 2)[None]
+    _, hidden = decoder(tokens, source.transpose(0, 1), None, visible)
+    state, pieces = decoder.init_state(), []
+    for position in range(steps):
+        state = decoder.read(source[:, 2 * position : 2 * position + 2], state)
+        out, state = decoder.step(tokens[:, position : position + 1], state)
+        pieces.append(out)
+    assert state.caches[0].offset > 0 and state.sources[0].offset > 0
+    torch.testing.assert_close(torch.cat(pieces, 1), hidden.transpose(0, 1), atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_ragged_batch_with_a_window_shorter_than_the_source():
+    decoder = make(source_context_frames=5)
+    source = torch.randn(30, 2, SOURCE, dtype=torch.double)
+    tokens = torch.randint(4, VOCAB, (2, 4))
+    padding = torch.arange(30)[None] >= torch.tensor([[30], [8]])
+    logits, _ = decoder(tokens, source, padding)
+    alone, _ = decoder(tokens[1:], source[:8, 1:])
+    torch.testing.assert_close(logits[1:], alone, atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_beam_while_the_source_goes_on_keeps_unfinished_sentences():
+    decoder = make()
+    state = decoder.read(frames(5), decoder.init_state())
+    original = decoder._log_probs
+
+    def ending(hidden, position):
+        scores = original(hidden, position)
+        if position >= 1:
+            scores[:, decoder.eos] = -1e-3 if position == 1 else -50.0
+        return scores
+
+    decoder._log_probs = ending
+    going = decoder.decode(state, max_new_tokens=4, final=False, beam=3)
+    assert not going.finished and going.state.length == len(going.tokens)
+    assert going.state.sources[0].key.size(0) == 1
+    ended = decoder.decode(state, max_new_tokens=4, final=True, beam=3)
+    assert ended.finished and ended.hidden.size(1) == len(ended.tokens) + 1
+
+
+def test_visibility_of_one_frame_segments():
+    always = torch.ones(1, 6)
+    visible = streaming_visibility(
+        always, always, 4, lagging_k1=0, stride_n=1, segment_ends=[1, 2, 3, 4, 5, 6]
+    )
+    assert visible.tolist() == [[1, 2, 3, 4]]

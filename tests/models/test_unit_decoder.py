@@ -124,3 +124,27 @@ def test_strided_visibility():
     assert strided_visibility(4, lagging_k2=1, stride_n2=1).tolist() == [[2, 3, 4, 4]]
     with pytest.raises(ValueError, match="at least 1, got 0"):
         strided_visibility(4, lagging_k2=0, stride_n2=0)
+
+
+@torch.no_grad()
+def test_long_streams_equal_forward_behind_the_window():
+    decoder = make(context_tokens=4)
+    steps = 4 * TRIM_SLACK
+    x = text(steps)
+    visible = torch.arange(1, steps + 1)[None]
+    whole = decoder(x.transpose(0, 1), visible_text=visible)
+    state, pieces = decoder.init_state(), []
+    for piece in x.split(1, dim=1):
+        logits, state = decoder.step(piece, state)
+        pieces.append(logits)
+    assert state.caches[0].offset > 0 and state.sources[0].offset > 0
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_ragged_batch_with_a_window_shorter_than_the_text():
+    decoder = make(context_tokens=4)
+    x = torch.randn(12, 2, DIM, dtype=torch.double)
+    padding = torch.arange(12)[None] >= torch.tensor([[12], [3]])
+    batch = decoder(x, padding)
+    torch.testing.assert_close(batch[1:, :9], decoder(x[:3, 1:]), atol=1e-12, rtol=0)

@@ -95,11 +95,12 @@ def decide_wait_k(
     counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
 ) -> tuple[Decision, PolicyState]:
     """Wait-k-stride-n over source segments of fixed duration, in StreamSpeech's counting:
-    ``(segments - k) // n * n`` subwords once k segments are there."""
+    ``(segments - k) // n * n`` subwords after that many segments. With n = 1 the first subword
+    comes with segment k + 1, one later than in the textbook's counting."""
     if counts.source_finished:
         return Decision(config.max_len, until_eos=True), state
     segments = int(counts.source_ms // config.segment_size)
-    if segments <= state.segments or segments < config.lagging_k1:
+    if segments <= state.segments:
         return READ, state
     following = PolicyState(segments=segments)
     allowed = (segments - config.lagging_k1) // config.stride_n * config.stride_n

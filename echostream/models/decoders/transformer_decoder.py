@@ -59,12 +59,12 @@ class MTState:
         caches = tuple(cache.truncate(length) for cache in self.caches)
         return replace(self, caches=caches, last_token=last_token)
 
-    def select(self, rows: Tensor) -> MTState:
-        """Pick batch rows."""
+    def select(self, rows: Tensor, sources: tuple[KVCache, ...]) -> MTState:
+        """Pick batch rows of the target side; all rows share the one-row ``sources``."""
         return replace(
             self,
             caches=tuple(cache.select(rows) for cache in self.caches),
-            sources=tuple(cache.select(rows) for cache in self.sources),
+            sources=tuple(cache.expand(len(rows)) for cache in sources),
         )
 
     def to(self, device: torch.device | str) -> MTState:
@@ -222,6 +222,9 @@ class TransformerMTDecoder(nn.Module):
             cache.append(*layer.encoder_attn.project(source))
             for layer, cache in zip(self.layers, fresh.sources, strict=True)
         )
+        if visible_source is None and encoder_padding_mask is not None:
+            # A window counts back from each row's own end.
+            visible_source = (~encoder_padding_mask).sum(dim=1, keepdim=True)
         mask = hide_padding(
             visible_mask(
                 visible_source,
@@ -309,19 +312,23 @@ class TransformerMTDecoder(nn.Module):
                 grown = torch.cat([parent.hidden, hidden[row : row + 1]], dim=1)
                 if token == self.eos:
                     if len(chosen) < beam:
-                        done.append(self._ended(parent, grown, batch, following, row, final, value))
+                        done.append(
+                            self._ended(
+                                parent, grown, batch, following, row, final, value, state.sources
+                            )
+                        )
                     continue
                 if len(chosen) < beam:
                     chosen.append(Hypothesis((*parent.tokens, token), grown, state, False, value))
                     parents.append(row)
             order = torch.tensor(parents, device=device)
-            batch = following.select(order)
+            batch = following.select(order, state.sources)
             last = torch.tensor([[h.tokens[-1]] for h in chosen], device=device)
             live = chosen
             if len(done) >= beam:
                 break
         for row, hypothesis in enumerate(live):
-            own = batch.select(torch.tensor([row], device=device))
+            own = batch.select(torch.tensor([row], device=device), state.sources)
             own = replace(own, last_token=hypothesis.tokens[-1])
             live[row] = replace(hypothesis, state=own)
         # Unfinished hypotheses compete only when nothing finished or the source goes on.
@@ -337,12 +344,13 @@ class TransformerMTDecoder(nn.Module):
         row: int,
         final: bool,
         score: float,
+        sources: tuple[KVCache, ...],
     ) -> Hypothesis:
         """A hypothesis that predicted end-of-sentence; see :meth:`decode` for ``final``."""
         index = torch.tensor([row], device=grown.device)
         if final:
-            return Hypothesis(parent.tokens, grown, after.select(index), True, score)
-        own = before.select(index)
+            return Hypothesis(parent.tokens, grown, after.select(index, sources), True, score)
+        own = before.select(index, sources)
         last_token = parent.tokens[-1] if parent.tokens else before.last_token
         own = replace(own, last_token=last_token)
         return Hypothesis(parent.tokens, parent.hidden, own, False, score)
@@ -378,7 +386,7 @@ def streaming_visibility(
     reached = st_emission.cumsum(dim=-1)[:, None, :] >= needed[None, :, None]  # (B, T, S)
     candidate = reached & (asr_emission.round() > 0)[:, None, :]
     candidate[:, :, -1] = True
-    first = (candidate.cumsum(dim=-1) == 0).sum(dim=-1).clamp(min=1, max=source_length)
+    first = (candidate.cumsum(dim=-1) == 0).sum(dim=-1)
     ends = torch.as_tensor(segment_ends, device=device)
     # The segment of frame ``first`` is the first one that ends behind it.
     segment = torch.searchsorted(ends, first, right=True).clamp(max=len(ends) - 1)

@@ -162,6 +162,9 @@ class CTCTransformerUnitDecoder(nn.Module):
         """
         batch_first = text.transpose(0, 1)
         ratio = self.config.upsample_ratio
+        if visible_text is None and padding_mask is not None:
+            # A window counts back from each row's own end.
+            visible_text = (~padding_mask).sum(dim=1, keepdim=True)
         source_mask = visible_mask(
             visible_text, batch_first.size(1), self.config.context_tokens, text.device
         )
