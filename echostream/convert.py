@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from echostream.audio import CMVN
 from echostream.checkpoint import VOCODER_PREFIX, System, load_state, save_model_dir
-from echostream.config import VocoderConfig, load_yaml
+from echostream.config import EchoStreamConfig, VocoderConfig, load_yaml
 from echostream.fairseq_export import export_to_fairseq
 from echostream.fairseq_plugin.export import export_checkpoint, is_training_checkpoint
 from echostream.fairseq_settings import (
@@ -125,9 +126,12 @@ def read_streamspeech(
     weights = drop_tied_weights(state, str(checkpoint))
     if speech:
         weights |= {VOCODER_PREFIX + key: tensor for key, tensor in speech[1].items()}
+    _check_sizes(config, weights, str(checkpoint))
     model = EchoStreamModel(config)
     load_state(model, weights, str(checkpoint))
     stats = data.get("global_cmvn") or {}
+    if not isinstance(stats, dict):
+        raise ValueError(f"{data_file}: global_cmvn must be a mapping, got {reprlib.repr(stats)}")
     if "stats_npz_path" not in stats:
         logger.warning(
             "%s: names no CMVN statistics (global_cmvn: stats_npz_path), so features stay as they "
@@ -162,7 +166,25 @@ def _arguments(saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
         merged = dict(saved["args"])
     if not merged:
         raise ValueError(f"{path}: stores neither 'cfg' nor 'args' with the training settings")
-    return {key: value for key, value in merged.items() if not isinstance(value, StandIn)}
+    return {key: value for key, value in merged.items() if not isinstance(value, (StandIn, Tensor))}
+
+
+def _check_sizes(config: EchoStreamConfig, weights: Mapping[str, Tensor], where: str) -> None:
+    """The settings describe the stored tensors; seen before any memory is taken for the model."""
+    for name in ("encoder", "asr_ctc", "st_ctc", "mt", "t2u", "unit"):
+        layers = getattr(config, name).layers
+        if layers > len(weights):
+            raise ValueError(
+                f"{where}: every layer needs weights, but the settings give {name} {layers} "
+                f"layers and the file holds {len(weights)} tensors"
+            )
+    try:
+        with torch.device("meta"):
+            model = EchoStreamModel(config)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{where}: no model has the sizes in the settings: {reason}") from error
+    load_state(model, {key: tensor.to("meta") for key, tensor in weights.items()}, where)
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -244,8 +266,10 @@ def drop_tied_weights(state: Mapping[str, Tensor], where: str) -> dict[str, Tens
     kept = dict(state)
     for key in VERSIONS:
         # fairseq leaves out the final norm of decoders below version 3.
-        if key not in state or float(state[key].flatten()[0]) < 3:
-            raise ValueError(f"{where}: {key} must be at least 3, got {state.get(key)}")
+        version = state.get(key)
+        if version is None or version.numel() != 1 or not float(version) >= 3:
+            got = "none" if version is None else reprlib.repr(version.tolist())
+            raise ValueError(f"{where}: {key} must be one number of at least 3, got {got}")
     for copy, original in TIED:
         if copy in kept and original in kept:
             if not torch.equal(kept[copy], kept[original]):

@@ -6,6 +6,7 @@ StreamSpeech's defaults. Settings that name a part which does not exist here are
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,45 +107,42 @@ def config_from_settings(
     """
     if args.get("arch", "streamspeech") != "streamspeech":
         raise ValueError(
-            f"{where}: architecture {args['arch']!r} has an autoregressive unit decoder, which "
+            f"{where}: architecture {reprlib.repr(args['arch'])} has an autoregressive unit decoder, which "
             "does not exist here; only 'streamspeech' can be converted"
         )
     for name, default, accepted, part in _REQUIRED:
         value = args.get(name, default)
         if (value or None) != (accepted or None):
             raise ValueError(
-                f"{where}: {part} ({name} {value!r}) does not exist here; only {accepted!r} does"
+                f"{where}: {part} ({name} {reprlib.repr(value)}) does not exist here; "
+                f"only {accepted!r} does"
             )
 
-    def number(name: str, default: int) -> int:
-        value = args.get(name, default)
-        if type(value) is not int:
-            raise ValueError(f"{where}: {name} must be an integer, got {value!r}")
-        return value
+    def number(name: str, default: int, least: int = 1) -> int:
+        return _integer(args, name, default, where, least)
 
-    dropout = float(args.get("dropout", 0.1))
+    dropout = _fraction(args, "dropout", 0.1, where)
+    bins = _integer(data, "input_feat_per_channel", 80, f"{where}: data YAML")
     heads = number("decoder_attention_heads", 4)
     ffn = number("decoder_ffn_embed_dim", 2048)
     dim = number("decoder_embed_dim", 256)
-    synthesizer_layers = number("synthesizer_encoder_layers", 0)
+    synthesizer_layers = number("synthesizer_encoder_layers", 0, least=0)
     unidirectional = bool(args.get("uni_encoder", False))
     if synthesizer_layers and not unidirectional:
         raise ValueError(
             f"{where}: a bidirectional synthesizer encoder (trained without --uni-encoder) does "
             "not exist here; it cannot stream"
         )
-    mt = tasks[MT_TASK].get("decoder_args") or {}
+    mt = _decoder_args(tasks[MT_TASK], f"{where}: {MT_TASK}")
     return EchoStreamConfig(
         source_vocab_size=vocabulary_sizes[0],
         target_vocab_size=vocabulary_sizes[1],
         num_units=number("target_code_size", 1000),
-        frontend=FrontendConfig(num_mel_bins=int(data.get("input_feat_per_channel", 80))),
+        frontend=FrontendConfig(num_mel_bins=bins),
         encoder=ChunkConformerConfig(
-            input_dim=int(data.get("input_feat_per_channel", 80)),
+            input_dim=bins,
             conv_channels=number("conv_channels", 1024),
-            conv_kernel_sizes=tuple(
-                int(kernel) for kernel in str(args.get("conv_kernel_sizes", "5,5")).split(",")
-            ),
+            conv_kernel_sizes=_kernel_sizes(args, where),
             embed_dim=number("encoder_embed_dim", 256),
             layers=number("encoder_layers", 16),
             attention_heads=number("encoder_attention_heads", 4),
@@ -159,7 +157,7 @@ def config_from_settings(
             layers=number("translation_decoder_layers", 4),
             embed_dim=dim,
             attention_heads=heads,
-            ffn_dim=int(mt.get("decoder_ffn_embed_dim", 2048)),
+            ffn_dim=_integer(mt, "decoder_ffn_embed_dim", 2048, f"{where}: {MT_TASK}"),
             dropout=dropout,
             context_tokens=None,
             source_context_frames=None,
@@ -185,15 +183,51 @@ def config_from_settings(
     )
 
 
-def _ctc_head(task: Mapping[str, Any], dropout: float, where: str) -> CTCHeadConfig:
+def _integer(
+    settings: Mapping[str, Any], name: str, default: int, where: str, least: int = 1
+) -> int:
+    value = settings.get(name, default)
+    if type(value) is not int or value < least:
+        raise ValueError(
+            f"{where}: {name} must be an integer of at least {least}, got {reprlib.repr(value)}"
+        )
+    return value
+
+
+def _fraction(settings: Mapping[str, Any], name: str, default: float, where: str) -> float:
+    value = settings.get(name, default)
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError(f"{where}: {name} must be a number from 0 to 1, got {reprlib.repr(value)}")
+    return float(value)
+
+
+def _kernel_sizes(args: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    value = args.get("conv_kernel_sizes", "5,5")
+    sizes = str(value).split(",") if isinstance(value, (str, int)) else [""]
+    if not all(size.strip().isdecimal() for size in sizes):
+        raise ValueError(
+            f"{where}: conv_kernel_sizes must be integers with commas between them, "
+            f"got {reprlib.repr(value)}"
+        )
+    return tuple(map(int, sizes))
+
+
+def _decoder_args(task: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     settings = task.get("decoder_args") or {}
-    layers = int(settings.get("encoder_layers", 0))
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{where}: decoder_args must be a mapping, got {reprlib.repr(settings)}")
+    return settings
+
+
+def _ctc_head(task: Mapping[str, Any], dropout: float, where: str) -> CTCHeadConfig:
+    settings = _decoder_args(task, where)
+    layers = _integer(settings, "encoder_layers", 0, where, least=0)
     if layers and not settings.get("uni_encoder", False):
         raise ValueError(f"{where}: a bidirectional CTC head does not exist here")
     return CTCHeadConfig(
         layers=layers,
-        attention_heads=int(settings.get("encoder_attention_heads", 4)),
-        ffn_dim=int(settings.get("encoder_ffn_embed_dim", 2048)),
+        attention_heads=_integer(settings, "encoder_attention_heads", 4, where),
+        ffn_dim=_integer(settings, "encoder_ffn_embed_dim", 2048, where),
         dropout=dropout,
         context_frames=None,
     )

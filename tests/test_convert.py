@@ -275,7 +275,9 @@ def test_damaged_checkpoints(release, tmp_path, damage, message):
             lambda m: m.update({"decoder.embed_tokens.weight": torch.zeros(55, 32)}),
             "should be tied",
         ),
-        (lambda m: m.update({"decoder.version": torch.tensor([1.0])}), "decoder.version"),
+        (lambda m: m.update({"decoder.version": torch.tensor([1.0])}), "at least 3, got [1.0]"),
+        (lambda m: m.update({"decoder.version": torch.zeros(0)}), "at least 3, got []"),
+        (lambda m: m.pop("decoder.version"), "at least 3, got none"),
         (lambda m: m.update({"encoder.linear.bias": "text"}), "is no tensor"),
     ],
 )
@@ -292,7 +294,15 @@ def test_weights_that_do_not_fit(release, tmp_path, change, message):
         ("conv_version", "convtransformer", "Conv2d subsampling"),
         ("pos_enc_type", "rope", "positions other than relative"),
         ("synthesizer_augmented_cross_attention", True, "augmented cross-attention"),
-        ("encoder_layers", "two", "encoder_layers must be an integer"),
+        ("encoder_layers", "two", "encoder_layers must be an integer of at least 1, got 'two'"),
+        ("encoder_layers", 10**9, "1000000000 layers"),
+        ("encoder_embed_dim", 10**9, "the configuration needs (1000000000,"),
+        ("encoder_embed_dim", 4 * 10**17, "no model has the sizes"),
+        ("encoder_ffn_embed_dim", -4, "encoder_ffn_embed_dim must be an integer of at least 1"),
+        ("decoder_ffn_embed_dim", None, "decoder_ffn_embed_dim must be an integer"),
+        ("conv_kernel_sizes", "5,x", "conv_kernel_sizes must be integers"),
+        ("dropout", None, "dropout must be a number from 0 to 1, got None"),
+        ("dropout", 2.0, "dropout must be a number from 0 to 1, got 2.0"),
     ],
 )
 def test_parts_that_do_not_exist_are_named(release, tmp_path, setting, value, message):
@@ -300,6 +310,34 @@ def test_parts_that_do_not_exist_are_named(release, tmp_path, setting, value, me
         setattr(saved["cfg"]["model"], setting, value)
 
     edit_checkpoint(release, change)
+    assert message in refused(release, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file,key,value,message",
+    [
+        ("config_gcmvn.yaml", "input_feat_per_channel", None, "input_feat_per_channel must be"),
+        ("config_gcmvn.yaml", "global_cmvn", ["a"], "global_cmvn must be a mapping, got ['a']"),
+        (
+            "config_mtl_asr_st_ctcst.yaml",
+            "target_unigram",
+            {"decoder_type": "transformer", "dict": "tgt/dict.txt", "decoder_args": [1]},
+            "target_unigram: decoder_args must be a mapping, got [1]",
+        ),
+        (
+            "config_mtl_asr_st_ctcst.yaml",
+            "source_unigram",
+            {
+                "decoder_type": "ctc",
+                "dict": "src/dict.txt",
+                "decoder_args": {"encoder_layers": None},
+            },
+            "source_unigram: encoder_layers must be an integer of at least 0, got None",
+        ),
+    ],
+)
+def test_bad_values_in_the_yaml_files_are_named(release, tmp_path, file, key, value, message):
+    edit_yaml(release / "config" / file, lambda data: data.update({key: value}))
     assert message in refused(release, tmp_path)
 
 
