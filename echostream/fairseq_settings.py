@@ -107,8 +107,8 @@ def config_from_settings(
     """
     if args.get("arch", "streamspeech") != "streamspeech":
         raise ValueError(
-            f"{where}: architecture {reprlib.repr(args['arch'])} has an autoregressive unit decoder, which "
-            "does not exist here; only 'streamspeech' can be converted"
+            f"{where}: architecture {reprlib.repr(args['arch'])} has an autoregressive unit "
+            "decoder, which does not exist here; only 'streamspeech' can be converted"
         )
     for name, default, accepted, part in _REQUIRED:
         value = args.get(name, default)

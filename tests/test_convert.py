@@ -164,11 +164,12 @@ def test_only_streamspeech_models_go_back(tmp_path):
 
 
 def refused(release: Path, tmp_path: Path, error=ValueError) -> str:
-    """The message of a conversion that fails and leaves nothing behind."""
+    """The message, one line, of a conversion that fails and leaves nothing behind."""
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(error) as caught:
         convert_release(release, tmp_path / "model")
     assert sorted(tmp_path.rglob("*")) == before
+    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
