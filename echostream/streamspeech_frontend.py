@@ -47,7 +47,13 @@ class StreamSpeechFrontend(Frontend):
     Frames that the resampler's look-ahead keeps open are handed out as provisional, computed as
     if the source ended where the original cuts it. At the end of the source they stay that way,
     as in the original. Where a chunk ends well behind the cut, the last frame is settled here and
-    still has its edge there, a difference below 0.01.
+    still has its edge there.
+
+    That difference is below 0.01 for source rates of at least 16 kHz that are multiples of 100 Hz,
+    whose 10 ms are whole samples. Below 16 kHz the mel bins above half the source's rate hold
+    next to nothing, and its logarithm shows the edge: these bins differ by 1 or more, mostly in
+    the last frame. At other rates the original rounds the samples of a frame down, counts more
+    frames than there are and computes fewer. Both modes still run to the end.
     """
 
     def step(

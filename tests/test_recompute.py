@@ -317,6 +317,15 @@ def test_incremental_filterbank_equals_the_whole(rate, step):
         torch.testing.assert_close(got, expected, atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("rate", [8000, 11025, 22050])
+@pytest.mark.parametrize("kind", [RecomputePipeline, StreamSpeechPipeline])
+def test_rates_without_equality_run_to_the_end(system, rate, kind):
+    pipeline = kind(system)
+    outputs, state = pipeline.step(noise(3.01, rate), rate, pipeline.init_state(), final=True)
+    assert len(outputs) == 10 and outputs[-1].final and state.finished
+    assert sum(len(output.waveform) for output in outputs) > 0
+
+
 @needs_reference
 @pytest.mark.parametrize("name", MODELS)
 def test_incremental_writes_the_same_text_on_the_recorded_clips(systems, name):
