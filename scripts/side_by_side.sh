@@ -12,7 +12,9 @@
 #   TASK=s2st                      s2st, s2tt or asr
 #   OPTIONS_A="" OPTIONS_B=""      more agent options, e.g. OPTIONS_A=--recompute
 #   METRICS="AL LAAL ATD StartOffset EndOffset NumChunks"
-#   QUALITY=BLEU                   scores text; speech is scored by `echostream compare`
+#   QUALITY=ASR_BLEU               for s2st, BLEU for s2tt and asr
+#
+# Latency is reported with and without computation time.
 set -euo pipefail
 if [ $# -lt 4 ] || [ $# -gt 5 ]; then
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2
@@ -24,6 +26,10 @@ target="$(realpath "$4")"
 output="$(realpath -m "${5:-outputs/side_by_side}")"
 options=("${OPTIONS_A:-}" "${OPTIONS_B:-}")
 task="${TASK:-s2st}"
+quality=BLEU
+if [ "$task" = s2st ]; then
+    quality=ASR_BLEU
+fi
 names=("$(basename "${models[0]}")" "$(basename "${models[1]}")")
 if [ "${names[0]}" = "${names[1]}" ]; then
     names=("${names[0]}-a" "${names[1]}-b")
@@ -33,7 +39,7 @@ where="$PWD"
 cd "$(dirname "$0")/.."
 repository="$PWD"
 set --
-source scripts/setup.sh
+source scripts/setup.sh asr
 cd "$where"
 
 for index in 0 1; do
@@ -54,7 +60,8 @@ for index in 0 1; do
             --trace "$folder/trace.jsonl" \
             --source-segment-size "$chunk_ms" \
             --latency-metrics ${METRICS:-AL LAAL ATD StartOffset EndOffset NumChunks} \
-            --quality-metrics ${QUALITY:-BLEU} \
+            --computation-aware \
+            --quality-metrics ${QUALITY:-$quality} \
             ${options[$index]}
     done
 done

@@ -88,14 +88,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
+    if args.chunk_ms < 1:
+        parser.error(f"--chunk-ms must be at least 1, got {args.chunk_ms}")
+    chunk = args.chunk_ms * SAMPLE_RATE // 1000
+    window = max(2000 // args.chunk_ms, 1)
+    for second in args.seconds:
+        if int(second * SAMPLE_RATE) // chunk < window:
+            parser.error(
+                f"--seconds must cover the {window} x {args.chunk_ms} ms that are "
+                f"averaged before each point, got {second:g}"
+            )
     torch.set_num_threads(args.threads)
     samples = speechlike(max(args.seconds) + 1)
     system = build_system()
     calibrate(system, samples)
     fast = StreamSpeechPipeline(system, chunk_ms=args.chunk_ms)
     slow = RecomputePipeline(system, chunk_ms=args.chunk_ms)
-    chunk = args.chunk_ms * SAMPLE_RATE // 1000
-    window = max(2000 // args.chunk_ms, 1)
     marks = {int(second * SAMPLE_RATE) // chunk: second for second in args.seconds}
     measured = {number for mark in marks for number in range(mark - window, mark)}
     state, text, units = fast.init_state(), [], []
