@@ -269,12 +269,6 @@ class Pipeline:
 
         units: list[int] = []
         waveform = np.zeros(0, dtype=np.float32)
-        if final and hypothesis is not None and not hypothesis.finished:
-            logger.warning(
-                "the translation was cut at --max-len %d subwords in the last decision, before "
-                "its end of sentence",
-                self.policy_config.max_len,
-            )
         if self.task == "s2st" and hypothesis is not None and hypothesis.hidden.size(1):
             with watch("units"):
                 units, inner = model.speak(hypothesis.hidden, state.model)
@@ -333,6 +327,12 @@ class Pipeline:
                 final=decision.until_eos,
                 beam=self.beam,
             )
+            if decision.until_eos and not hypothesis.finished:
+                logger.warning(
+                    "the last decision stopped at its limit of %d subwords, before an end of "
+                    "sentence",
+                    decision.max_new_tokens,
+                )
             if decision.drop_last_word:
                 tokens = hypothesis.tokens
                 keep = complete_words(tokens, self.system.target_vocabulary.starts_word)
