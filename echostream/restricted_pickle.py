@@ -393,7 +393,10 @@ def _read_legacy(stream: BinaryIO, size: int, keep: Iterable[str] | None) -> dic
         if key not in wanted:
             raise pickle.UnpicklingError(f"storage {key} belongs to no tensor that can be read")
         storage = wanted[key]
-        (numel,) = struct.unpack("<q", stream.read(8))
+        length = stream.read(8)
+        if len(length) < 8:
+            raise pickle.UnpicklingError(f"storage {key} is truncated")
+        (numel,) = struct.unpack("<q", length)
         length = numel * storage.dtype.itemsize
         if numel != storage.numel or length > size - stream.tell():
             raise pickle.UnpicklingError(f"storage {key} is truncated")

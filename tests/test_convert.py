@@ -376,9 +376,12 @@ def test_legacy_file_format_reads_the_same(release):
     assert again["cfg"] == expected["cfg"]
     for key, tensor in expected["model"].items():
         assert torch.equal(again["model"][key], tensor)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="truncated"):
-        read_checkpoint(path)
+    # Inside the last storage, inside its length, and inside the storages before it.
+    whole = path.read_bytes()
+    for missing in (1, 10, 13, 100):
+        path.write_bytes(whole[:-missing])
+        with pytest.raises(ValueError, match="truncated"):
+            read_checkpoint(path)
 
 
 def test_data_files_are_found_by_the_end_of_their_path(tmp_path):
