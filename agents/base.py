@@ -22,7 +22,7 @@ from simuleval.agents.states import AgentStates
 from simuleval.data.segments import EmptySegment, SpeechSegment
 
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
-from echostream.audio import check_samples
+from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.config import PolicyConfig
 from echostream.pipeline import ChunkOutput, Pipeline, PipelineState, Task
@@ -59,11 +59,7 @@ class StreamStates(AgentStates):
             self.reset()
         if not isinstance(segment, EmptySegment):
             rate = segment.sample_rate
-            if self.source_sample_rate not in (0, rate):
-                raise ValueError(
-                    f"sample rate changed within a stream: {self.source_sample_rate} Hz before, "
-                    f"{rate} Hz now"
-                )
+            check_same_rate(self.source_sample_rate, rate)
             self.unread.append(check_samples(segment.content, self.received))
             self.received += len(self.unread[-1])
             self.source_sample_rate = rate
@@ -191,27 +187,40 @@ class EchoStreamAgent(GenericAgent):
         history["units"] += output.units
         states.transcript += output.transcript
         states.translation += output.translation
-        if self.show_text and (output.transcript or output.translation):
+        if output.transcript or output.translation:
+            self._print_text(states)
+        self._write_trace(
+            output,
+            states,
+            asr=[*history["asr"], *output.asr_tail],
+            st=[*history["st"], *output.st_tail],
+        )
+
+    def _print_text(self, states: StreamStates) -> None:
+        """The running transcript and translation, if asked for."""
+        if self.show_text:
             print("Streaming ASR:", " ".join(states.transcript))
             if self.task != "asr":
                 print("Simultaneous translation:", " ".join(states.translation))
-        if self.trace_path is not None:
-            line = {
-                "index": states.utterance,
-                "source_ms": round(output.source_ms, 3),
-                "write": output.write,
-                "finished": output.final,
-                "asr": [*history["asr"], *output.asr_tail],
-                "st": [*history["st"], *output.st_tail],
-                "mt": history["mt"],
-                "units": history["units"],
-                "transcript": " ".join(states.transcript),
-                "translation": " ".join(states.translation),
-                "samples": len(output.waveform),
-                "compute_ms": {k: round(v, 3) for k, v in output.compute_ms.items()},
-            }
-            with self.trace_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+
+    def _write_trace(self, output: ChunkOutput, states: StreamStates, **fields: object) -> None:
+        """One line of the trace, if asked for; ``fields`` override or extend it."""
+        if self.trace_path is None:
+            return
+        line = {
+            "index": states.utterance,
+            "source_ms": round(output.source_ms, 3),
+            "write": output.write,
+            "finished": output.final,
+            **states.history,
+            "transcript": " ".join(states.transcript),
+            "translation": " ".join(states.translation),
+            "samples": len(output.waveform),
+            "compute_ms": {k: round(v, 3) for k, v in output.compute_ms.items()},
+            **fields,
+        }
+        with self.trace_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 class SpeechOutput(EchoStreamAgent):

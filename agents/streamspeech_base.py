@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -97,25 +96,8 @@ class StreamSpeechAgent(EchoStreamAgent):
         }
         states.transcript = system.source_vocabulary.decode(output.asr_tokens).split()
         states.translation = system.target_vocabulary.decode(output.mt_tokens).split()
-        if self.show_text:
-            print("Streaming ASR:", " ".join(states.transcript))
-            if self.task != "asr":
-                print("Simultaneous translation:", " ".join(states.translation))
-        if self.trace_path is not None:
-            line = {
-                "index": states.utterance,
-                "source_ms": round(output.source_ms, 3),
-                "write": output.write,
-                "finished": output.final,
-                **states.history,
-                "transcript": " ".join(states.transcript),
-                "translation": " ".join(states.translation),
-                "text": output.text,
-                "samples": len(output.waveform),
-                "compute_ms": {k: round(v, 3) for k, v in output.compute_ms.items()},
-            }
-            with self.trace_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        self._print_text(states)
+        self._write_trace(output, states, text=output.text)
 
     def _recomputed_action(self, outputs: list[RecomputeOutput], states: StreamStates) -> Action:
         if not any(output.write for output in outputs) and not states.source_finished:

@@ -86,6 +86,13 @@ def check_samples(samples: object, position: int = 0) -> np.ndarray:
     return array
 
 
+def check_same_rate(before: int | None, now: int) -> None:
+    """Raise ``ValueError`` if a stream's sample rate changes; ``before`` is None (or 0) at its
+    start."""
+    if before and before != now:
+        raise ValueError(f"sample rate changed within a stream: {before} Hz before, {now} Hz now")
+
+
 @dataclass(frozen=True)
 class ResamplerState:
     """The recent input that the filter still needs.
@@ -254,11 +261,7 @@ class Frontend:
             (1, frames, bins) and the new state.
         """
         new = check_samples(samples, state.received)
-        if state.sample_rate is not None and state.sample_rate != sample_rate:
-            raise ValueError(
-                f"sample rate changed within a stream: {state.sample_rate} Hz before, "
-                f"{sample_rate} Hz now"
-            )
+        check_same_rate(state.sample_rate, sample_rate)
         resampler = Resampler(sample_rate, self.config.sample_rate)
         resampler_state = state.resampler or resampler.init_state()
         converted, resampler_state = resampler.step(new, resampler_state, final=final)

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from echostream.audio import FrontendState, Resampler, check_samples
+from echostream.audio import FrontendState, Resampler, check_same_rate, check_samples
 from echostream.checkpoint import System
 from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig
 from echostream.models.decoders.ctc_decoder_policy import (
@@ -213,11 +213,7 @@ class Pipeline:
         if state.finished:
             raise ValueError("this stream has ended; start another with init_state()")
         new = check_samples(samples, state.received)
-        if state.sample_rate not in (None, sample_rate):
-            raise ValueError(
-                f"sample rate changed within a stream: {state.sample_rate} Hz before, "
-                f"{sample_rate} Hz now"
-            )
+        check_same_rate(state.sample_rate, sample_rate)
         # Rates that cannot be converted are refused before anything is taken in.
         Resampler(sample_rate, self.system.config.frontend.sample_rate)
         chunk = math.ceil(self.chunk_ms * sample_rate / 1000)

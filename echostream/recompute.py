@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echostream.audio import check_samples
+from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import System
 from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig
 from echostream.models.chunk_conformer_encoder import s2st_conv_chunk, text_conv_chunk
@@ -236,11 +236,7 @@ class RecomputePipeline:
         if state.finished:
             raise ValueError("this stream has ended; start another with init_state()")
         new = check_samples(samples, state.received)
-        if state.sample_rate not in (None, sample_rate):
-            raise ValueError(
-                f"sample rate changed within a stream: {state.sample_rate} Hz before, "
-                f"{sample_rate} Hz now"
-            )
+        check_same_rate(state.sample_rate, sample_rate)
         chunk = math.ceil(self.chunk_ms * sample_rate / 1000)
         everything = np.concatenate([state.samples, new])
         received = len(everything)
