@@ -27,6 +27,7 @@ from torch import Tensor
 from echostream.fairseq_plugin.data_config import ASR_TASK, MT_TASK, ST_TASK
 from echostream.fairseq_plugin.losses import ctc_errors, ctc_loss, utterance_spread
 from echostream.fairseq_plugin.model import TextPolicy
+from echostream.fairseq_plugin.precision import autocast
 from echostream.models.decoders.unit_decoder import strided_visibility
 from echostream.models.echostream_model import NEVER, UNIT_OFFSET
 from echostream.text import Vocabulary
@@ -59,6 +60,20 @@ class EchoStreamCriterionConfig(FairseqDataclass):
     )
     label_smoothing: float = field(
         default=0.1, metadata={"help": "of the text decoder, where the multitask YAML has none"}
+    )
+    asr_updates: int = field(
+        default=0,
+        metadata={
+            "help": "train only encoder and recognition for so many updates first: they cost a "
+            "fraction, and an encoder that hears something does not collapse"
+        },
+    )
+    autocast: bool = field(
+        default=False,
+        metadata={
+            "help": "compute in bfloat16 where torch's autocast allows it, on CPUs that have it "
+            "or GPUs; weights and losses stay float32"
+        },
     )
     rdrop_alpha: float = field(default=0.0, metadata={"help": "accepted; must be 0"})
     collapse_threshold: float = field(
@@ -136,20 +151,49 @@ class EchoStreamCriterion(FairseqCriterion):
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns loss, sample size and what is logged; all logged values are sums."""
         segment, stride = self.draw(sample, model.training)
+        if model.training and self.task.num_updates < self.cfg.asr_updates:
+            return self.recognition(model, sample, segment)
         net_input = sample["net_input"]
         previous = net_input["prev_output_tokens"]
         visible_text = strided_visibility(
             previous.size(1), lagging_k2=max(self.cfg.k2, 0), stride_n2=stride
         )
-        out = model(
-            **net_input,
-            segment_frames=segment,
-            policy=self.policy,
-            visible_text=visible_text.to(previous.device),
-        )
+        with autocast(previous.device.type, self.cfg.autocast):
+            out = model(
+                **net_input,
+                segment_frames=segment,
+                policy=self.policy,
+                visible_text=visible_text.to(previous.device),
+            )
         inputs = self.input_lengths(out, previous)
         losses = self.losses(out, inputs, sample)
-        loss = sum(self.weights[head] * losses[head] for head in HEADS)
+        spread = utterance_spread(out.encoder_out["encoder_out"][0], inputs["asr"])
+        errors = None if model.training else self.errors(out, inputs, sample)
+        return self.report(sample, losses, spread, errors, model.training)
+
+    def recognition(
+        self, model: torch.nn.Module, sample: dict, segment: int | None
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """The part of :meth:`forward` that ``--asr-updates`` leaves: the ASR CTC loss."""
+        inputs = sample["net_input"]
+        with autocast(inputs["src_tokens"].device.type, self.cfg.autocast):
+            encoder_out, logits = model(**inputs, segment_frames=segment, recognition_only=True)
+        lengths = self.encoder_lengths(encoder_out)
+        target = self.targets(sample)["asr"]
+        loss = ctc_loss(logits, lengths, **target, blank=Vocabulary.blank, name="asr")
+        spread = utterance_spread(encoder_out["encoder_out"][0], lengths)
+        return self.report(sample, {"asr": loss}, spread, None, True)
+
+    def report(
+        self,
+        sample: dict,
+        losses: dict[str, Tensor],
+        spread: Tensor | None,
+        errors: dict[str, int] | None,
+        training: bool,
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """What fairseq takes, from the losses that there are."""
+        loss = sum(self.weights[head] * value for head, value in losses.items())
         sample_size = sample["nsentences"] if self.cfg.sentence_avg else sample["ntokens"]
         logged: dict[str, Any] = {
             "loss": loss.detach(),
@@ -158,27 +202,29 @@ class EchoStreamCriterion(FairseqCriterion):
             "sample_size": sample_size,
         }
         for head, target in self.targets(sample).items():
-            logged[f"{head}_loss"] = losses[head].detach()
-            logged[f"{head}_tokens"] = int(target["target_lengths"].sum())
-        spread = utterance_spread(out.encoder_out["encoder_out"][0], inputs["asr"])
+            # Every key at every update: distributed runs sum these dictionaries key by key.
+            known = head in losses
+            logged[f"{head}_loss"] = losses[head].detach() if known else 0.0
+            logged[f"{head}_tokens"] = int(target["target_lengths"].sum()) if known else 0
+            logged[f"{head}_errors"] = 0 if errors is None else errors[head]
+        logged["checked"] = 0 if errors is None else 1
         logged["spread"] = 0.0 if spread is None else float(spread)
         logged["spread_batches"] = 0 if spread is None else 1
-        if spread is not None and model.training:
+        if spread is not None and training:
             self._guard(logged["spread"])
-        errors = dict.fromkeys(HEADS, 0) if model.training else self.errors(out, inputs, sample)
-        for head in HEADS:
-            logged[f"{head}_errors"] = errors[head]
-        logged["checked"] = 0 if model.training else 1
         return loss, sample_size, logged
 
-    def input_lengths(self, out, previous: Tensor) -> dict[str, Tensor]:
-        """(B,) CTC frames of every head, whether or not the batch is padded."""
-        frames = out.encoder_out["encoder_out"][0]
-        masks = out.encoder_out["encoder_padding_mask"]
+    @staticmethod
+    def encoder_lengths(encoder_out: dict[str, list[Tensor]]) -> Tensor:
+        """(B,) encoder frames, whether or not the batch is padded."""
+        frames, masks = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
         if masks:
-            encoder = (~masks[0]).sum(dim=1)
-        else:
-            encoder = torch.full((frames.size(1),), frames.size(0), device=frames.device)
+            return (~masks[0]).sum(dim=1)
+        return torch.full((frames.size(1),), frames.size(0), device=frames.device)
+
+    def input_lengths(self, out, previous: Tensor) -> dict[str, Tensor]:
+        """(B,) CTC frames of every head."""
+        encoder = self.encoder_lengths(out.encoder_out)
         states = previous.ne(Vocabulary.pad).sum(dim=1)
         unit = states * (out.unit.size(1) // previous.size(1))
         return {"unit": unit, "asr": encoder, "st": encoder}
@@ -258,6 +304,8 @@ class EchoStreamCriterion(FairseqCriterion):
         metrics.log_scalar("loss", total("loss") / size / math.log(2), size, round=3)
         for head in HEADS:
             tokens = total(f"{head}_tokens")
+            if not tokens:
+                continue
             value = total(f"{head}_loss") / tokens / math.log(2)
             metrics.log_scalar(f"{head}_loss", value, tokens, round=3)
             if total("checked"):

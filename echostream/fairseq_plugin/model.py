@@ -134,13 +134,19 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         visible_source: Optional[Tensor] = None,
         visible_text: Optional[Tensor] = None,
         waveform: bool = False,
-    ) -> ModelOutput:
+        recognition_only: bool = False,
+    ) -> ModelOutput | tuple[dict[str, list[Tensor]], Tensor]:
         """Teacher-forced pass; see :meth:`EchoStreamModel.forward`.
 
         Args:
             policy: derive ``visible_source`` from what this pass's CTC heads emit. No gradient
                 flows through that decision.
+            recognition_only: stop behind the recognition head and return the encoder's output
+                and its (S, B, V) logits.
         """
+        if recognition_only:
+            encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment_frames)
+            return encoder_out, self.source_unigram_decoder(encoder_out["encoder_out"][0])
         if policy is None:
             return super().forward(
                 src_tokens,

@@ -9,6 +9,7 @@ import yaml
 
 pytest.importorskip("fairseq")
 
+from fairseq.logging import metrics as meters  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
 from echostream.fairseq_plugin import register  # noqa: E402, F401
@@ -100,6 +101,58 @@ def test_bfloat16_trains(corpus, arch):
     loss, _, _ = criterion(model.bfloat16(), sample)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
+
+
+@pytest.mark.parametrize("arch", ["echostream_tiny", "streamspeech_tiny"])
+def test_autocast_is_close_and_keeps_float32_weights(corpus, arch):
+    task = make_task(corpus)
+    model = make_model(task, arch).eval()
+    task.load_dataset("train")
+    sample = batch(task, 0, 1, 2)
+    exact, _, _ = make_criterion(task, n2=1)(model, sample)
+    loss, _, _ = make_criterion(task, n2=1, autocast=True)(model, sample)
+    assert loss.dtype == torch.float32 and not torch.equal(loss, exact)
+    assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.01)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("arch", ["echostream_tiny", "streamspeech_tiny"])
+def test_first_updates_can_train_recognition_alone(corpus, arch):
+    task = make_task(corpus)
+    model = make_model(task, arch).train()
+    task.load_dataset("train")
+    sample = batch(task, 0, 1)
+    criterion = make_criterion(task, n2=1, asr_updates=3)
+    task.num_updates = 2
+    loss, size, log = criterion(model, sample)
+    loss.backward()
+    learns = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert learns == {"encoder", "source_unigram_decoder"}
+    task.num_updates = 3
+    _, full_size, full = criterion(model, sample)
+    assert float(log["asr_loss"]) == pytest.approx(float(full["asr_loss"]), rel=1e-6)
+    assert float(loss.detach()) == pytest.approx(4 * float(log["asr_loss"]))  # the YAML's weight
+    # Distributed runs sum these key by key, so both kinds of update must have the same ones.
+    assert log.keys() == full.keys() and size == full_size
+    assert log["unit_tokens"] == 0 and full["unit_tokens"] > 0
+    with meters.aggregate() as scores:
+        EchoStreamCriterion.reduce_metrics([log])
+    values = scores.get_smoothed_values()
+    assert "unit_loss" not in values
+    assert values["asr_loss"] == pytest.approx(
+        float(log["asr_loss"]) / log["asr_tokens"] / np.log(2), abs=1e-3
+    )
+
+
+def test_validation_is_always_about_everything(corpus):
+    task = make_task(corpus)
+    model = make_model(task).eval()
+    task.load_dataset("train")
+    _, _, log = make_criterion(task, asr_updates=1000)(model, batch(task, 0, 1))
+    assert log["unit_tokens"] > 0 and log["checked"] == 1
 
 
 def test_units_carry_no_end_of_sentence(trained):

@@ -1,0 +1,62 @@
+"""Mixed precision for training. Needs no fairseq."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def autocast(device_type: str, enabled: bool) -> Iterator[None]:
+    """bfloat16 matrix products inside, everything else as it was."""
+    if not enabled:
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device_type, dtype=torch.bfloat16))
+        if device_type == "cpu":
+            stack.enter_context(_UnfusedAttention())
+        yield
+
+
+class _UnfusedAttention(TorchFunctionMode):
+    """Attention as two matrix products, which in bfloat16 train more than twice as fast on a CPU
+    as its fused kernel does in either precision."""
+
+    def __torch_function__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return unfused_attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def unfused_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float
+) -> Tensor:
+    """What ``F.scaled_dot_product_attention`` computes, in the precision of autocast.
+
+    Args:
+        query: (..., Q, D).
+        key, value: (..., K, D).
+        attn_mask: True where visible, broadcastable to (..., Q, K), or None.
+    """
+    scores = (query * query.size(-1) ** -0.5) @ key.transpose(-1, -2)
+    if attn_mask is not None:
+        # Not minus infinity, whose gradient is nan in rows that see nothing.
+        hidden = torch.zeros_like(attn_mask, dtype=scores.dtype)
+        scores = scores + hidden.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
+    if attn_mask is not None:
+        # Such rows (padding) attend to nothing, as in the fused kernel.
+        weights = weights.masked_fill(~attn_mask.any(dim=-1, keepdim=True), 0.0)
+    if dropout_p:
+        weights = F.dropout(weights, dropout_p)
+    return weights @ value
