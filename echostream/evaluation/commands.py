@@ -62,6 +62,13 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
         help="compare the utterances that all runs have instead of refusing",
     )
     parser.add_argument(
+        "--only",
+        type=Path,
+        default=None,
+        metavar="LIST",
+        help="compare the utterances of this source list alone, found by file name",
+    )
+    parser.add_argument(
         "--segmentation",
         type=Path,
         default=None,
@@ -84,10 +91,17 @@ def run_compare(args: argparse.Namespace) -> int:
         plot_curves,
         representatives,
     )
-    from echostream.evaluation.run_folder import check_same_utterances, keep_common, load_run
+    from echostream.evaluation.run_folder import (
+        check_same_utterances,
+        keep_common,
+        keep_listed,
+        load_run,
+    )
     from echostream.evaluation.timeline import plot_timeline
 
     runs = [load_run(argument) for argument in args.runs]
+    if args.only is not None:
+        keep_listed(runs, args.only)
     if args.common_only:
         keep_common(runs)
     check_same_utterances(runs)

@@ -98,6 +98,9 @@ def quality_scores(run: RunFolder, references: list[str]) -> dict[str, float]:
                 scores[name] = sacrebleu.corpus_bleu(texts, [references]).score
             elif not run.is_reduced and isinstance(run.reported.get(name), float):
                 scores[name] = run.reported[name]
+        written = run.written_texts()
+        if written is not None:
+            scores["TEXT_BLEU"] = sacrebleu.corpus_bleu(written, [references]).score
         return scores
     texts = run.hypotheses()
     scores["BLEU"] = sacrebleu.corpus_bleu(texts, [references]).score

@@ -88,6 +88,14 @@ class RunFolder:
                     lines.setdefault(entry["index"], []).append(entry)
         return lines
 
+    def written_texts(self) -> list[str] | None:
+        """The translation that each utterance's speech was made from, as the trace has it; None
+        without a trace of all of them."""
+        trace = self.trace()
+        if any(item.index not in trace for item in self.utterances):
+            return None
+        return [trace[item.index][-1].get("translation", "") for item in self.utterances]
+
 
 def transcript_path(folder: Path, without_silence: bool) -> Path:
     """Where the transcripts of a run lie: beside its ``wavs/``."""
@@ -238,3 +246,31 @@ def keep_common(runs: Sequence[RunFolder]) -> None:
         if dropped:
             logger.warning("%s: %d utterances that others lack are left out", run.path, dropped)
         run.utterances = [item for item in run.utterances if item.index in common]
+
+
+def _source_name(item: Utterance) -> str:
+    source = item.source_info
+    if isinstance(source, (list, tuple)):
+        source = source[0] if source else ""
+    return Path(str(source)).name
+
+
+def keep_listed(runs: Sequence[RunFolder], source_list: Path) -> None:
+    """Reduce every run to the utterances whose sources a SimulEval source list names.
+
+    Raises:
+        FileNotFoundError: no such list.
+        ValueError: the list names a file twice, or one that a run has not translated.
+    """
+    lines = source_list.read_text(encoding="utf-8").splitlines()
+    names = [Path(line.strip()).name for line in lines if line.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        reason = f"names {twice[0]!r} twice" if twice else "names no file"
+        raise ValueError(f"{source_list} {reason}")
+    for run in runs:
+        kept = [item for item in run.utterances if _source_name(item) in set(names)]
+        absent = sorted(set(names) - {_source_name(item) for item in kept})
+        if absent:
+            raise ValueError(f"{run.path} has no utterance from {absent[0]} of {source_list}")
+        run.utterances = kept

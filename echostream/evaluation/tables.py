@@ -16,6 +16,7 @@ from echostream.evaluation.comparison import ComparedRun, Significance
 _COLUMNS = (
     ("ASR_BLEU", "ASR-BLEU", 2),
     ("ASR_BLEU_NOSIL", "ASR-BLEU, no silence", 2),
+    ("TEXT_BLEU", "BLEU of its text", 2),
     ("BLEU", "BLEU", 2),
     ("CHRF", "chrF", 2),
     ("WER", "WER %", 2),

@@ -19,7 +19,12 @@ from echostream.evaluation import comparison, run_latency, tables, yaal
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
 from echostream.evaluation.curves import plot_curves, representatives
 from echostream.evaluation.logged_instances import speech_layout
-from echostream.evaluation.run_folder import check_same_utterances, keep_common, load_run
+from echostream.evaluation.run_folder import (
+    check_same_utterances,
+    keep_common,
+    keep_listed,
+    load_run,
+)
 from echostream.evaluation.timeline import plot_timeline, words_from_trace
 
 RATE = 16000
@@ -316,6 +321,56 @@ def test_runs_about_other_sentences_are_refused(tmp_path: Path) -> None:
     keep_common([first, fewer])
     check_same_utterances([first, fewer])
     assert len(first.utterances) == 2
+
+
+def test_only_listed_sources_are_compared(tmp_path: Path) -> None:
+    """Transcripts follow the utterances that stay, and the folder's own scores are not used."""
+    full, _ = full_and_partial_run(tmp_path)
+    listed = tmp_path / "wav_list.txt"
+    listed.write_text("elsewhere/source1.wav\n")
+    status = run_cli(
+        "compare", str(full), "--only", str(listed), "--output", str(tmp_path / "out")
+    )
+    (record,) = json.loads((tmp_path / "out" / "table.json").read_text())["runs"]
+    assert status == 0 and record["utterances"] == 1
+    assert record["ASR_BLEU"] == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a/source1.wav\nb/source1.wav\n", "names 'source1.wav' twice"),
+        ("\n", "names no file"),
+        ("source1.wav\nsource9.wav\n", "has no utterance from source9.wav"),
+    ],
+)
+def test_lists_that_do_not_fit_the_run_are_refused(tmp_path: Path, text, message) -> None:
+    run = load_run(write_speech_run(tmp_path / "a"))
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        keep_listed([run], tmp_path / "list.txt")
+    assert len(run.utterances) == 3
+
+
+def test_text_behind_the_speech_is_scored_from_the_trace(tmp_path: Path) -> None:
+    folder = write_speech_run(tmp_path / "a", texts=["", "", ""])
+    rows = [{"index": i, "translation": text} for i, text in enumerate(REFERENCES)]
+    trace = folder / "trace.jsonl"
+
+    def text_bleu() -> float | None:
+        (result,) = comparison.compare_runs([load_run(folder)])
+        assert result.quality["ASR_BLEU"] == 0.0
+        return result.quality.get("TEXT_BLEU")
+
+    assert text_bleu() is None
+    # The last line of an utterance counts; a trace that lacks one is not used.
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    assert text_bleu() is None
+    wrong = [{"index": i, "translation": "nothing of it"} for i in range(3)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in wrong + rows))
+    assert text_bleu() == pytest.approx(100.0)
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows + wrong))
+    assert text_bleu() < 1.0
 
 
 def full_and_partial_run(root: Path) -> tuple[Path, Path]:
