@@ -301,6 +301,9 @@ def add_convert_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--to-fairseq", type=Path, metavar="MODEL_DIR", help="model directory to convert back"
     )
+    parser.add_argument(
+        "--half", action="store_true", help="store the model directory's weights in float16"
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory to create")
     parser.set_defaults(func=run_convert, parser=parser)
 
@@ -309,7 +312,10 @@ def run_convert(args: argparse.Namespace) -> int:
     """Run ``convert``; returns the exit status."""
     forward = ("checkpoint", "data_bin", "config_yaml", "multitask_config_yaml", "vocoder")
     given = [name for name in (*forward, "vocoder_cfg") if getattr(args, name) is not None]
+    dtype = torch.float16 if args.half else None
     if args.to_fairseq is not None:
+        if args.half:
+            given.append("half")
         if given:
             args.parser.error(f"--to-fairseq and --{given[0].replace('_', '-')} exclude each other")
         export_to_fairseq(args.to_fairseq, args.out)
@@ -319,7 +325,11 @@ def run_convert(args: argparse.Namespace) -> int:
         if is_training_checkpoint(read_checkpoint(args.checkpoint, keep=("task_state",))):
             # Trained here: the checkpoint holds its configuration, vocabularies and CMVN.
             export_checkpoint(
-                args.checkpoint, args.out, vocoder=args.vocoder, vocoder_cfg=args.vocoder_cfg
+                args.checkpoint,
+                args.out,
+                vocoder=args.vocoder,
+                vocoder_cfg=args.vocoder_cfg,
+                dtype=dtype,
             )
             logger.info("wrote %s", args.out)
             return 0
@@ -333,6 +343,6 @@ def run_convert(args: argparse.Namespace) -> int:
             vocoder=args.vocoder,
             vocoder_cfg=args.vocoder_cfg,
         )
-        save_model_dir(args.out, system)
+        save_model_dir(args.out, system, dtype=dtype)
     logger.info("wrote %s", args.out)
     return 0
