@@ -46,11 +46,11 @@ SPEECH_COLUMNS = (
 TEXT_COLUMNS = ("id", "tgt_text")
 SOURCE_LANGUAGE = "es"
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date keeps the archive's bytes reproducible
-_SPECAUGMENT = {  # the policy "LB" of SpecAugment
+_SPECAUGMENT = {  # short time masks: a longer one would delete whole words of these sentences
     "freq_mask_F": 27,
     "freq_mask_N": 1,
-    "time_mask_N": 1,
-    "time_mask_T": 100,
+    "time_mask_N": 2,
+    "time_mask_T": 20,
     "time_mask_p": 1.0,
     "time_wrap_W": 0,
 }
