@@ -72,7 +72,8 @@ class EmformerConfig:
 
     ``segment_frames`` is only the default partition: weights serve any segment length.
     ``conv_channels`` counts the channels of both Conv2d layers, or those of the first
-    Conv1d-GLU layer before its gate.
+    Conv1d-GLU layer before its gate. ``depthwise_kernel_size`` frames enter a causal convolution
+    behind the attention of every layer; 0 leaves it out, as the paper and torchaudio do.
     """
 
     kind: Literal["emformer"] = "emformer"
@@ -91,12 +92,18 @@ class EmformerConfig:
     right_context_frames: int = 0
     memory_size: int = 4
     tanh_on_memory: bool = False
+    depthwise_kernel_size: int = 0
 
     def __post_init__(self) -> None:
         _require_heads("encoder", self.embed_dim, self.attention_heads)
         _require_layers("encoder", self.layers)
         _require(self.segment_frames > 0, "encoder: segment_frames must be positive")
-        for name in ("left_context_frames", "right_context_frames", "memory_size"):
+        for name in (
+            "left_context_frames",
+            "right_context_frames",
+            "memory_size",
+            "depthwise_kernel_size",
+        ):
             _require(getattr(self, name) >= 0, f"encoder: {name} must not be negative")
 
 

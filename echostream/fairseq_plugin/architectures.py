@@ -38,7 +38,6 @@ _ONE_ENCODER_FLAGS = {
     "right_context_frames": EmformerConfig,
     "memory_size": EmformerConfig,
     "subsampler": EmformerConfig,
-    "depthwise_conv_kernel_size": ChunkConformerConfig,
 }
 
 
@@ -57,11 +56,12 @@ def _mini() -> EchoStreamConfig:
     encoder = EmformerConfig(
         conv_channels=32,
         embed_dim=192,
-        layers=8,
+        layers=6,
         attention_heads=4,
         ffn_dim=512,
         left_context_frames=32,
         memory_size=4,
+        depthwise_kernel_size=15,
     )
     return EchoStreamConfig(encoder=encoder, vocoder=None, **_mini_decoders())
 

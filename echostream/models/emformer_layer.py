@@ -11,7 +11,11 @@ Its mean is one more query, which sees everything but the memory; its attention 
 segment's summary for the layer above. ``forward`` computes all segments at once under a block
 mask, ``step`` one segment against the cache; both share every other line.
 
-Weights correspond to ``torchaudio.models.Emformer`` by name (:data:`TORCHAUDIO_NAMES`).
+A layer may have a causal depthwise convolution between attention and feed-forward, gated as
+the Conformer's (Gulati et al., 2020, section 2.2). It tells the order of frames, which attention
+without positions cannot, and reads the past only, so that no output depends on the segments.
+
+Without it weights correspond to ``torchaudio.models.Emformer`` by name (:data:`TORCHAUDIO_NAMES`).
 
 Shapes: B batch, T utterance frames, S segment frames, R right-context frames (of all segments in
 ``forward``), G segments, M memory slots, D model width, H heads.
@@ -61,10 +65,12 @@ class EmformerLayerState:
     Attributes:
         left: (B, L, 2D) of the last L <= ``left_context_frames`` frames.
         memory: (B, M, 2D) of the last M <= ``memory_size`` segment summaries.
+        conv: (B, K - 1, D) inputs of the depthwise convolution; (B, 0, D) without one.
     """
 
     left: Tensor
     memory: Tensor
+    conv: Tensor
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,81 @@ def attention_mask(layout: SegmentLayout, left_context: int, memory_size: int) -
     return torch.cat(columns, dim=1)
 
 
+def right_windows(layout: SegmentLayout, kernel: int) -> Tensor:
+    """What a causal convolution of ``kernel`` frames reads for each right-context frame.
+
+    Returns:
+        (R, K) positions in [right contexts | utterance], -1 for what precedes the utterance.
+    """
+    rows, end, offset = [], 0, sum(layout.right)
+    start = 0
+    for length, right in zip(layout.lengths, layout.right, strict=True):
+        end += length
+        past = [offset + t if t >= 0 else -1 for t in range(end - kernel + 1, end)]
+        line = past + list(range(start, start + right))
+        rows += [line[j : j + kernel] for j in range(right)]
+        start += right
+    return torch.tensor(rows, dtype=torch.long).view(len(rows), kernel)
+
+
+class CausalConvolution(nn.Module):
+    """Norm, pointwise GLU, causal depthwise convolution, SiLU, pointwise.
+
+    Args:
+        dim: width D.
+        kernel: frames K that an output reads, the last one its own.
+    """
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.layer_norm = nn.LayerNorm(dim)
+        self.pointwise_in = nn.Linear(dim, 2 * dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)
+        self.pointwise_out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, windows: Tensor) -> Tensor:
+        """Whole utterances: (B, R + T, D) to the same; ``windows`` of :func:`right_windows`."""
+        gated, right = self._gate(x), len(windows)
+        out, _ = self._convolve(gated[:, right:], self._empty(x))
+        if right:
+            # Position -1 is the zero appended at the end.
+            read = F.pad(gated, (0, 0, 0, 1))[:, windows]  # (B, R, K, D)
+            looked = torch.einsum("brkd,dk->brd", read, self.depthwise.weight[:, 0])
+            out = torch.cat([looked + self.depthwise.bias, out], dim=1)
+        return self._finish(out)
+
+    def init_state(self, batch_size: int) -> Tensor:
+        return self._empty(self.layer_norm.weight.new_empty(batch_size, 0, 0))
+
+    def step(self, x: Tensor, state: Tensor, right_length: int) -> tuple[Tensor, Tensor]:
+        """One segment: (B, R + S, D) to the same, and the new state."""
+        gated = self._gate(x)
+        # In the order of time the right context comes last; the next segment brings it again.
+        ordered = torch.cat([gated[:, right_length:], gated[:, :right_length]], dim=1)
+        out, read = self._convolve(ordered, state)
+        segment = x.size(1) - right_length
+        out = torch.cat([out[:, segment:], out[:, :segment]], dim=1)
+        return self._finish(out), read[:, segment : segment + self.kernel - 1].clone()
+
+    def _empty(self, x: Tensor) -> Tensor:
+        """Silence before the first frame."""
+        weight = self.depthwise.weight
+        return weight.new_zeros(x.size(0), self.kernel - 1, weight.size(0))
+
+    def _gate(self, x: Tensor) -> Tensor:
+        return F.glu(self.pointwise_in(self.layer_norm(x)), dim=-1)
+
+    def _convolve(self, gated: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, D) behind (B, K - 1, D); returns the output and all that was read."""
+        read = torch.cat([past.to(gated), gated], dim=1)
+        return self.depthwise(read.transpose(1, 2)).transpose(1, 2), read
+
+    def _finish(self, convolved: Tensor) -> Tensor:
+        return self.dropout(self.pointwise_out(F.silu(convolved)))
+
+
 class EmformerLayer(nn.Module):
     """One layer; see the module docstring.
 
@@ -154,10 +235,14 @@ class EmformerLayer(nn.Module):
         self.output_layer_norm = nn.LayerNorm(dim)
         self.activation = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[config.activation]
         self.dropout = nn.Dropout(config.dropout)
+        kernel = config.depthwise_kernel_size
+        self.convolution = CausalConvolution(dim, kernel, config.dropout) if kernel else None
 
     def init_state(self, batch_size: int = 1) -> EmformerLayerState:
         empty = self.q_proj.weight.new_empty(batch_size, 0, 2 * self.config.embed_dim)
-        return EmformerLayerState(empty, empty)
+        if self.convolution is None:
+            return EmformerLayerState(empty, empty, empty[..., : self.config.embed_dim])
+        return EmformerLayerState(empty, empty, self.convolution.init_state(batch_size))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """(B, Q, D) queries against (B, K, D) keys and values; mask broadcasts to (B, H, Q, K)."""
@@ -180,8 +265,7 @@ class EmformerLayer(nn.Module):
             return attended.tanh()
         return attended.clamp(-MEMORY_CLAMP, MEMORY_CLAMP)
 
-    def _feed_forward(self, attended: Tensor, residual: Tensor) -> Tensor:
-        x = self.dropout(attended) + residual
+    def _feed_forward(self, x: Tensor) -> Tensor:
         hidden = self.dropout(self.activation(self.fc1(self.ffn_layer_norm(x))))
         return self.output_layer_norm(x + self.dropout(self.fc2(hidden)))
 
@@ -192,6 +276,7 @@ class EmformerLayer(nn.Module):
         mask: Tensor,
         segment_mean: Tensor,
         right_length: int,
+        windows: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """All segments at once.
 
@@ -201,6 +286,7 @@ class EmformerLayer(nn.Module):
             mask: visibility, broadcastable to (B, H, R + T + G, G - 1 + R + T).
             segment_mean: (G, T) averaging matrix; (0, T) without memory.
             right_length: R.
+            windows: (R, K) of :func:`right_windows`; unused without a convolution.
 
         Returns:
             (B, R + T, D) and the summaries (B, G - 1, D) for the layer above.
@@ -212,7 +298,10 @@ class EmformerLayer(nn.Module):
         attended = self._attend(query, key, value, mask)
         length = frames.size(1)
         memory = self._summarize(attended[:, length:])[:, :-1]
-        return self._feed_forward(attended[:, :length], frames), memory
+        x = frames + self.dropout(attended[:, :length])
+        if self.convolution is not None:
+            x = x + self.convolution(x, windows)
+        return self._feed_forward(x), memory
 
     def step(
         self,
@@ -247,12 +336,17 @@ class EmformerLayer(nn.Module):
         new, slot = projected[:, :length], projected[:, length:]
         key, value = torch.cat([state.memory, state.left, new], dim=1).chunk(2, dim=-1)
         attended = self._attend(self.q_proj(queries), key, value, mask)
+        x, conv = frames + self.dropout(attended[:, :length]), state.conv
+        if self.convolution is not None:
+            convolved, conv = self.convolution.step(x, conv, right_length)
+            x = x + convolved
         following = EmformerLayerState(
             _append(state.left, new[:, right_length:], self.config.left_context_frames),
             _append(state.memory, slot, self.config.memory_size),
+            conv,
         )
         summary = self._summarize(attended[:, length:])
-        return self._feed_forward(attended[:, :length], frames), summary, following
+        return self._feed_forward(x), summary, following
 
 
 def _append(past: Tensor, new: Tensor, limit: int) -> Tensor:
@@ -317,9 +411,10 @@ class EmformerStack(nn.Module):
             memory = (averaging @ x[:, :total])[:, :-1]
         else:
             averaging, memory = averaging[:0], x[:, :0]
+        windows = right_windows(layout, config.depthwise_kernel_size).to(x.device)
         frames = torch.cat([x[:, right_index], x[:, :total]], dim=1)
         for layer in self.layers:
-            frames, memory = layer(frames, memory, mask, averaging, right_length)
+            frames, memory = layer(frames, memory, mask, averaging, right_length, windows)
             if hidden_states is not None:
                 hidden_states.append(frames[:, right_length:])
         return frames[:, right_length:]

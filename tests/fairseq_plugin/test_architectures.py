@@ -71,7 +71,7 @@ def test_flags_reach_their_parts():
         ("echostream", {"attn_type": "espnet"}, "--attn-type 'espnet': echostream has no such"),
         ("streamspeech", {"attn_type": "fairseq"}, "only 'espnet' exists"),
         ("streamspeech", {"memory_size": 4}, "--memory-size: streamspeech has no such part"),
-        ("echostream", {"depthwise_conv_kernel_size": 3}, "has no such part"),
+        ("echostream", {"depthwise_conv_kernel_size": -1}, "depthwise_kernel_size must not be"),
         ("echostream", {"dropout": 0.1, "relu_dropout": 0.2}, "--relu-dropout must equal"),
         ("echostream", {"conv_kernel_sizes": "5;5"}, "--conv-kernel-sizes must be numbers"),
         ("echostream", {"encoder_embed_dim": 250}, "multiple of attention_heads"),

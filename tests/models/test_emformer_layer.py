@@ -3,13 +3,16 @@
 import pytest
 import torch
 import torchaudio
+from torch.nn import functional as F
 
 from echostream.config import EmformerConfig
 from echostream.models.emformer_layer import (
+    CausalConvolution,
     EmformerStack,
     SegmentLayout,
     attention_mask,
     from_torchaudio_names,
+    right_windows,
 )
 
 # torchaudio's softmax runs in float32 whatever the input, which limits the agreement.
@@ -117,8 +120,9 @@ def test_padding_of_a_single_utterance_is_hidden_where_torchaudio_shows_it():
 @pytest.mark.parametrize("right", [0, 2])
 @pytest.mark.parametrize("memory", [0, 1, 3])
 @pytest.mark.parametrize("left", [0, 5, 100])
+@pytest.mark.parametrize("kernel", [0, 1, 4])
 @pytest.mark.parametrize("segments", [[8], [3, 1, 6, 2, 2], [1] * 9, [7, 8, 8, 5]])
-def test_steps_equal_forward(segments, left, memory, right):
+def test_steps_equal_forward(segments, kernel, left, memory, right):
     config = EmformerConfig(
         embed_dim=8,
         attention_heads=2,
@@ -127,6 +131,7 @@ def test_steps_equal_forward(segments, left, memory, right):
         left_context_frames=left,
         right_context_frames=right,
         memory_size=memory,
+        depthwise_kernel_size=kernel,
     )
     stack = EmformerStack(config).double().eval()
     total = sum(segments)
@@ -163,18 +168,53 @@ def test_mask_of_a_small_layout():
     assert torch.equal(mask, expected)
 
 
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_convolution_is_causal_and_reads_its_kernel(kernel):
+    """Against PyTorch's convolution of the whole, left-padded input."""
+    module = CausalConvolution(6, kernel, 0.0).double().eval()
+    x = torch.randn(2, 11, 6, dtype=torch.double)
+    none = torch.zeros(0, kernel, dtype=torch.long)
+    gated = F.glu(module.pointwise_in(module.layer_norm(x)), dim=-1).transpose(1, 2)
+    depthwise = module.depthwise(F.pad(gated, (kernel - 1, 0))).transpose(1, 2)
+    expected = module.pointwise_out(F.silu(depthwise))
+    torch.testing.assert_close(module(x, none), expected, atol=1e-12, rtol=0)
+    changed = x.clone()
+    changed[:, 5, 0] += 1.0
+    moved = (module(changed, none) - expected).abs().amax(dim=(0, 2)) > 1e-9
+    assert moved.nonzero().flatten().tolist() == list(range(5, min(5 + kernel, 11)))
+
+
+def test_right_context_reads_its_segment_and_itself():
+    layout = SegmentLayout.build([2, 2, 1], right_context=2, available=5)
+    assert layout.right == (2, 1, 0)
+    # Columns: right contexts 0 and 1 of segment 0, 2 of segment 1, then frames from 3 on.
+    expected = [[3, 4, 0], [4, 0, 1], [5, 6, 2]]
+    assert right_windows(layout, 3).tolist() == expected
+    assert right_windows(layout, 4).tolist()[0] == [-1, 3, 4, 0]
+    assert right_windows(SegmentLayout.build([2], 0, 2), 3).shape == (0, 3)
+
+
 def test_state_is_bounded_and_input_state_unchanged():
     config = EmformerConfig(
-        embed_dim=8, attention_heads=2, ffn_dim=8, layers=2, left_context_frames=6, memory_size=3
+        embed_dim=8,
+        attention_heads=2,
+        ffn_dim=8,
+        layers=2,
+        left_context_frames=6,
+        memory_size=3,
+        depthwise_kernel_size=4,
     )
     stack = EmformerStack(config).eval()
     state = stack.init_state()
     for step in range(12):
-        before = [(s.left.clone(), s.memory.clone()) for s in state]
+        before = [(s.left.clone(), s.memory.clone(), s.conv.clone()) for s in state]
         _, following = stack.step(torch.randn(1, 4, 8), state)
-        for (left, memory), kept in zip(before, state, strict=True):
+        for (left, memory, conv), kept in zip(before, state, strict=True):
             assert torch.equal(left, kept.left) and torch.equal(memory, kept.memory)
+            assert torch.equal(conv, kept.conv)
         state = following
+        assert state[0].conv.shape == (1, 3, 8)
+        assert state[0].conv.untyped_storage().nbytes() <= 3 * 8 * 4
         assert state[0].left.size(1) == min(4 * (step + 1), 6)
         assert state[0].memory.size(1) == min(step + 1, 3)
         # What was dropped must not be kept alive by a view.

@@ -8,6 +8,7 @@ from echostream.streaming import segment_lengths, state_bytes
 from tests.conftest import small_encoder
 
 SUBSAMPLERS = ("conv2d", "conv1d_glu")
+KERNELS = (0, 5)  # without and with convolutions in the layers
 TAILS = (0, 1, 2, 3, 4, 5, 7, 8, 30, 31, 32, 33, 63, 137)
 
 
@@ -32,9 +33,12 @@ def chunks(total, size):
 
 @pytest.mark.parametrize("subsampler", SUBSAMPLERS)
 @pytest.mark.parametrize("right", [0, 2, 9])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("frames", TAILS)
-def test_streaming_equals_forward(subsampler, right, frames):
-    encoder = make(subsampler=subsampler, right_context_frames=right)
+def test_streaming_equals_forward(subsampler, right, kernel, frames):
+    encoder = make(
+        subsampler=subsampler, right_context_frames=right, depthwise_kernel_size=kernel
+    )
     x = torch.randn(2, frames, 80, dtype=torch.double)
     for size in (1, 7, 32, 1000):
         out, segments, _ = stream(encoder, x, chunks(frames, size))
@@ -64,9 +68,10 @@ def test_convolutions_do_not_depend_on_the_cut(subsampler):
 
 
 @pytest.mark.parametrize("subsampler", SUBSAMPLERS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("segment", [1, 4, 8, 100])
-def test_ragged_batch_equals_single_utterances(subsampler, segment):
-    encoder = make(subsampler=subsampler)
+def test_ragged_batch_equals_single_utterances(subsampler, kernel, segment):
+    encoder = make(subsampler=subsampler, depthwise_kernel_size=kernel)
     lengths = torch.tensor([137, 90, 5])
     x = torch.randn(3, 137, 80, dtype=torch.double)
     batch = encoder(x, lengths, segment)
@@ -104,9 +109,10 @@ def test_forward_returns_fairseqs_dictionary():
 
 
 @pytest.mark.parametrize("right", [0, 3])
-def test_causality(right):
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_causality(right, kernel):
     """A frame depends on its own segment, the right context and 3 filterbank frames, not more."""
-    encoder = make(right_context_frames=right)
+    encoder = make(right_context_frames=right, depthwise_kernel_size=kernel)
     x = torch.randn(1, 160, 80, dtype=torch.double)
     segments = encoder.segments(40, 8)
     whole = encoder(x, torch.tensor([160]), segments)["encoder_out"][0]
@@ -131,8 +137,9 @@ def test_first_chunk_is_encoded_at_once():
     assert counts == [7, 8, 8] == segment_lengths(23, 8)
 
 
-def test_state_stops_growing_and_streams_do_not_touch():
-    encoder = make()
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_state_stops_growing_and_streams_do_not_touch(kernel):
+    encoder = make(depthwise_kernel_size=kernel)
     first, second = encoder.init_state(), encoder.init_state()
     x = torch.randn(2, 60, 32, 80, dtype=torch.double)
     sizes, interleaved = [], []
