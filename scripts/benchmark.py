@@ -22,10 +22,10 @@ import torch
 from echostream.audio import CMVN
 from echostream.checkpoint import System
 from echostream.config import EmformerConfig, PolicyConfig, preset
-from echostream.demo import syllables, synthetic_clip
 from echostream.models.echostream_model import seeded_model
 from echostream.pipeline import Pipeline
 from echostream.streaming import state_bytes
+from echostream.synthetic import syllables, synthetic_clip
 from echostream.text import SPECIALS, WORD_START, Vocabulary
 
 RATE = 16000

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from echostream.checkpoint import System, save_model_dir
 from echostream.config import EchoStreamConfig, EmformerConfig, preset
-from echostream.demo import random_system
 from echostream.models.echostream_model import seeded_model
+from echostream.synthetic import random_system
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REFERENCE = SHARED / "reference"

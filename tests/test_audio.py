@@ -15,7 +15,7 @@ from echostream.audio import (
     read_audio,
 )
 from echostream.config import FrontendConfig
-from echostream.demo import synthetic_clip
+from echostream.synthetic import synthetic_clip
 
 RATES = (8000, 11025, 22050, 44100, 48000, 96000)
 

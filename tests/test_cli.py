@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from echostream import cli
-from echostream.demo import synthetic_clip
+from echostream.synthetic import synthetic_clip
 
 
 @pytest.fixture(scope="module")

@@ -454,6 +454,20 @@ def test_vocoder_left_out_converts_a_text_model(release, tmp_path):
     assert system.config.vocoder is None and system.model.vocoder is None
 
 
+def test_half_stores_every_weight_in_float16(release, tmp_path):
+    arguments = ["--checkpoint", release / "streamspeech.pt", "--data-bin", release / "config"]
+    convert_release(release, tmp_path / "full")
+    run(*arguments, "--half", "--out", tmp_path / "half")
+    full = load_file(tmp_path / "full" / "model.safetensors")
+    half = load_file(tmp_path / "half" / "model.safetensors")
+    assert half.keys() == full.keys()
+    for name, tensor in half.items():
+        assert tensor.dtype == torch.float16 or not full[name].is_floating_point(), name
+        assert torch.equal(tensor, full[name].to(tensor.dtype))
+    # Loading computes in float32 all the same.
+    assert load_model_dir(tmp_path / "half").model.encoder.linear.weight.dtype == torch.float32
+
+
 def test_existing_directories_are_not_overwritten(release, tmp_path):
     out = tmp_path / "model"
     out.mkdir()
@@ -468,7 +482,11 @@ def test_existing_directories_are_not_overwritten(release, tmp_path):
 
 
 def test_option_mistakes_end_with_usage(capsys):
-    for arguments in (["--out", "x"], ["--to-fairseq", "m", "--data-bin", "d", "--out", "x"]):
+    for arguments in (
+        ["--out", "x"],
+        ["--to-fairseq", "m", "--data-bin", "d", "--out", "x"],
+        ["--to-fairseq", "m", "--half", "--out", "x"],
+    ):
         with pytest.raises(SystemExit):
             run(*arguments)
         assert "error:" in capsys.readouterr().err

@@ -8,10 +8,10 @@ import torch
 
 from echostream.audio import read_audio
 from echostream.config import PolicyConfig
-from echostream.demo import syllables, synthetic_clip
 from echostream.models.echostream_model import ModelOutput
 from echostream.pipeline import Pipeline
 from echostream.streaming import state_bytes
+from echostream.synthetic import syllables, synthetic_clip
 from echostream.text import WORD_START, Vocabulary
 
 RATE = 16000

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echostream.demo import syllables
+from echostream.synthetic import syllables
 from echostream.text import WORD_START, Detokenizer, Vocabulary
 from tests.conftest import require_reference
 

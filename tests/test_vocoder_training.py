@@ -10,10 +10,13 @@ import torch
 import yaml
 from torch import nn
 
+from echostream.checkpoint import save_model_dir
 from echostream.config import from_dict, to_dict
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
+from echostream.models.echostream_model import seeded_model
+from echostream.synthetic import random_system
 from echostream.units.sequences import write_units
-from echostream.vocoder_training import validation
+from echostream.vocoder_training import topline, validation
 from echostream.vocoder_training.command import main, settings_from
 from echostream.vocoder_training.data import SegmentSampler, SpeechWithUnits, load_speech
 from echostream.vocoder_training.discriminators import (
@@ -273,6 +276,48 @@ def test_command_trains_resumes_and_exports(tmp_path, monkeypatch):
     vocoder = CodeHiFiGANVocoder.load(out / "model.safetensors", out / "config.json")
     assert len(vocoder.generate([1, 2, 3])[0]) >= 3 * FRAME
     assert not list(out.glob(".*"))
+
+
+def test_topline_and_ceiling_of_a_model_directory(tmp_path, monkeypatch, capsys):
+    """Real speech is heard as it is, speech from units through the model directory's vocoder."""
+    system = random_system()
+    config = system.config.vocoder
+    save_model_dir(tmp_path / "model", system)
+    rng = np.random.default_rng(0)
+    units = {name: rng.integers(0, config.num_embeddings, 20).tolist() for name in "ab"}
+    (tmp_path / "real").mkdir()
+    for name in units:
+        loud = np.full(20 * config.unit_samples, 0.5)
+        soundfile.write(tmp_path / "real" / f"{name}.wav", loud, config.sampling_rate)
+    write_units(tmp_path / "x.km", units)
+    rows = ["id\ttgt_text", "a\tone two three four", "b\tfive six seven eight"]
+    (tmp_path / "x.tsv").write_text("\n".join(rows) + "\n")
+    arguments = ["--model-dir", str(tmp_path / "model"), "--units", str(tmp_path / "x.km"),
+                 "--audio", str(tmp_path / "real"), "--texts", str(tmp_path / "x.tsv")]  # fmt: skip
+    texts = ["one two three four", "five six seven eight"]
+
+    def transcribe(sounds):
+        real = all(np.allclose(sound, 0.5, atol=1e-3) for sound in sounds)
+        return texts if real else [texts[0], "five six seven eight nine"]
+
+    monkeypatch.setattr(validation, "transcribe", transcribe)
+    monkeypatch.setattr(topline, "recogniser_is_installed", lambda: True)
+    monkeypatch.setattr(validation, "recogniser_is_installed", lambda: True)
+    assert topline.main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["utterances"] == 2 and report["asr_bleu_real"] == pytest.approx(100)
+    assert 0 < report["asr_bleu"] < 100
+    assert report["topline_over_ceiling"] == pytest.approx(report["asr_bleu"] / 100)
+    for name, message in (("text", "has no vocoder"), ("gone", "no such model directory")):
+        if name == "text":
+            silent = dataclasses.replace(system.config, vocoder=None)
+            model = seeded_model(silent, 1)
+            save_model_dir(
+                tmp_path / name, dataclasses.replace(system, config=silent, model=model)
+            )
+        with pytest.raises(SystemExit):
+            topline.main(["--model-dir", str(tmp_path / name), *arguments[2:]])
+        assert message in capsys.readouterr().err
 
 
 def test_command_errors(tmp_path, capsys):
