@@ -95,6 +95,9 @@ def save_model_dir(path: Path, system: System, *, dtype: torch.dtype | None = No
             ("target", system.target_vocabulary),
         ):
             vocabulary.save(staging / f"{name}.dict.txt", staging / f"{name}.spm.model")
+        # safetensors writes files, and mkdtemp its directory, for the owner alone.
+        for file in staging.iterdir():
+            file.chmod(0o644)
         staging.chmod(0o755)
         _replace_dir(staging, path)
     except BaseException:

@@ -93,6 +93,8 @@ def describe(system: System) -> list[str]:
         lines.append(f"  left context                 {left * ENCODER_FRAME_MS} ms")
         lines.append(f"  right context (look-ahead)   {right * ENCODER_FRAME_MS} ms")
         lines.append(f"  memory bank                  {encoder.memory_size} segments")
+        kernel = encoder.depthwise_kernel_size
+        lines.append(f"  convolution                  {f'{kernel} frames' if kernel else 'none'}")
     policy = config.policy
     whole_word = {None: "from 640 ms chunks on", True: "always", False: "never"}
     lines.append(

@@ -61,6 +61,10 @@ def floor_operands(config: EmformerConfig, segment: int) -> list[tuple[torch.Ten
             (torch.randn(heads, rows, dim // heads), torch.randn(heads, dim // heads, keys))
         )
         pairs.append((torch.randn(heads, rows, keys), torch.randn(heads, keys, dim // heads)))
+        if config.depthwise_kernel_size:
+            frames = segment + config.right_context_frames
+            for shape in ((dim, 2 * dim), (dim, dim)):
+                pairs.append((torch.randn(frames, shape[0]), torch.randn(*shape)))
     return pairs
 
 

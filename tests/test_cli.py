@@ -24,6 +24,7 @@ def test_info(model_dir, capsys):
     printed = capsys.readouterr().out
     for part in ("emformer, 2 layers", "320 ms", "memory bank", "target", "64", "16000 Hz"):
         assert part in printed
+    assert "convolution                  none\n" in printed
 
 
 def test_translate(model_dir, wav, tmp_path, capsys):

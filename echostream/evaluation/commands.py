@@ -45,7 +45,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--plot-quality",
-        choices=["ASR_BLEU", "ASR_BLEU_NOSIL", "BLEU", "CHRF", "WER"],
+        choices=["ASR_BLEU", "ASR_BLEU_NOSIL", "TEXT_BLEU", "BLEU", "CHRF", "WER"],
         default=None,
         help="what the curves show (default: ASR_BLEU of speech, BLEU of text)",
     )

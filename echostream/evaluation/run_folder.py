@@ -248,7 +248,8 @@ def keep_common(runs: Sequence[RunFolder]) -> None:
         run.utterances = [item for item in run.utterances if item.index in common]
 
 
-def _source_name(item: Utterance) -> str:
+def source_name(item: Utterance) -> str:
+    """File name of the source that an utterance was translated from, empty when unknown."""
     source = item.source_info
     if isinstance(source, (list, tuple)):
         source = source[0] if source else ""
@@ -264,13 +265,18 @@ def keep_listed(runs: Sequence[RunFolder], source_list: Path) -> None:
     """
     lines = source_list.read_text(encoding="utf-8").splitlines()
     names = [Path(line.strip()).name for line in lines if line.strip()]
+    listed = set(names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
         reason = f"names {twice[0]!r} twice" if twice else "names no file"
         raise ValueError(f"{source_list} {reason}")
     for run in runs:
-        kept = [item for item in run.utterances if _source_name(item) in set(names)]
-        absent = sorted(set(names) - {_source_name(item) for item in kept})
+        kept = [item for item in run.utterances if source_name(item) in listed]
+        found = [source_name(item) for item in kept]
+        absent = sorted(listed - set(found))
         if absent:
             raise ValueError(f"{run.path} has no utterance from {absent[0]} of {source_list}")
+        if len(kept) > len(listed):
+            name = next(name for name in found if found.count(name) > 1)
+            raise ValueError(f"{run.path} has several utterances from files called {name}")
         run.utterances = kept

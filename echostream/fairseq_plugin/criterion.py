@@ -71,8 +71,8 @@ class EchoStreamCriterionConfig(FairseqDataclass):
     autocast: bool = field(
         default=False,
         metadata={
-            "help": "compute in bfloat16 where torch's autocast allows it, on CPUs that have it "
-            "or GPUs; weights and losses stay float32"
+            "help": "train with bfloat16 matrix products (quick on GPUs and on CPUs with "
+            "AVX512-BF16 or AMX, slow on others); weights and losses stay float32"
         },
     )
     rdrop_alpha: float = field(default=0.0, metadata={"help": "accepted; must be 0"})
@@ -88,6 +88,9 @@ class EchoStreamCriterionConfig(FairseqDataclass):
     )
     sentence_avg: bool = II("optimization.sentence_avg")
     seed: int = II("common.seed")
+    world_size: int = II("distributed_training.distributed_world_size")
+    ddp_backend: str = II("distributed_training.ddp_backend")
+    find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
 
 
 def parse_segment(text: str, flag: str) -> int:
@@ -107,6 +110,16 @@ class EchoStreamCriterion(FairseqCriterion):
         super().__init__(task)
         if cfg.rdrop_alpha:
             raise ValueError(f"--rdrop-alpha must be 0, got {cfg.rdrop_alpha}: no R-Drop here")
+        if (
+            cfg.asr_updates
+            and cfg.world_size > 1
+            and cfg.ddp_backend in ("pytorch_ddp", "c10d")
+            and not cfg.find_unused_parameters
+        ):
+            raise ValueError(
+                f"--asr-updates with {cfg.world_size} processes needs --find-unused-parameters "
+                f"(or --ddp-backend legacy_ddp), got --ddp-backend {cfg.ddp_backend} without it"
+            )
         if not 0 <= cfg.label_smoothing < 1:
             raise ValueError(f"--label-smoothing must be in [0, 1), got {cfg.label_smoothing}")
         self.cfg = cfg
@@ -158,7 +171,7 @@ class EchoStreamCriterion(FairseqCriterion):
         visible_text = strided_visibility(
             previous.size(1), lagging_k2=max(self.cfg.k2, 0), stride_n2=stride
         )
-        with autocast(previous.device.type, self.cfg.autocast):
+        with autocast(previous.device.type, self.cfg.autocast and model.training):
             out = model(
                 **net_input,
                 segment_frames=segment,

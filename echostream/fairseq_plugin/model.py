@@ -44,7 +44,7 @@ class EchoStreamModelConfig(FairseqDataclass):
     left_context_frames: Optional[int] = _flag("Emformer: left context")
     right_context_frames: Optional[int] = _flag("Emformer: look-ahead")
     memory_size: Optional[int] = _flag("Emformer: memory bank, in segments")
-    depthwise_conv_kernel_size: Optional[int] = _flag("depthwise kernel; Emformer: 0 for no convolution")
+    depthwise_conv_kernel_size: Optional[int] = _flag("depthwise kernel; Emformer: 0 for none")
     asr_ctc_layers: Optional[int] = _flag("layers of the recognition CTC head")
     st_ctc_layers: Optional[int] = _flag("layers of the translation CTC head")
     translation_decoder_layers: Optional[int] = _flag("text decoder layers")

@@ -54,9 +54,10 @@ def unfused_attention(
         hidden = torch.zeros_like(attn_mask, dtype=scores.dtype)
         scores = scores + hidden.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
-    if attn_mask is not None:
-        # Such rows (padding) attend to nothing, as in the fused kernel.
-        weights = weights.masked_fill(~attn_mask.any(dim=-1, keepdim=True), 0.0)
     if dropout_p:
         weights = F.dropout(weights, dropout_p)
-    return weights @ value
+    attended = weights @ value
+    if attn_mask is not None:
+        # Such rows (padding) attend to nothing, as in the fused kernel.
+        attended = attended.masked_fill(~attn_mask.any(dim=-1, keepdim=True), 0.0)
+    return attended

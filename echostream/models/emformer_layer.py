@@ -9,11 +9,12 @@ Speech Recognition", ICASSP 2021. A segment attends to
 
 Its mean is one more query, which sees everything but the memory; its attention output is the
 segment's summary for the layer above. ``forward`` computes all segments at once under a block
-mask, ``step`` one segment against the cache; both share every other line.
+mask, ``step`` one segment against the cache.
 
 A layer may have a causal depthwise convolution between attention and feed-forward, gated as
 the Conformer's (Gulati et al., 2020, section 2.2). It tells the order of frames, which attention
-without positions cannot, and reads the past only, so that no output depends on the segments.
+without positions cannot, and reads the past only, which adds neither delay nor dependence on
+segments.
 
 Without it weights correspond to ``torchaudio.models.Emformer`` by name (:data:`TORCHAUDIO_NAMES`).
 
@@ -170,9 +171,10 @@ class CausalConvolution(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, windows: Tensor) -> Tensor:
-        """Whole utterances: (B, R + T, D) to the same; ``windows`` of :func:`right_windows`."""
+        """Whole utterances: (B, R + T, D) to the same; ``windows`` of :func:`right_windows`.
+        Right contexts take K times their memory here."""
         gated, right = self._gate(x), len(windows)
-        out, _ = self._convolve(gated[:, right:], self._empty(x))
+        out, _ = self._convolve(gated[:, right:], self.init_state(x.size(0)))
         if right:
             # Position -1 is the zero appended at the end.
             read = F.pad(gated, (0, 0, 0, 1))[:, windows]  # (B, R, K, D)
@@ -181,7 +183,9 @@ class CausalConvolution(nn.Module):
         return self._finish(out)
 
     def init_state(self, batch_size: int) -> Tensor:
-        return self._empty(self.layer_norm.weight.new_empty(batch_size, 0, 0))
+        """Silence before the first frame, (B, K - 1, D)."""
+        weight = self.depthwise.weight
+        return weight.new_zeros(batch_size, self.kernel - 1, weight.size(0))
 
     def step(self, x: Tensor, state: Tensor, right_length: int) -> tuple[Tensor, Tensor]:
         """One segment: (B, R + S, D) to the same, and the new state."""
@@ -192,11 +196,6 @@ class CausalConvolution(nn.Module):
         segment = x.size(1) - right_length
         out = torch.cat([out[:, segment:], out[:, :segment]], dim=1)
         return self._finish(out), read[:, segment : segment + self.kernel - 1].clone()
-
-    def _empty(self, x: Tensor) -> Tensor:
-        """Silence before the first frame."""
-        weight = self.depthwise.weight
-        return weight.new_zeros(x.size(0), self.kernel - 1, weight.size(0))
 
     def _gate(self, x: Tensor) -> Tensor:
         return F.glu(self.pointwise_in(self.layer_norm(x)), dim=-1)
@@ -411,7 +410,9 @@ class EmformerStack(nn.Module):
             memory = (averaging @ x[:, :total])[:, :-1]
         else:
             averaging, memory = averaging[:0], x[:, :0]
-        windows = right_windows(layout, config.depthwise_kernel_size).to(x.device)
+        # Without right context there is nothing to gather, nor without a convolution.
+        kernel = config.depthwise_kernel_size if right_length else 0
+        windows = right_windows(layout, kernel).to(x.device)
         frames = torch.cat([x[:, right_index], x[:, :total]], dim=1)
         for layer in self.layers:
             frames, memory = layer(frames, memory, mask, averaging, right_length, windows)

@@ -42,10 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             frame_samples=config.unit_samples,
         )
         texts = read_target_texts(args.texts)
+        if not any(utterance.id in texts for utterance in speech):
+            raise ValueError(f"{args.texts} has no text of any utterance in {args.units}")
     except (ValueError, FileNotFoundError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     report = validate(system.model.vocoder, speech, texts=texts, sample_folder=args.samples)
-    report["topline_over_ceiling"] = report["asr_bleu"] / report["asr_bleu_real"]
+    if report["asr_bleu_real"]:
+        report["topline_over_ceiling"] = report["asr_bleu"] / report["asr_bleu_real"]
     print(json.dumps({"utterances": len(speech), **report}, indent=1))
     return 0
-

@@ -352,6 +352,14 @@ def test_lists_that_do_not_fit_the_run_are_refused(tmp_path: Path, text, message
     assert len(run.utterances) == 3
 
 
+def test_sources_of_one_name_cannot_be_told_apart(tmp_path: Path) -> None:
+    run = load_run(write_speech_run(tmp_path / "a"))
+    run.utterances.append(run.utterances[1])
+    (tmp_path / "list.txt").write_text("source1.wav\n")
+    with pytest.raises(ValueError, match="several utterances from files called source1.wav"):
+        keep_listed([run], tmp_path / "list.txt")
+
+
 def test_text_behind_the_speech_is_scored_from_the_trace(tmp_path: Path) -> None:
     folder = write_speech_run(tmp_path / "a", texts=["", "", ""])
     rows = [{"index": i, "translation": text} for i, text in enumerate(REFERENCES)]

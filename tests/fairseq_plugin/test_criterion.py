@@ -40,7 +40,8 @@ def make_model(task, arch="echostream_tiny", **flags):
 
 
 def make_criterion(task, **options):
-    cfg = EchoStreamCriterionConfig(**{"sentence_avg": False, "seed": 1, **options})
+    single = {"world_size": 1, "ddp_backend": "pytorch_ddp", "find_unused_parameters": False}
+    cfg = EchoStreamCriterionConfig(**{"sentence_avg": False, "seed": 1, **single, **options})
     return EchoStreamCriterion(task, cfg)
 
 
@@ -103,14 +104,24 @@ def test_bfloat16_trains(corpus, arch):
     assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
 
 
-@pytest.mark.parametrize("arch", ["echostream_tiny", "streamspeech_tiny"])
-def test_autocast_is_close_and_keeps_float32_weights(corpus, arch):
+@pytest.mark.parametrize(
+    ("arch", "flags"),
+    [
+        ("echostream_tiny", {}),
+        ("echostream_tiny", {"depthwise_conv_kernel_size": 5, "right_context_frames": 2}),
+        ("streamspeech_tiny", {}),
+    ],
+)
+def test_autocast_is_close_and_keeps_float32_weights(corpus, arch, flags):
     task = make_task(corpus)
-    model = make_model(task, arch).eval()
+    model = make_model(task, arch, **flags)
     task.load_dataset("train")
     sample = batch(task, 0, 1, 2)
-    exact, _, _ = make_criterion(task, n2=1)(model, sample)
-    loss, _, _ = make_criterion(task, n2=1, autocast=True)(model, sample)
+    plain, mixed = make_criterion(task, n2=1), make_criterion(task, n2=1, autocast=True)
+    assert torch.equal(plain(model.eval(), sample)[0], mixed(model, sample)[0])  # validation
+    model.train()
+    exact, _, _ = plain(model, sample)
+    loss, _, _ = mixed(model, sample)
     assert loss.dtype == torch.float32 and not torch.equal(loss, exact)
     assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.01)
     loss.backward()
@@ -145,6 +156,15 @@ def test_first_updates_can_train_recognition_alone(corpus, arch):
     assert values["asr_loss"] == pytest.approx(
         float(log["asr_loss"]) / log["asr_tokens"] / np.log(2), abs=1e-3
     )
+
+
+def test_processes_that_wait_for_every_gradient_are_refused(corpus):
+    task = make_task(corpus)
+    with pytest.raises(ValueError, match="2 processes needs --find-unused-parameters"):
+        make_criterion(task, asr_updates=1, world_size=2)
+    make_criterion(task, asr_updates=1, world_size=2, find_unused_parameters=True)
+    make_criterion(task, asr_updates=1, world_size=2, ddp_backend="legacy_ddp")
+    make_criterion(task, world_size=2)
 
 
 def test_validation_is_always_about_everything(corpus):
