@@ -47,7 +47,11 @@ class EchoStreamCriterionConfig(FairseqDataclass):
     n1: int = field(default=1, metadata={"help": "text policy: stride in tokens"})
     k2: int = field(default=0, metadata={"help": "unit policy: text states to lag behind"})
     n2: int = field(
-        default=-1, metadata={"help": "unit policy: stride in text states; -1: random per batch"}
+        default=-1,
+        metadata={
+            "help": "unit policy: stride in text states; -1: random per batch, evenly in its "
+            "logarithm"
+        },
     )
     multichunk: bool = field(default=False, metadata={"help": "a random segment length per batch"})
     segment_sizes: str = field(
@@ -156,7 +160,10 @@ class EchoStreamCriterion(FairseqCriterion):
             segment = None
         stride = self.cfg.n2
         if stride < 1:
-            stride = rng.randint(1, 1 + sample["net_input"]["prev_output_tokens"].size(1))
+            # Evenly in the logarithm: a stream writes few tokens at a time, and with few of them
+            # visible units are placed differently than with the whole text at hand.
+            longest = 1 + sample["net_input"]["prev_output_tokens"].size(1)
+            stride = int(math.exp(rng.uniform(0.0, math.log(longest + 1))))
         return segment, stride
 
     def forward(
