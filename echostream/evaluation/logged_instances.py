@@ -66,6 +66,14 @@ class _Logged:
     def source_info(self) -> Any:
         return self.info.get("source")
 
+    @property
+    def source_path(self) -> Path:
+        """The sound file that was translated, with no name when the log does not say."""
+        source = self.source_info
+        if isinstance(source, (list, tuple)):
+            source = source[0] if source else None
+        return Path(source or "")
+
 
 class LoggedSpeechToSpeech(_Logged, SpeechToSpeechInstance):
     """A speech-to-speech utterance from the log.

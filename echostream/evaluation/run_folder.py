@@ -248,14 +248,6 @@ def keep_common(runs: Sequence[RunFolder]) -> None:
         run.utterances = [item for item in run.utterances if item.index in common]
 
 
-def source_name(item: Utterance) -> str:
-    """File name of the source that an utterance was translated from, empty when unknown."""
-    source = item.source_info
-    if isinstance(source, (list, tuple)):
-        source = source[0] if source else ""
-    return Path(str(source)).name
-
-
 def keep_listed(runs: Sequence[RunFolder], source_list: Path) -> None:
     """Reduce every run to the utterances whose sources a SimulEval source list names.
 
@@ -271,8 +263,8 @@ def keep_listed(runs: Sequence[RunFolder], source_list: Path) -> None:
         reason = f"names {twice[0]!r} twice" if twice else "names no file"
         raise ValueError(f"{source_list} {reason}")
     for run in runs:
-        kept = [item for item in run.utterances if source_name(item) in listed]
-        found = [source_name(item) for item in kept]
+        kept = [item for item in run.utterances if item.source_path.name in listed]
+        found = [item.source_path.name for item in kept]
         absent = sorted(listed - set(found))
         if absent:
             raise ValueError(f"{run.path} has no utterance from {absent[0]} of {source_list}")

@@ -50,11 +50,9 @@ def _recognized_words(run: RunFolder, position: int, item: Utterance) -> list[Ti
 
 
 def _source_wave(item: Utterance) -> tuple[np.ndarray, float] | None:
-    source = item.source_info
-    path = Path(source if isinstance(source, str) else source[0]) if source else None
-    if path is None or not path.is_file():
+    if not item.source_path.is_file():
         return None
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    samples, rate = soundfile.read(item.source_path, dtype="float32", always_2d=True)
     return samples.mean(axis=1), rate
 
 

@@ -135,7 +135,6 @@ def long_yaal_scores(run: RunFolder, segmentation: Path, references: Path) -> di
         raise ValueError(f"{run.path}: speech output without transcripts has no LongYAAL")
     spoken: dict[str, list[Any]] = {}
     for item, text in zip(run.utterances, texts, strict=True):
-        source = item.source_info[0] if isinstance(item.source_info, list) else item.source_info
         plain = word_emissions(item, text, False) or []
         if len(plain) != len(text.split()):
             raise ValueError(
@@ -143,7 +142,7 @@ def long_yaal_scores(run: RunFolder, segmentation: Path, references: Path) -> di
                 "delay for each, so LongYAAL is not defined"
             )
         aware = word_emissions(item, text, True) or [None] * len(plain)
-        spoken[Path(source).stem] = [
+        spoken[item.source_path.stem] = [
             Word(word, emission_cu=cu, emission_ca=ca)
             for word, cu, ca in zip(text.split(), plain, aware, strict=True)
         ]
