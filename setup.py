@@ -25,7 +25,11 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["echostream", "echostream.*"]), "echostream.agents"],
     package_dir={"echostream.agents": "agents"},
-    package_data={"echostream": ["py.typed"], "echostream.corpus": ["data/*"]},
+    package_data={
+        "echostream": ["py.typed"],
+        "echostream.assets": ["echo_mini/*", "echo_mini/*/*"],
+        "echostream.corpus": ["data/*"],
+    },
     install_requires=[
         "torch>=2.5",
         "torchaudio>=2.5",

@@ -1,0 +1,72 @@
+"""The shipped systems: what is in the box, and that they translate."""
+
+from pathlib import Path
+
+import pytest
+import sacrebleu
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from echostream.assets import ECHO_MINI, SYSTEMS, model_dir
+from echostream.checkpoint import KNOWN_FILES, load_model_dir
+from echostream.config import ChunkConformerConfig, EmformerConfig
+from echostream.pipeline import Pipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+TEST_AUDIO = ROOT / "data" / "echo_mini" / "test_audio"
+
+
+@pytest.fixture(scope="module")
+def systems():
+    return {name: load_model_dir(model_dir(name)) for name in SYSTEMS}
+
+
+def test_the_box_is_small_half_precision_and_described():
+    files = [path for path in ECHO_MINI.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60e6
+    for name in SYSTEMS:
+        assert {path.name for path in model_dir(name).iterdir()} <= KNOWN_FILES
+        for weights in model_dir(name).glob("*.safetensors"):
+            kinds = {tensor.dtype for tensor in load_file(weights).values()}
+            assert torch.float16 in kinds and torch.float32 not in kinds
+    card = (ECHO_MINI / "README.md").read_text()
+    assert "small domain" in card and "synthetic voices" in card
+
+
+def test_the_twin_differs_in_its_encoder_alone(systems):
+    ours, twin = (systems[name].config for name in SYSTEMS)
+    assert isinstance(ours.encoder, EmformerConfig)
+    assert isinstance(twin.encoder, ChunkConformerConfig)
+    for part in ("frontend", "asr_ctc", "st_ctc", "mt", "t2u", "unit", "vocoder", "policy"):
+        assert getattr(ours, part) == getattr(twin, part), part
+    sizes = [
+        sum(parameter.numel() for parameter in systems[name].model.parameters())
+        for name in SYSTEMS
+    ]
+    assert abs(sizes[0] - sizes[1]) < 0.1 * sizes[1]
+    vocoders = [load_file(model_dir(name) / "vocoder.safetensors") for name in SYSTEMS]
+    assert all(torch.equal(tensor, vocoders[1][name]) for name, tensor in vocoders[0].items())
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_shipped_utterances_are_translated(systems, name):
+    """Six of them, while they come in; the model card has the figures on all 300."""
+    wavs = (TEST_AUDIO / "wav_list.txt").read_text().split()[::5]
+    references = (TEST_AUDIO / "target.txt").read_text().splitlines()[::5]
+    pipeline = Pipeline(systems[name], chunk_ms=320)
+    written = []
+    for wav in wavs:
+        samples, rate = soundfile.read(ROOT / wav, dtype="float32")
+        outputs, _ = pipeline.step(samples, rate, pipeline.init_state(), final=True)
+        written.append(" ".join(word for out in outputs for word in out.translation))
+        before_the_end = [out for out in outputs if len(out.waveform) and not out.final]
+        assert before_the_end, wav
+        seconds = sum(len(out.waveform) for out in outputs) / pipeline.output_rate
+        assert 0.5 < seconds < 10, wav
+    assert sacrebleu.corpus_bleu(written, [references]).score > 50
+
+
+def test_unknown_systems_are_named():
+    with pytest.raises(ValueError, match="echostream, streamspeech, got 'other'"):
+        model_dir("other")
