@@ -1,75 +1,107 @@
-"""The demonstration behind ``scripts/demo.sh``: what to translate, and what came out.
-
-No trained weights ship yet, so the model is a small one with seeded random weights: everything
-runs as it will (features, encoder, policy, decoders, vocoder, scoring), the words mean nothing.
-"""
+"""What ``scripts/demo.sh`` shows of its runs: one table, running examples, where the speech is."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import soundfile
+from echostream.assets import SYSTEMS
+from echostream.evaluation.comparison import ComparedRun, compare_runs
+from echostream.evaluation.run_folder import (
+    RunFolder,
+    check_same_utterances,
+    load_run,
+)
 
-from echostream.checkpoint import save_model_dir
-from echostream.synthetic import SEED, random_system, synthetic_clip
-
-CLIP_SECONDS = 4
-CLIP_RATE = 48000
-
-
-def clips(output: Path) -> list[Path]:
-    """The reference clips if the checkout has them beside it, else a synthetic one."""
-    reference = Path(__file__).resolve().parents[2] / "shared" / "reference" / "audio"
-    found = sorted(reference.glob("*.wav"))
-    if found:
-        return found
-    clip = output / "synthetic.wav"
-    soundfile.write(clip, synthetic_clip(CLIP_SECONDS, CLIP_RATE, SEED), CLIP_RATE)
-    return [clip]
-
-
-def prepare(output: Path) -> None:
-    """Write the model directory and SimulEval's source and target lists."""
-    output.mkdir(parents=True, exist_ok=True)
-    save_model_dir(output / "model", random_system())
-    sources = clips(output)
-    text = "".join(f"{clip}\n" for clip in sources)
-    (output / "source.txt").write_text(text, encoding="utf-8")
-    # There is no reference translation to compare random words with; the latency metrics need
-    # the length of one.
-    (output / "target.txt").write_text("this is a stand in reference\n" * len(sources))
-    print(f"model:   {output / 'model'} (random weights: scores show that it runs, not quality)")
-    print(f"sources: {', '.join(clip.name for clip in sources)}")
+# (column, heading, decimals); times in ms.
+ROWS = (
+    ("ASR_BLEU", "ASR-BLEU", 1),
+    ("ASR_BLEU_NOSIL", "ASR-BLEU without silence", 1),
+    ("TEXT_BLEU", "BLEU of the text", 1),
+    ("AL", "AL", 0),
+    ("AL_CA", "AL, computation-aware", 0),
+    ("LAAL", "LAAL", 0),
+    ("LAAL_CA", "LAAL, computation-aware", 0),
+    ("ATD", "ATD", 0),
+    ("ATD_CA", "ATD, computation-aware", 0),
+    ("StartOffset", "StartOffset", 0),
+    ("StartOffset_CA", "StartOffset, computation-aware", 0),
+    ("EndOffset", "EndOffset", 0),
+    ("EndOffset_CA_FIXED", "EndOffset, computation-aware", 0),
+    ("ComputeRTF", "compute per second of source", 3),
+)
+EXAMPLES = 3
 
 
-def report(output: Path) -> None:
-    """Say what came out."""
-    names, values = (
-        line.split("\t") for line in (output / "s2st" / "scores.tsv").read_text().splitlines()
-    )
-    print("\nscores (times in ms; _CA adds the computation)")
-    for name, value in zip(names, values, strict=True):
-        print(f"  {name:16s} {value}")
-    print("\ntranslated speech")
-    for line in (output / "s2st" / "instances.log").read_text().splitlines():
-        instance = json.loads(line)
-        path = Path(instance["prediction"])
-        seconds = soundfile.info(path).duration if path.is_file() else 0.0
-        writes = len(instance["delays"])
-        source = Path(str(instance["source"])).name
-        print(f"  {path}: {seconds:.2f} s in {writes} writes, from {source}")
-    print(f"policy trace: {output / 'trace.jsonl'}")
+def table(results: Sequence[ComparedRun]) -> list[str]:
+    """Figures as rows, systems as columns."""
+    lines = [f"{'':32s}" + "".join(f"{result.run.system:>14s}" for result in results)]
+    for key, heading, decimals in ROWS:
+        cells = []
+        for result in results:
+            value = result.quality.get(key, result.latency.get(key))
+            known = value is not None and not math.isnan(value)
+            cells.append(f"{value:.{decimals}f}" if known else "-")
+        lines.append(f"{heading:32s}" + "".join(f"{cell:>14s}" for cell in cells))
+    return lines
+
+
+def running_text(decisions: Sequence[dict[str, Any]]) -> list[str]:
+    """Transcript and translation as they grew, one line per decision that changed them."""
+    lines, before = [], {"transcript": "", "translation": ""}
+    for decision in decisions:
+        for key, label in (("transcript", "es"), ("translation", "en")):
+            if decision[key] != before[key]:
+                before[key] = decision[key]
+                lines.append(f"{decision['source_ms'] / 1000:7.2f} s  {label}  {decision[key]}")
+    return lines
+
+
+def examples(run: RunFolder, count: int) -> list[str]:
+    """Running text of a few utterances, spread over the test set."""
+    lines: list[str] = []
+    trace = run.trace()
+    for item in run.utterances[:: max(len(run.utterances) // count, 1)][:count]:
+        lines += [f"{item.source_path.name}  (reference: {item.reference})"]
+        lines += [*running_text(trace.get(item.index, [])), ""]
+    return lines
+
+
+def report(output: Path, systems: Sequence[str] = SYSTEMS) -> list[str]:
+    """What came out under ``output``, line by line.
+
+    Raises:
+        FileNotFoundError, ValueError: a run is missing or damaged.
+    """
+    runs = [load_run(f"{system}={output / system}") for system in systems]
+    check_same_utterances(runs)
+    results = compare_runs(runs)
+    seconds = sum(sum(item.durations) for item in runs[0].utterances) / 1000
+    count, source = len(runs[0].utterances), sum(i.source_length for i in runs[0].utterances)
+    lines = [f"\n{systems[0]}, running text"]
+    lines += examples(runs[0], EXAMPLES)
+    lines += [
+        f"{count} utterances, {source / 1000:.0f} s of Spanish, {seconds:.0f} s of English from "
+        f"{systems[0]}; times in ms; recogniser {results[0].recognizer}",
+        *table(results),
+        *(f"{result.run.system}: {note}" for result in results for note in result.notes),
+        "",
+        "Computation-aware figures are SimulEval's, which add all compute as if the source stood",
+        "still meanwhile; that of EndOffset lets compute and source overlap (docs/evaluation.md).",
+    ]
+    lines += [f"speech: {run.path / 'wavs'}/" for run in runs]
+    return lines
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m echostream.demo", description=__doc__)
-    parser.add_argument("command", choices=["prepare", "report"])
-    parser.add_argument("output", type=Path)
+    parser.add_argument("output", type=Path, help="the demonstration's output folder")
     args = parser.parse_args(argv)
-    {"prepare": prepare, "report": report}[args.command](args.output)
+    print("\n".join(report(args.output)))
     return 0
 
 

@@ -1,38 +1,73 @@
-"""The demonstration prepares and reports, with the reference clips and without them."""
+"""What the demonstration shows is what its runs hold."""
 
 import json
 
-import numpy as np
-import soundfile
+import pytest
 
 from echostream import demo
-from echostream.checkpoint import load_model_dir
+from tests.evaluation.test_compare import REFERENCES, write_speech_run
 
 
-def test_without_reference_clips_one_is_synthesised(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "__file__", str(tmp_path / "checkout" / "echostream" / "demo.py"))
-    demo.main(["prepare", str(tmp_path / "out")])
-    sources = (tmp_path / "out" / "source.txt").read_text().split()
-    assert sources == [str(tmp_path / "out" / "synthetic.wav")]
-    samples, rate = soundfile.read(sources[0])
-    assert rate == 48000 and len(samples) == 4 * rate and 0.2 < np.abs(samples).max() < 0.31
-    assert len((tmp_path / "out" / "target.txt").read_text().splitlines()) == 1
-    assert load_model_dir(tmp_path / "out" / "model").config.num_units == 50
-    assert "random weights" in capsys.readouterr().out
+def trace_line(index, source_ms, transcript, translation):
+    return {
+        "index": index,
+        "source_ms": source_ms,
+        "transcript": transcript,
+        "translation": translation,
+    }
 
 
-def test_report_shows_scores_and_files(tmp_path, capsys):
-    folder = tmp_path / "s2st"
-    folder.mkdir()
-    wav = folder / "0_pred.wav"
-    soundfile.write(wav, np.zeros(8000), 16000)
-    (folder / "scores.tsv").write_text("AL\tATD\n12.5\t7.0\n")
-    rows = [
-        {"prediction": str(wav), "delays": [320, 640], "source": "a.wav"},
-        {"prediction": str(folder / "1_pred.wav"), "delays": [], "source": "b.wav"},
-    ]
-    (folder / "instances.log").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    demo.main(["report", str(tmp_path)])
+@pytest.fixture
+def output(tmp_path):
+    for system, lag in (("echostream", 0.0), ("streamspeech", 640.0)):
+        folder = write_speech_run(tmp_path / system, lag_ms=lag)
+        lines = []
+        for index, reference in enumerate(REFERENCES):
+            words = reference.split()
+            lines.append(trace_line(index, 960.0, "hola", ""))
+            lines.append(trace_line(index, 1280.0, "hola", ""))
+            lines.append(trace_line(index, 1920.0, "hola a todos", words[0]))
+            lines.append(trace_line(index, 4000.0, "hola a todos", reference))
+        (folder / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def test_table_has_every_figure_of_both_systems(output, capsys):
+    assert demo.main([str(output)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    rows = {line[:32].strip(): line[32:].split() for line in printed if len(line) > 50}
+    for _, heading, _ in demo.ROWS:
+        assert len(rows[heading]) == 2, heading
+        assert all(float(cell) == float(cell) for cell in rows[heading]), heading
+    assert rows["ASR-BLEU"] == ["100.0", "100.0"]
+    assert rows["BLEU of the text"] == ["100.0", "100.0"]
+    assert float(rows["AL"][1]) > float(rows["AL"][0]) > 0
+    assert rows["StartOffset"] == ["960", "1600"]
+    assert "12 s of Spanish, 8 s of English" in "\n".join(printed)  # without the silence
+
+
+def test_what_limits_a_comparison_is_said(output, capsys):
+    """A system that stays silent must not look quick."""
+    log = output / "streamspeech" / "instances.log"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows[0].update(delays=[], elapsed=[], durations=[], intervals=[], prediction="")
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    demo.main([str(output)])
     printed = capsys.readouterr().out
-    assert "12.5" in printed and "0.50 s in 2 writes, from a.wav" in printed
-    assert "0.00 s in 0 writes, from b.wav" in printed
+    assert "streamspeech: 1 of 3 utterances have no output; latency leaves them out" in printed
+
+
+def test_examples_show_each_growth_once(output, capsys):
+    demo.main([str(output)])
+    printed = capsys.readouterr().out
+    assert printed.count("es  hola\n") == demo.EXAMPLES
+    assert "   1.92 s  es  hola a todos\n   1.92 s  en  she\n" in printed
+    assert "   4.00 s  en  she has been a teacher\n" in printed
+    for system in ("echostream", "streamspeech"):
+        assert f"speech: {output / system / 'wavs'}/" in printed
+
+
+def test_a_missing_run_is_named(output):
+    (output / "streamspeech" / "instances.log").unlink()
+    with pytest.raises(FileNotFoundError, match="streamspeech"):
+        demo.report(output)
