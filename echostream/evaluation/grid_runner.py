@@ -232,13 +232,18 @@ def finish_cell(cell: Cell) -> None:
 
 
 def _run_locally(parts: Sequence[Shard], jobs: int, on_done: Callable[[str], None]) -> None:
+    def work(shard: Shard) -> None:
+        # Whoever runs the last shard of a cell scores it too: recognising speech takes longer
+        # than translating it.
+        on_done(run_shard(shard))
+
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        waiting = {pool.submit(run_shard, shard) for shard in parts}
+        waiting = {pool.submit(work, shard) for shard in parts}
         try:
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
-                    on_done(future.result())
+                    future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -299,10 +304,14 @@ def run_grid(grid: Grid, *, jobs: int = 1, ray_address: str | None = None) -> li
         owner.update({shard.name: cell for shard in pieces})
         parts += pieces
 
+    counting = threading.Lock()
+
     def on_done(shard_name: str) -> None:
         cell = owner[shard_name]
-        remaining[cell.name] -= 1
-        if remaining[cell.name] == 0:
+        with counting:
+            remaining[cell.name] -= 1
+            complete = remaining[cell.name] == 0
+        if complete:
             began = time.monotonic()
             finish_cell(cell)
             logger.info("%s: finished, scored in %.1f s", cell.name, time.monotonic() - began)

@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from echostream.evaluation.grid import Grid, cells, load_grid, source_paths
+from echostream.evaluation import grid_runner
+from echostream.evaluation.grid import Cell, Grid, cells, load_grid, source_paths
 from echostream.evaluation.grid_runner import CellError, is_finished, run_grid, shards
 from echostream.evaluation.recognizers import split_spec
 from tests.evaluation.conftest import ROOT, Corpus, build_corpus
@@ -237,6 +239,24 @@ def test_a_finished_cell_is_kept_and_sharding_changes_nothing(
     corpus.target_list.write_text("\n".join(reversed(REFERENCES)) + "\n")
     with pytest.raises(ValueError, match="made with other settings"):
         run_grid(whole)
+
+
+def test_cells_are_scored_side_by_side(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recognising speech takes longer than translating it: ``--jobs`` must hold for both."""
+    both = threading.Barrier(2, timeout=20)
+    scored = []
+
+    def score(cell: Cell) -> None:
+        both.wait()
+        scored.append(cell.name)
+
+    monkeypatch.setattr(grid_runner, "run_shard", lambda shard: shard.name)
+    monkeypatch.setattr(grid_runner, "finish_cell", score)
+    grid = small(write_grid(corpus, chunk_ms=[320, 640]), tmp_path / "out")
+    every = run_grid(grid, jobs=2)
+    assert sorted(scored) == sorted(cell.name for cell in every) and len(every) == 4
 
 
 def test_a_failing_agent_is_reported_with_what_it_said(corpus: Corpus, tmp_path: Path) -> None:
