@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,8 @@ from typing import Any
 
 from echostream.assets import SYSTEMS
 from echostream.evaluation.comparison import ComparedRun, compare_runs
-from echostream.evaluation.run_folder import (
-    RunFolder,
-    check_same_utterances,
-    load_run,
-)
+from echostream.evaluation.run_folder import RunFolder, check_same_utterances, load_run
+from echostream.evaluation.tables import figure
 
 # (column, heading, decimals); times in ms.
 ROWS = (
@@ -43,9 +39,8 @@ def table(results: Sequence[ComparedRun]) -> list[str]:
     for key, heading, decimals in ROWS:
         cells = []
         for result in results:
-            value = result.quality.get(key, result.latency.get(key))
-            known = value is not None and not math.isnan(value)
-            cells.append(f"{value:.{decimals}f}" if known else "-")
+            value = figure(result, key)
+            cells.append("-" if value is None else f"{value:.{decimals}f}")
         lines.append(f"{heading:32s}" + "".join(f"{cell:>14s}" for cell in cells))
     return lines
 

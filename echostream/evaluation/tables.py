@@ -40,7 +40,8 @@ _COLUMNS = (
 )
 
 
-def _value(result: ComparedRun, key: str) -> float | None:
+def figure(result: ComparedRun, key: str) -> float | None:
+    """One figure of a run, of quality or latency; none if it was not or could not be measured."""
     value = result.quality.get(key, result.latency.get(key))
     return None if value is None or math.isnan(value) else value
 
@@ -49,7 +50,7 @@ def _used_columns(results: Sequence[ComparedRun]) -> list[tuple[str, str, int]]:
     return [
         column
         for column in _COLUMNS
-        if any(_value(result, column[0]) is not None for result in results)
+        if any(figure(result, column[0]) is not None for result in results)
     ]
 
 
@@ -57,7 +58,7 @@ def _cells(result: ComparedRun, columns: Sequence[tuple[str, str, int]]) -> list
     chunk = "" if result.run.chunk_ms is None else str(result.run.chunk_ms)
     cells = [result.run.system, chunk]
     for key, _, decimals in columns:
-        value = _value(result, key)
+        value = figure(result, key)
         cells.append("-" if value is None else f"{value:.{decimals}f}")
     return cells
 
