@@ -92,6 +92,30 @@ class Heard:
     asr_frames: tuple[int, ...] = ()
     st_frames: tuple[int, ...] = ()
 
+    def cut(self, start: int, stop: int | None, sentence_end: int | None = None) -> Heard:
+        """What frames ``start`` to ``stop`` brought (None: to the end, with what is provisional),
+        without the symbol ``sentence_end``."""
+        end = self.frames if stop is None else stop
+        parts = []
+        for tokens, frames in (
+            (self.asr_tokens, self.asr_frames),
+            (self.st_tokens, self.st_frames),
+        ):
+            kept = [
+                (token, frame - start)
+                for token, frame in zip(tokens, frames, strict=True)
+                if start <= frame < end and token != sentence_end
+            ]
+            parts.append((tuple(t for t, _ in kept), tuple(f for _, f in kept)))
+        (asr, asr_frames), (st, st_frames) = parts
+        if stop is not None:
+            return Heard(asr, st, (), (), None, end - start, asr_frames, st_frames)
+        tails = [
+            tuple(token for token in tail if token != sentence_end)
+            for tail in (self.asr_tail, self.st_tail)
+        ]
+        return Heard(asr, st, *tails, self.tail, end - start, asr_frames, st_frames)
+
 
 @dataclass(frozen=True)
 class ModelOutput:
@@ -255,6 +279,11 @@ class EchoStreamModel(nn.Module):
     def read(self, frames: Tensor, state: EchoStreamState) -> EchoStreamState:
         """The text decoder's part of :meth:`listen`: (1, S, D) new source frames."""
         return replace(state, mt=self.target_unigram_decoder.read(frames, state.mt))
+
+    def keep_source(self, frames: int, state: EchoStreamState) -> EchoStreamState:
+        """Forget source frames before about the last ``frames`` read."""
+        sources = tuple(cache.trim(frames) for cache in state.mt.sources)
+        return replace(state, mt=replace(state.mt, sources=sources))
 
     def next_sentence(self, state: EchoStreamState) -> EchoStreamState:
         """Forget what was read, written and spoken; encoder and CTC heads go on."""

@@ -11,7 +11,7 @@ stream was cut into chunks, and the state is five numbers however long a sentenc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from echostream.config import ENCODER_FRAME_MS, EndpointConfig
 
@@ -98,11 +98,3 @@ class EndpointFinder:
             left = 1 - over / (OVERTIME * self.longest_frames)
             return state.silent >= left * self.pause_frames
         return state.silent >= self.pause_frames and state.tokens >= self.config.min_tokens
-
-
-def without_ends(heard: FrameTokens, tokens: Sequence[int]) -> tuple[tuple[int, ...], FrameTokens]:
-    """Tokens that are words, and where they stand."""
-    kept = [i for i, end in enumerate(heard.ends) if not end]
-    positions = [heard.positions[i] for i in kept]
-    words = tuple(tokens[i] for i in kept)
-    return words, replace(heard, positions=positions, ends=[False] * len(kept))

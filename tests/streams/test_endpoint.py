@@ -5,7 +5,7 @@ import random
 import pytest
 
 from echostream.config import EndpointConfig
-from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens, without_ends
+from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
 
 
 def run(finder, frames, tokens, ends=(), cuts=()):
@@ -83,11 +83,6 @@ def test_two_boundaries_in_one_chunk():
     heard = FrameTokens(8, [0, 2, 4, 6], [False, True, False, True])
     boundaries, state = finder("learned").step(heard, EndpointState(tokens=3, first=20))
     assert boundaries == [3, 7] and state == EndpointState(silent=1)
-
-
-def test_ends_are_no_words():
-    words, heard = without_ends(FrameTokens(8, [1, 4, 6], [False, True, False]), [11, 2, 12])
-    assert words == (11, 12) and heard.positions == [1, 6]
 
 
 @pytest.mark.parametrize("name", ["endpoint_ms", "min_tokens", "max_sentence_ms"])
