@@ -63,6 +63,7 @@ class PipelineState:
         transcript, translation: words that may still grow.
         endpoint: what the sentence's end depends on.
         sentence: index of the sentence under way.
+        sentence_from: input samples that had gone through the model when it began.
         recent: (1, T, bins) features of frames that are not settled yet, for encoders that start
             anew with every sentence.
         finished: the stream has ended.
@@ -82,6 +83,7 @@ class PipelineState:
     st_count: int = 0
     endpoint: EndpointState = EndpointState()
     sentence: int = 0
+    sentence_from: int = 0
     recent: torch.Tensor | None = None
     finished: bool = False
 
@@ -133,11 +135,13 @@ class Piece:
         heard: its share of the CTC heads' tokens and frames.
         frames: (1, S, D) its completed encoder frames.
         ends: the sentence ends with it.
+        final: the stream ends with it.
     """
 
     heard: Heard
     frames: torch.Tensor
     ends: bool
+    final: bool
 
 
 class Stopwatch:
@@ -306,7 +310,7 @@ class Pipeline:
                 output, state = self._write(piece, watch, state)
                 outputs.append(output)
                 watch = Stopwatch(weight.device)
-                if piece.ends and not output.final:
+                if piece.ends and not piece.final:
                     state = self._next_sentence(state)
         return outputs, state
 
@@ -336,11 +340,11 @@ class Pipeline:
         start = 0
         for stop in boundaries:
             part = heard.cut(start, stop, Vocabulary.eos if learned else None)
-            pieces.append(Piece(part, frames[:, start:stop], True))
+            pieces.append(Piece(part, frames[:, start:stop], True, False))
             start = stop
         if rest is None and (start < heard.frames or not boundaries or state.finished):
             part = heard.cut(start, None, Vocabulary.eos if learned else None)
-            pieces.append(Piece(part, frames[:, start:], state.finished))
+            pieces.append(Piece(part, frames[:, start:], state.finished, state.finished))
         return pieces, rest, state
 
     def _next_sentence(self, state: PipelineState) -> PipelineState:
@@ -356,6 +360,7 @@ class Pipeline:
             asr_count=0,
             st_count=0,
             sentence=state.sentence + 1,
+            sentence_from=state.processed,
         )
 
     def _write(
@@ -363,7 +368,6 @@ class Pipeline:
     ) -> tuple[ChunkOutput, PipelineState]:
         """Let the sentence under way read its share of a chunk, then READ or WRITE."""
         model, heard = self.system.model, piece.heard
-        final = state.finished and piece.ends
         source_ms = 1000 * state.processed / state.sample_rate
         if self.task != "asr":
             with watch("ctc"):
@@ -379,7 +383,7 @@ class Pipeline:
         state = replace(state, transcript=transcript)
         hypothesis: Hypothesis | None = None
         if self.task != "asr":
-            hypothesis, state = self._write_text(heard, source_ms, piece.ends, watch, state)
+            hypothesis, state = self._write_text(heard, piece.ends, watch, state)
         tokens = hypothesis.tokens if hypothesis else ()
         translated, translation = self.translator.step(tokens, state.translation, final=piece.ends)
         state = replace(state, translation=translation, written=state.written + len(tokens))
@@ -399,7 +403,7 @@ class Pipeline:
         output = ChunkOutput(
             source_ms=source_ms,
             write=bool(tokens or units or len(waveform)),
-            final=final,
+            final=piece.final,
             asr_tokens=heard.asr_tokens,
             st_tokens=heard.st_tokens,
             asr_tail=heard.asr_tail,
@@ -420,7 +424,6 @@ class Pipeline:
     def _write_text(
         self,
         heard: Heard,
-        source_ms: float,
         ends: bool,
         watch: Stopwatch,
         state: PipelineState,
@@ -430,10 +433,10 @@ class Pipeline:
             asr=state.asr_count + len(heard.asr_tail),
             st=state.st_count + len(heard.st_tail),
             written=state.written,
-            source_ms=source_ms,
+            source_ms=1000 * (state.processed - state.sentence_from) / state.sample_rate,
             source_finished=ends,
         )
-        if ends and not counts.asr:
+        if not counts.asr and (ends or self.endpoints.config.method != "off"):
             return None, state
         decision, policy = self.decide(counts, state.policy, self.policy_config, self.whole_word)
         state = replace(state, policy=policy)
