@@ -155,6 +155,7 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
     """
 
     min_chunk_ms = 1
+    revises = True
     joins_last_chunk = True  # SimulEval marks a last chunk that is full as the last one
 
     def __init__(

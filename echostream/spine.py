@@ -110,11 +110,13 @@ class StreamPipeline(Generic[StateT, OutputT]):
 
     Attributes:
         min_chunk_ms: shortest chunk.
+        revises: outputs replace what earlier ones said, instead of adding to it.
         joins_last_chunk: a full chunk that turns out to be the last one is taken in together with
             the end of the stream, instead of the end being a decision of its own.
     """
 
     min_chunk_ms = 10
+    revises = False
     joins_last_chunk = False
 
     def __init__(
