@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("fairseq")
 
+from echostream.checkpoint import load_model_dir  # noqa: E402
 from echostream.config import FrontendConfig  # noqa: E402
 from echostream.fairseq_plugin.architectures import build_config  # noqa: E402
 from echostream.fairseq_plugin.data_config import (  # noqa: E402
@@ -16,6 +17,7 @@ from echostream.fairseq_plugin.data_config import (  # noqa: E402
     DataConfig,
     load_text_tasks,
 )
+from echostream.fairseq_plugin.export import export_checkpoint  # noqa: E402
 from echostream.fairseq_plugin.nonspeech import (  # noqa: E402
     DB,
     FLOOR,
@@ -189,3 +191,7 @@ def test_training_on_streams_runs_validates_and_resumes(corpus, tmp_path, arch):
     assert '"dev_asr_error"' in log
     log = run_training(corpus, tmp_path / "save", *flags, "--max-update", "4")
     assert "at 4 updates" in log or "@ 4 updates" in log
+    out = tmp_path / "model"
+    export_checkpoint(tmp_path / "save" / "checkpoint_last.pt", out)
+    endpoint = load_model_dir(out).config.endpoint
+    assert endpoint.method == "learned" and endpoint.endpoint_ms == 2000
