@@ -27,7 +27,7 @@ from echostream.fairseq_plugin.features import load_features, spec_augment
 from echostream.fairseq_plugin.nonspeech import DB, FLOOR, NonspeechPool, mix, speech_span
 from echostream.text import Vocabulary
 
-SHORT_PAUSE = 0.3  # share of pauses that are hardly any
+SHORT_PAUSE = 0.4  # share of pauses that are hardly any
 SHORT_PAUSE_MS = 200
 KEEP_SPEAKER = 0.5  # share of utterances that are joined with others of their speaker
 STRETCH = 0.15  # share of pauses that hold a sound without speech
@@ -35,6 +35,7 @@ STRETCH_MS = (1000, 6000)
 STRETCH_DB = (-45.0, -8.0)
 NOISE_FLOOR = 0.6  # share of streams with a noise floor running through
 NOISE_FLOOR_DB = (-75.0, -42.0)
+EDGE_FRAMES = 3  # kept around an utterance's speech where another one follows or precedes
 ONSET = 0.4  # share of streams that break off as another sentence begins
 ONSET_MS = 160
 
@@ -46,7 +47,7 @@ class StreamOptions:
     Attributes:
         sentences: most of them in one stream.
         frames: filterbank frames of the longest stream, unless one sentence alone is longer.
-        pause_ms: longest pause between two utterances, whose own edges come on top.
+        pause_ms: longest pause between the speech of two utterances.
         single_share: share of streams that hold one sentence.
     """
 
@@ -77,7 +78,7 @@ class StreamPlan:
         pauses: frames before each utterance and behind the last one.
         stretches: of these frames, how many hold a sound, in the middle of each pause.
         onset: an utterance whose beginning ends the stream, and how many frames of it; or None.
-        frames: of the whole stream.
+        frames: of the whole stream at most; the utterances' own edges are cut where they meet.
     """
 
     seed: tuple[int, ...]
@@ -232,7 +233,8 @@ class StreamDataset(EchoStreamDataset):
         plan = self.plans[index]
         rng = np.random.default_rng((*plan.seed, 1))
         pieces = [self._load(row) for row in plan.rows]
-        spans, starts = [], []
+        spans: list[tuple[int, int]] = []
+        pieces_at: list[tuple[int, int]] = []
         background = rng.choice(["own", "silence", "noise"], p=[0.6, 0.2, 0.2])
         noise_db = rng.uniform(*NOISE_FLOOR_DB)
         parts: list[np.ndarray] = []
@@ -254,10 +256,13 @@ class StreamDataset(EchoStreamDataset):
             position += pause
             if after is not None:
                 first, last = speech_span(after)
-                spans.append((position + first, position + last))
-                starts.append(position)
-                parts.append(after)
-                position += len(after)
+                # Recordings begin and end in silence, sentences of one speech need not.
+                start = max(first - EDGE_FRAMES, 0) if gap else 0
+                stop = last + EDGE_FRAMES if gap + 1 < len(pieces) else len(after)
+                spans.append((position + first - start, position + last - start))
+                parts.append(after[start:stop])
+                pieces_at.append((position, position + len(parts[-1])))
+                position += len(parts[-1])
         if plan.onset is not None:
             # The room is what the last pause leaves: the stream's length is already settled.
             row, length = plan.onset
@@ -276,8 +281,7 @@ class StreamDataset(EchoStreamDataset):
         if self.normalise:
             features = (features - self.mean) / self.std
         if self.specaugment is not None:
-            for start, piece in zip(starts, pieces, strict=True):
-                stop = start + len(piece)
+            for start, stop in pieces_at:
                 features[start:stop] = spec_augment(features[start:stop], self.specaugment, rng)
         return Stream(
             int(index),

@@ -27,6 +27,7 @@ from echostream.fairseq_plugin.nonspeech import (  # noqa: E402
     speech_span,
 )
 from echostream.fairseq_plugin.streams import (  # noqa: E402
+    EDGE_FRAMES,
     StreamDataset,
     StreamOptions,
     plan_epoch,
@@ -96,14 +97,22 @@ def test_streams_hold_their_utterances(corpus):
     several = 0
     for index, plan in enumerate(dataset.plans):
         stream = dataset[index]
-        assert stream.features.shape == (plan.frames, BINS)
+        assert stream.features.shape[1] == BINS
+        # Edges are cut where utterances meet, and only there.
+        assert len(stream.features) == plan.frames or len(plan.rows) > 1
+        assert len(stream.features) <= plan.frames
         assert bool(torch.isfinite(stream.features).all())
         assert len(stream.sentences) == len(stream.spans) == len(plan.rows)
         several += len(plan.rows) > 1
-        position = plan.pauses[0]
-        for row, (begin, end), pause in zip(plan.rows, stream.spans, plan.pauses[1:], strict=True):
-            assert position <= begin < end <= position + dataset.rows[row].frames
-            position += dataset.rows[row].frames + pause
+        behind = 0
+        for row, (begin, end), pause in zip(plan.rows, stream.spans, plan.pauses[:-1], strict=True):
+            first, last = speech_span(dataset._load(row))
+            assert end - begin == last - first
+            # Nothing but the pause and what is left of the edges lies between.
+            edges = first if not behind else 2 * EDGE_FRAMES
+            assert behind + pause <= begin <= behind + pause + edges
+            behind = end
+        assert behind <= len(stream.features)
     assert several
 
 
