@@ -36,8 +36,9 @@ STRETCH_DB = (-45.0, -8.0)
 NOISE_FLOOR = 0.6  # share of streams with a noise floor running through
 NOISE_FLOOR_DB = (-75.0, -42.0)
 EDGE_FRAMES = 3  # kept around an utterance's speech where another one follows or precedes
+TIGHT = 0.4  # share of streams that begin right with speech, but for their first pause
 ONSET = 0.4  # share of streams that break off as another sentence begins
-ONSET_MS = 160
+ONSET_MS = 240
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def _draw_pauses(
     onset = None
     if rng.random() < ONSET:
         onset = (int(rng.integers(len(frames))), int(rng.uniform(0, ONSET_MS) / shift_ms))
+        total += EDGE_FRAMES + onset[1]
     return StreamPlan(seed, tuple(rows), tuple(pauses), tuple(stretches), onset, total)
 
 
@@ -237,6 +239,7 @@ class StreamDataset(EchoStreamDataset):
         pieces_at: list[tuple[int, int]] = []
         background = rng.choice(["own", "silence", "noise"], p=[0.6, 0.2, 0.2])
         noise_db = rng.uniform(*NOISE_FLOOR_DB)
+        tight = rng.random() < TIGHT  # as behind a boundary that another sentence precedes
         parts: list[np.ndarray] = []
         position = 0
         for gap, (pause, stretch) in enumerate(zip(plan.pauses, plan.stretches, strict=True)):
@@ -257,19 +260,18 @@ class StreamDataset(EchoStreamDataset):
             if after is not None:
                 first, last = speech_span(after)
                 # Recordings begin and end in silence, sentences of one speech need not.
-                start = max(first - EDGE_FRAMES, 0) if gap else 0
-                stop = last + EDGE_FRAMES if gap + 1 < len(pieces) else len(after)
+                start = max(first - EDGE_FRAMES, 0) if gap or tight else 0
+                goes_on = gap + 1 < len(pieces) or plan.onset is not None
+                stop = last + EDGE_FRAMES if goes_on else len(after)
                 spans.append((position + first - start, position + last - start))
                 parts.append(after[start:stop])
                 pieces_at.append((position, position + len(parts[-1])))
                 position += len(parts[-1])
         if plan.onset is not None:
-            # The room is what the last pause leaves: the stream's length is already settled.
             row, length = plan.onset
             beginning = self._load(row)
-            beginning = beginning[: speech_span(beginning)[0] + length][-plan.pauses[-1] :]
-            if plan.pauses[-1] and len(beginning):
-                parts[-1][-len(beginning) :] = beginning
+            first = speech_span(beginning)[0]
+            parts.append(beginning[max(first - EDGE_FRAMES, 0) : first + length])
         features = np.concatenate(parts)
         if rng.random() < NOISE_FLOOR:
             floor = self.pool.draw(
