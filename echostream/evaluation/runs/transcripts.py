@@ -13,9 +13,14 @@ import soundfile
 from tqdm import tqdm
 
 from echostream.evaluation.atomic import write_text
-from echostream.evaluation.logged_instances import LoggedSpeechToSpeech
-from echostream.evaluation.recognizers import Recognizer, full_spec, load_recognizer, resample
-from echostream.evaluation.run_folder import transcript_path
+from echostream.evaluation.recognizers.loading import (
+    Recognizer,
+    full_spec,
+    load_recognizer,
+    resample,
+)
+from echostream.evaluation.runs.logged_instances import LoggedSpeechToSpeech
+from echostream.evaluation.runs.run_folder import transcript_path
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from echostream.evaluation import simuleval_compat
-from echostream.evaluation.logged_instances import read_instances, read_log_lines
+from echostream.evaluation.runs.logged_instances import read_instances, read_log_lines
+from echostream.evaluation.simuleval_compat import quality, quality_metrics
 from tests.evaluation.conftest import (
     ROOT,
     TEXT_AGENT,
@@ -267,7 +268,7 @@ def test_a_remote_agent_scores_like_a_local_one(
     metrics = ("--quality-metrics", "BLEU", "--latency-metrics", "AL", "LAAL")
     run_in_process(corpus.arguments(local, *metrics), monkeypatch)
     port = str(find_free_port())
-    module = [sys.executable, "-m", "echostream.evaluation.simuleval_main"]
+    module = [sys.executable, "-m", "echostream.evaluation.grid.simuleval_main"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     serve = ["--standalone", "--remote-port", port, "--agent", str(corpus.agent)]
     server = subprocess.Popen([*module, *serve], env=environment, cwd=tmp_path)
@@ -295,10 +296,10 @@ def test_a_system_folder_takes_the_recogniser_off_the_command_line(
 ) -> None:
     arguments = ["--asr-model", "whisper:base", "--asr-device=cpu", "--output", "out"]
     monkeypatch.setattr(sys, "argv", ["simuleval", *system, *arguments])
-    hook = simuleval_compat.agent_module.add_command_helper_arg
-    monkeypatch.setattr(simuleval_compat.agent_module, "add_command_helper_arg", hook)
+    hook = quality_metrics.agent_module.add_command_helper_arg
+    monkeypatch.setattr(quality_metrics.agent_module, "add_command_helper_arg", hook)
     options = argparse.Namespace(asr_model="pocketsphinx", asr_device="auto")
-    monkeypatch.setattr(simuleval_compat.quality, "_default_options", options)
-    simuleval_compat.patch_asr_options()
+    monkeypatch.setattr(quality, "_default_options", options)
+    quality_metrics.patch_asr_options()
     assert sys.argv == ["simuleval", *system, "--output", "out"]
     assert (options.asr_model, options.asr_device) == ("whisper:base", "cpu")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from echostream.evaluation.grid_runner import Shard, run_shard
+from echostream.evaluation.grid.shards import Shard, run_shard
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ _LOCAL = re.compile(r"local(?::(\d+))?")
 
 def _connect(ray: Any, address: str) -> None:
     # Workers must find this package whether or not it is installed on their machine.
-    runtime = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}}
+    runtime = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}}
     options = {"runtime_env": runtime, "log_to_driver": False}
     local = _LOCAL.fullmatch(address)
     if local:

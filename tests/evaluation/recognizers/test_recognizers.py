@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn.utils import weight_norm
 
-from echostream.evaluation import ctc_recognizers, fairseq_wav2vec2
-from echostream.evaluation.recognizers import (
+from echostream.evaluation.recognizers import ctc as ctc_recognizers
+from echostream.evaluation.recognizers import fairseq_wav2vec2
+from echostream.evaluation.recognizers.loading import (
     load_recognizer,
     recognizer_name,
     split_spec,
@@ -248,7 +249,7 @@ def test_a_checkpoint_that_names_code_is_refused(
 
 
 def test_settings_classes_of_fairseq_are_read_as_inert_objects(tmp_path: Path) -> None:
-    from echostream.evaluation.checkpoint_reader import load_tensors_and_containers
+    from echostream.evaluation.recognizers.checkpoint_reader import load_tensors_and_containers
 
     class Meter:
         pass

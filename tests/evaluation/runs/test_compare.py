@@ -15,17 +15,17 @@ import pytest
 import soundfile
 import yaml
 
-from echostream.evaluation import comparison, run_latency, tables, yaal
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
-from echostream.evaluation.curves import plot_curves, representatives
-from echostream.evaluation.logged_instances import speech_layout
-from echostream.evaluation.run_folder import (
+from echostream.evaluation.figures.curves import plot_curves, representatives
+from echostream.evaluation.figures.timeline import plot_timeline, words_from_trace
+from echostream.evaluation.runs import comparison, run_latency, tables, yaal
+from echostream.evaluation.runs.logged_instances import speech_layout
+from echostream.evaluation.runs.run_folder import (
     check_same_utterances,
     keep_common,
     keep_listed,
     load_run,
 )
-from echostream.evaluation.timeline import plot_timeline, words_from_trace
 
 RATE = 16000
 REFERENCES = ["one two three four", "the cat sat on the mat", "she has been a teacher"]
@@ -106,7 +106,7 @@ def run_cli(*arguments: str) -> int:
 
 def recognize_always(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Put a recogniser that hears ``text`` in everything; returns the specifications loaded."""
-    from echostream.evaluation import transcripts
+    from echostream.evaluation.runs import transcripts
 
     recognizer = SimpleNamespace(name=name, sample_rate=RATE, transcribe=lambda samples: text)
     loaded: list[str] = []
@@ -328,9 +328,7 @@ def test_only_listed_sources_are_compared(tmp_path: Path) -> None:
     full, _ = full_and_partial_run(tmp_path)
     listed = tmp_path / "wav_list.txt"
     listed.write_text("elsewhere/source1.wav\n")
-    status = run_cli(
-        "compare", str(full), "--only", str(listed), "--output", str(tmp_path / "out")
-    )
+    status = run_cli("compare", str(full), "--only", str(listed), "--output", str(tmp_path / "out"))
     (record,) = json.loads((tmp_path / "out" / "table.json").read_text())["runs"]
     assert status == 0 and record["utterances"] == 1
     assert record["ASR_BLEU"] == pytest.approx(100.0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from echostream.evaluation.logged_instances import (
+from echostream.evaluation.runs.logged_instances import (
     LoggedSpeechToSpeech,
     LoggedSpeechToText,
     read_instances,

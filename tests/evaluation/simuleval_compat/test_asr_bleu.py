@@ -14,13 +14,13 @@ import pytest
 import sacrebleu
 import soundfile
 
-from echostream.evaluation import quality
-from echostream.evaluation.logged_instances import read_instances
-from echostream.evaluation.transcripts import (
+from echostream.evaluation.runs.logged_instances import read_instances
+from echostream.evaluation.runs.transcripts import (
     SpeechLayoutError,
     remove_inserted_silence,
     transcribe_run,
 )
+from echostream.evaluation.simuleval_compat import quality
 from tests.evaluation.conftest import Corpus, run_in_process
 
 RATE = 16000

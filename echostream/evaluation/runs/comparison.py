@@ -9,11 +9,11 @@ from pathlib import Path
 
 import sacrebleu
 
-from echostream.evaluation import yaal
-from echostream.evaluation.quality import word_error_rate
-from echostream.evaluation.recognizers import full_spec
-from echostream.evaluation.run_folder import RunFolder, read_transcript_report
-from echostream.evaluation.run_latency import latency_scores
+from echostream.evaluation.recognizers.loading import full_spec
+from echostream.evaluation.runs import yaal
+from echostream.evaluation.runs.run_folder import RunFolder, read_transcript_report
+from echostream.evaluation.runs.run_latency import latency_scores
+from echostream.evaluation.simuleval_compat.quality import word_error_rate
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class ComparedRun:
 
 
 def _transcribe(run: RunFolder, rescoring: Rescoring) -> None:
-    from echostream.evaluation.transcripts import SpeechLayoutError, transcribe_run
+    from echostream.evaluation.runs.transcripts import SpeechLayoutError, transcribe_run
 
     for without_silence in (False, True):
         try:

@@ -70,14 +70,14 @@ def load_recognizer(spec: str, *, device: str = "auto", language: str = "en") ->
     if kind == "whisper":
         return WhisperRecognizer(argument, device, language)
     # torch is needed from here on.
-    from echostream.evaluation import ctc_recognizers
+    from echostream.evaluation.recognizers import ctc
 
-    resolved = ctc_recognizers.resolve_device(device)
+    resolved = ctc.resolve_device(device)
     if kind == "wav2vec2":
-        from echostream.evaluation.fairseq_wav2vec2 import load_fairseq_recognizer
+        from echostream.evaluation.recognizers.fairseq_wav2vec2 import load_fairseq_recognizer
 
         return load_fairseq_recognizer(Path(argument), resolved)
-    return ctc_recognizers.load_hf_recognizer(argument, resolved)
+    return ctc.load_hf_recognizer(argument, resolved)
 
 
 def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from echostream.evaluation.comparison import ComparedRun
-from echostream.evaluation.run_folder import RunFolder
-from echostream.evaluation.run_latency import backlog
+from echostream.evaluation.atomic import replacing
+from echostream.evaluation.runs.comparison import ComparedRun
+from echostream.evaluation.runs.run_folder import RunFolder
+from echostream.evaluation.runs.run_latency import backlog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,15 +47,13 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem.png`` and ``stem.svg``."""
     import matplotlib
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     # Without a fixed salt and date the same figure would be another file every time.
     with matplotlib.rc_context({"svg.hashsalt": "echostream"}):
         for kind, metadata in (("png", None), ("svg", {"Date": None})):
             path = stem.with_name(f"{stem.name}.{kind}")
-            temporary = path.with_name(path.name + ".tmp")
-            figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
             paths.append(path)
     return paths
 

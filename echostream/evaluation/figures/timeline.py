@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from echostream.evaluation.curves import COLORS, new_figure, save_figure
-from echostream.evaluation.run_folder import RunFolder, Utterance
-from echostream.evaluation.yaal import spread_words
+from echostream.evaluation.figures.curves import COLORS, new_figure, save_figure
+from echostream.evaluation.runs.run_folder import RunFolder, Utterance
+from echostream.evaluation.runs.yaal import spread_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from echostream.evaluation.logged_instances import LoggedSpeechToSpeech, speech_layout
-from echostream.evaluation.run_folder import RunFolder, Utterance
-from echostream.evaluation.run_latency import overlapped_emissions
+from echostream.evaluation.runs.logged_instances import LoggedSpeechToSpeech, speech_layout
+from echostream.evaluation.runs.run_folder import RunFolder, Utterance
+from echostream.evaluation.runs.run_latency import overlapped_emissions
 
 logger = logging.getLogger(__name__)
 

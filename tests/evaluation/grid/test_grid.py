@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from echostream.evaluation import grid_runner
-from echostream.evaluation.grid import Cell, Grid, cells, load_grid, source_paths
-from echostream.evaluation.grid_runner import CellError, is_finished, run_grid, shards
-from echostream.evaluation.recognizers import split_spec
+from echostream.evaluation.grid import runner as grid_runner
+from echostream.evaluation.grid.definition import Cell, Grid, cells, load_grid, source_paths
+from echostream.evaluation.grid.runner import is_finished, run_grid
+from echostream.evaluation.grid.shards import CellError, shards
+from echostream.evaluation.recognizers.loading import split_spec
 from tests.evaluation.conftest import ROOT, Corpus, build_corpus
 
 SCRIPTS = [

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echostream.evaluation.checkpoint_reader import load_tensors_and_containers
-from echostream.evaluation.ctc_recognizers import CTCRecognizer, receptive_field
+from echostream.evaluation.recognizers.checkpoint_reader import load_tensors_and_containers
+from echostream.evaluation.recognizers.ctc import CTCRecognizer, receptive_field
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 # The letters of fairseq's dict.ltr.txt for LibriSpeech, which every English fine-tuned model of

@@ -15,8 +15,8 @@ from typing import Any
 import simuleval.evaluator.scorers.latency_scorer as latency_module
 
 import echostream.evaluation.simuleval_compat  # noqa: F401 (the scorers need its repairs)
-from echostream.evaluation.logged_instances import speech_layout
-from echostream.evaluation.run_folder import RunFolder, Utterance
+from echostream.evaluation.runs.logged_instances import speech_layout
+from echostream.evaluation.runs.run_folder import RunFolder, Utterance
 
 METRICS = ("AL", "LAAL", "AP", "DAL", "ATD", "StartOffset", "EndOffset", "NumChunks", "RTF")
 SPEECH_METRICS = ("DiscontinuitySum", "DiscontinuityAve", "DiscontinuityNum")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from echostream.evaluation.atomic import write_text
-from echostream.evaluation.comparison import ComparedRun, Significance
+from echostream.evaluation.runs.comparison import ComparedRun, Significance
 
 # (column, heading, decimals); milliseconds need no decimals, proportions need two.
 _COLUMNS = (

@@ -10,140 +10,38 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from echostream.evaluation.atomic import write_text
-from echostream.evaluation.grid import Cell, Grid, cells, check_files, count_lines, source_paths
-from echostream.evaluation.run_folder import CELL_FILE, TRACE_FILE
-from echostream.evaluation.simuleval_main import PARENT_VARIABLE, lock, release
+from echostream.evaluation.grid.definition import (
+    Cell,
+    Grid,
+    cells,
+    check_files,
+    source_paths,
+)
+from echostream.evaluation.grid.ray_runner import run_on_ray
+from echostream.evaluation.grid.shards import (
+    LOG_FILE,
+    Shard,
+    finished_lines,
+    run_shard,
+    run_simuleval,
+    shards,
+    source_list,
+)
+from echostream.evaluation.runs.run_folder import CELL_FILE, TRACE_FILE
 
 logger = logging.getLogger(__name__)
 
-LOG_FILE = "instances.log"
-OUTPUT_FILE = "simuleval.txt"
 _TAKES_RECOGNIZER = {"ASR_BLEU", "ASR_BLEU_NOSIL", "WER", "CHRF"}
-
-
-class CellError(RuntimeError):
-    """A SimulEval process failed; the message ends with what it said last."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A stretch of a cell's test set; plain strings, because it travels to other machines."""
-
-    name: str
-    folder: str
-    arguments: tuple[str, ...]
-    start: int
-    end: int
-    trace: bool
-
-
-def _finished_lines(folder: Path) -> int:
-    """Whole lines of a shard's log."""
-    log = folder / LOG_FILE
-    return log.read_bytes().count(b"\n") if log.is_file() else 0
-
-
-def _source_list(cell: Cell) -> Path:
-    """The list with whole paths; SimulEval would look relative ones up from where it runs."""
-    return cell.folder.parents[1] / "source.txt"
-
-
-def shards(cell: Cell) -> list[Shard]:
-    """Cut a cell's test set."""
-    total = count_lines(Path(cell.test_set.source))
-    size = cell.test_set.shard_size or max(total, 1)
-    arguments = [
-        *("--agent", cell.system.agent),
-        *("--source", str(_source_list(cell)), "--target", cell.test_set.target),
-        *("--source-segment-size", str(cell.chunk_ms), "--device", cell.grid.device),
-        "--no-progress-bar",
-        *(part for option in cell.system.files for part in (option.flag, option.path)),
-        *cell.system.options,
-    ]
-    if cell.grid.computation_aware:
-        arguments.append("--computation-aware")
-    starts = range(0, total, size)
-    return [
-        Shard(
-            name=cell.name if len(starts) == 1 else f"{cell.name} from {start}",
-            folder=str(cell.folder / "shards" / f"{start:06d}"),
-            arguments=tuple(arguments),
-            start=start,
-            end=min(start + size, total),
-            trace=cell.system.trace,
-        )
-        for start in starts
-    ]
-
-
-def _environment() -> dict[str, str]:
-    """The child's environment: it must find this package, installed or not, and watch over us."""
-    package_parent = str(Path(__file__).resolve().parents[2])
-    paths = [package_parent, os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        PARENT_VARIABLE: str(os.getpid()),
-    }
-
-
-def _simuleval(arguments: Sequence[str], output: Path, name: str) -> None:
-    """Run SimulEval in a process of its own; what it prints goes to a file in ``output``."""
-    output.mkdir(parents=True, exist_ok=True)
-    module = "echostream.evaluation.simuleval_main"
-    with (output / OUTPUT_FILE).open("ab") as file:
-        process = subprocess.run(
-            [sys.executable, "-m", module, *arguments, "--output", str(output)],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=_environment(),
-            check=False,
-        )
-    if process.returncode != 0:
-        said = (output / OUTPUT_FILE).read_text(encoding="utf-8", errors="replace")
-        raise CellError(
-            f"{name}: SimulEval ended with {process.returncode}; the end of "
-            f"{output / OUTPUT_FILE}:\n{said[-1500:]}"
-        )
-
-
-def run_shard(shard: Shard) -> str:
-    """Run or continue one shard; return its name."""
-    folder = Path(shard.folder)
-    # A process of a run that was just killed may still be ending.
-    release(lock(folder))
-    done = _finished_lines(folder)
-    if done < shard.end - shard.start:
-        arguments = [
-            *shard.arguments,
-            *("--start-index", str(shard.start), "--end-index", str(shard.end)),
-            *("--continue-unfinished", "--no-scoring"),
-        ]
-        if shard.trace:
-            # The agent starts its trace anew and counts from 0 whenever it is started.
-            arguments += ["--trace", str(folder / f"trace.{shard.start + done:06d}.jsonl")]
-        _simuleval(arguments, folder, shard.name)
-    done = _finished_lines(folder)
-    if done != shard.end - shard.start:
-        raise CellError(
-            f"{shard.name}: SimulEval ended without an error but wrote {done} of "
-            f"{shard.end - shard.start} utterances to {folder / LOG_FILE}"
-        )
-    return shard.name
 
 
 def _merge_logs(cell: Cell, parts: Sequence[Shard]) -> None:
@@ -226,7 +124,7 @@ def finish_cell(cell: Cell) -> None:
     if _TAKES_RECOGNIZER.intersection(cell.grid.quality_metrics):
         arguments += ["--asr-model", cell.grid.asr_model]
         arguments += ["--target-speech-lang", cell.grid.target_speech_lang]
-    _simuleval(arguments, cell.folder, cell.name)
+    run_simuleval(arguments, cell.folder, cell.name)
     _write_cell(cell, finished=True)
     shutil.rmtree(cell.folder / "shards")
 
@@ -265,7 +163,7 @@ class _Progress:
             self._show(bar)
 
     def _show(self, bar: tqdm) -> None:
-        bar.n = sum(_finished_lines(folder) for folder in self._folders)
+        bar.n = sum(finished_lines(folder) for folder in self._folders)
         bar.refresh()
 
     def __enter__(self) -> _Progress:
@@ -297,7 +195,7 @@ def run_grid(grid: Grid, *, jobs: int = 1, ray_address: str | None = None) -> li
     owner: dict[str, Cell] = {}
     parts: list[Shard] = []
     for cell in open_cells:
-        write_text(_source_list(cell), "".join(f"{path}\n" for path in source_paths(cell.test_set)))
+        write_text(source_list(cell), "".join(f"{path}\n" for path in source_paths(cell.test_set)))
         _write_cell(cell, finished=False)
         pieces = shards(cell)
         remaining[cell.name] = len(pieces)
@@ -321,7 +219,5 @@ def run_grid(grid: Grid, *, jobs: int = 1, ray_address: str | None = None) -> li
             if ray_address is None:
                 _run_locally(parts, jobs, on_done)
             else:
-                from echostream.evaluation.ray_runner import run_on_ray
-
                 run_on_ray(parts, ray_address, on_done)
     return every

@@ -17,8 +17,8 @@ import sacrebleu
 from simuleval.evaluator.instance import SpeechOutputInstance
 from simuleval.evaluator.scorers.quality_scorer import QualityScorer, add_sacrebleu_args
 
-from echostream.evaluation.recognizers import recognizer_name
-from echostream.evaluation.recognizers import split_spec as check_spec
+from echostream.evaluation.recognizers.loading import recognizer_name
+from echostream.evaluation.recognizers.loading import split_spec as check_spec
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def _hypotheses(scorer: _TranscribingScorer, instances: dict[int, Any]) -> list[
     if not items or not isinstance(items[0], SpeechOutputInstance):
         return [item.prediction for item in items]
     # Recognisers are heavy and most runs need none.
-    from echostream.evaluation.transcripts import transcribe_run
+    from echostream.evaluation.runs.transcripts import transcribe_run
 
     # Several metrics read the same transcripts; they live as long as the utterances do.
     known = items[0].__dict__.setdefault("_run_transcripts", {})
@@ -129,7 +129,7 @@ class AsrBleuNoSilenceScorer(AsrBleuScorer):
     without_silence = True
 
     def __call__(self, instances: dict[int, Any]) -> float:
-        from echostream.evaluation.transcripts import SpeechLayoutError
+        from echostream.evaluation.runs.transcripts import SpeechLayoutError
 
         try:
             return super().__call__(instances)
