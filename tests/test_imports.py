@@ -20,10 +20,10 @@ LAYERS = [
         "echostream.models.chunk_conformer_encoder",
     ),
     ("echostream.models.echostream_model",),
-    ("echostream.checkpoint", "echostream.restricted_pickle", "echostream.fairseq_settings"),
-    ("echostream.convert", "echostream.fairseq_export", "echostream.streamspeech_frontend"),
+    ("echostream.checkpoint", "echostream.streamspeech.checkpoint_files", "echostream.streamspeech.settings"),
+    ("echostream.streamspeech.convert", "echostream.streamspeech.export", "echostream.streamspeech.frontend"),
     ("echostream.pipeline",),
-    ("echostream.recompute", "echostream.recompute_search"),
+    ("echostream.streamspeech.recompute", "echostream.streamspeech.search"),
 ]
 ALLOWED = {
     "simuleval": ("agents/", "echostream/evaluation/"),

@@ -22,7 +22,7 @@ from echostream.checkpoint import System, load_state, save_model_dir
 from echostream.config import EchoStreamConfig, from_dict
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
 from echostream.models.echostream_model import EchoStreamModel, freeze
-from echostream.restricted_pickle import read_checkpoint
+from echostream.streamspeech.checkpoint_files import read_checkpoint
 from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)
