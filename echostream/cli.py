@@ -17,6 +17,7 @@ from echostream import __version__
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import ENCODER_FRAME_MS, EmformerConfig
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
+from echostream.evaluation.longform.command import add_talks_parser
 from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.session import Session
 from echostream.streamspeech.convert import add_convert_parser
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_convert_parser(commands)
     add_evaluate_parser(commands)
     add_compare_parser(commands)
+    add_talks_parser(commands)
     return parser
 
 

@@ -24,12 +24,17 @@ TimedWord = tuple[float, str]
 
 
 def words_from_trace(lines: Sequence[dict[str, Any]], key: str) -> list[TimedWord]:
-    """Words with the source time at which they first appeared, from cumulative text lines."""
+    """Words with the source time at which they first appeared, from text lines that grow sentence
+    by sentence."""
     timed: list[TimedWord] = []
+    known: dict[int, int] = {}
     for line in lines:
         text = line.get(key) or ""
         words = text.split() if isinstance(text, str) else list(text)
-        timed += [(line["source_ms"] / 1000, word) for word in words[len(timed) :]]
+        sentence = line.get("sentence", 0)
+        new = words[known.get(sentence, 0) :]
+        timed += [(line["source_ms"] / 1000, word) for word in new]
+        known[sentence] = max(len(words), known.get(sentence, 0))
     return timed
 
 

@@ -94,7 +94,13 @@ class RunFolder:
         trace = self.trace()
         if any(item.index not in trace for item in self.utterances):
             return None
-        return [trace[item.index][-1].get("translation", "") for item in self.utterances]
+        return [whole_text(trace[item.index], "translation") for item in self.utterances]
+
+
+def whole_text(lines: Sequence[dict[str, Any]], key: str) -> str:
+    """All that a trace says of ``key``: its lines grow sentence by sentence."""
+    last = {line.get("sentence", 0): line.get(key) or "" for line in lines}
+    return " ".join(filter(None, last.values()))
 
 
 def transcript_path(folder: Path, without_silence: bool) -> Path:

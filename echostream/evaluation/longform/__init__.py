@@ -1,0 +1,1 @@
+"""Long talks: many sentences in one file, scored sentence by sentence and over time."""
