@@ -13,7 +13,14 @@ LONGEST_FILE = 400
 # below it, on lower floors. Rooms on one floor do not know each other.
 FLOORS = [
     {"config": ("echostream.config",), "version": ("echostream",)},
-    {"basics": ("echostream.audio", "echostream.text", "echostream.streaming")},
+    {
+        "basics": (
+            "echostream.audio",
+            "echostream.files",
+            "echostream.streaming",
+            "echostream.text",
+        )
+    },
     {
         "layers": (
             "echostream.models.transformer_layer",

@@ -23,8 +23,8 @@ from typing import Any
 import sentencepiece
 import yaml
 
+from echostream.files import write_atomically
 from echostream.text import SPECIALS
-from echostream.training.corpus.files import write_atomically
 from echostream.training.feature_archive import FBANK_ZIP, GCMVN
 
 MANIFESTS, LISTS = "fbank2unit", "simuleval"

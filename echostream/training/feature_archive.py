@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echostream.training.corpus.files import atomic_path
+from echostream.files import atomic_path
 
 FBANK_ZIP, GCMVN = "src_fbank80.zip", "gcmvn.npz"
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date keeps the archive's bytes reproducible

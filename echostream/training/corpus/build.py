@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from echostream.audio import fbank, read_audio
 from echostream.config import FrontendConfig
+from echostream.files import write_atomically
 from echostream.training import feature_archive
 from echostream.training.corpus import layout, synthesis
-from echostream.training.corpus.files import write_atomically
 from echostream.training.corpus.pairs import SPLITS, Chooser, digest
 from echostream.training.corpus.speakers import speaker
 from echostream.training.corpus.text_files import Utterance
