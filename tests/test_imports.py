@@ -160,6 +160,27 @@ def test_every_module_has_a_room(sources):
     assert not homeless
 
 
+def relative_imports(sources: dict[str, tuple[str, ast.Module]]) -> list[str]:
+    """Places with ``from .x import y``, whose names say nothing of the room they come from."""
+    return [
+        f"{path}:{node.lineno}"
+        for path, tree in sources.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+
+
+def test_imports_name_their_module_in_full(sources):
+    assert not relative_imports(sources)
+
+
+@pytest.mark.parametrize("line", ["from .session import Session", "from . import session"])
+def test_a_relative_import_is_noticed(sources, line):
+    path, tree = sources["echostream.pipeline"]
+    changed = ast.Module(body=[*tree.body, *ast.parse(line).body], type_ignores=[])
+    assert relative_imports({**sources, "echostream.pipeline": (path, changed)})
+
+
 def test_imports_go_one_way(sources):
     assert not forbidden(sources)
 
