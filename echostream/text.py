@@ -16,6 +16,27 @@ SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 WORD_START = "\u2581"  # SentencePiece marks the start of a word with it
 
 
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a UTF-8 file, however it ends them.
+
+    Args:
+        what: what the file should be, for the error.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not UTF-8.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such {what}: {path}")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+    if lines and not lines[-1]:
+        lines.pop()
+    return [line.rstrip("\r") for line in lines]
+
+
 class Vocabulary:
     """Subword pieces and their ids.
 
@@ -52,17 +73,9 @@ class Vocabulary:
             FileNotFoundError: no such dictionary.
             ValueError: a malformed line, named by number, or an unreadable model.
         """
-        if not dictionary.is_file():
-            raise FileNotFoundError(f"no such dictionary: {dictionary}")
-        try:
-            lines = dictionary.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{dictionary}: not UTF-8 text: {error}") from error
-        if lines and not lines[-1]:
-            lines.pop()
         pieces = []
-        for number, line in enumerate(lines, start=1):
-            piece, separator, count = line.rstrip("\r").rpartition(" ")
+        for number, line in enumerate(read_lines(dictionary, "dictionary"), start=1):
+            piece, separator, count = line.rpartition(" ")
             if not separator or not piece or not count.isdigit():
                 raise ValueError(
                     f"{dictionary}, line {number}: expected 'piece count', got {line!r}"

@@ -13,7 +13,14 @@ LONGEST_FILE = 400
 # below it, on lower floors. Rooms on one floor do not know each other.
 FLOORS = [
     {"config": ("echostream.config",), "version": ("echostream",)},
-    {"basics": ("echostream.audio", "echostream.text", "echostream.streaming")},
+    {
+        "basics": (
+            "echostream.audio",
+            "echostream.files",
+            "echostream.streaming",
+            "echostream.text",
+        )
+    },
     {
         "layers": (
             "echostream.models.transformer_layer",
@@ -153,6 +160,27 @@ def test_every_module_has_a_room(sources):
     assert not homeless
 
 
+def relative_imports(sources: dict[str, tuple[str, ast.Module]]) -> list[str]:
+    """Places with ``from .x import y``, whose names say nothing of the room they come from."""
+    return [
+        f"{path}:{node.lineno}"
+        for path, tree in sources.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+
+
+def test_imports_name_their_module_in_full(sources):
+    assert not relative_imports(sources)
+
+
+@pytest.mark.parametrize("line", ["from .session import Session", "from . import session"])
+def test_a_relative_import_is_noticed(sources, line):
+    path, tree = sources["echostream.pipeline"]
+    changed = ast.Module(body=[*tree.body, *ast.parse(line).body], type_ignores=[])
+    assert relative_imports({**sources, "echostream.pipeline": (path, changed)})
+
+
 def test_imports_go_one_way(sources):
     assert not forbidden(sources)
 
@@ -185,7 +213,8 @@ def test_decoders_do_not_import_encoders(sources):
 
 
 def test_no_file_is_too_long(sources):
-    for path, _ in sources.values():
+    scripts = [path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts").glob("*.py")]
+    for path in [*(path for path, _ in sources.values()), *scripts]:
         lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
         assert lines <= LONGEST_FILE, f"{path} has {lines} lines"
 

@@ -40,55 +40,38 @@ _ONE_ENCODER_FLAGS = {
     "subsampler": EmformerConfig,
 }
 
-
-def _mini_decoders() -> dict[str, Any]:
-    width = {"embed_dim": 192, "attention_heads": 4, "ffn_dim": 512}
-    return {
-        "asr_ctc": CTCHeadConfig(layers=0),
-        "st_ctc": CTCHeadConfig(layers=0),
-        "mt": MTDecoderConfig(layers=2, **width),
-        "t2u": T2UEncoderConfig(layers=0, attention_heads=4, ffn_dim=512),
-        "unit": UnitDecoderConfig(layers=2, upsample_ratio=20, **width),
-    }
+_MINI_WIDTH = {"embed_dim": 192, "attention_heads": 4, "ffn_dim": 512}
 
 
-def _mini() -> EchoStreamConfig:
-    encoder = EmformerConfig(
-        conv_channels=32,
-        embed_dim=192,
-        layers=6,
-        attention_heads=4,
-        ffn_dim=512,
-        left_context_frames=32,
-        memory_size=4,
-        depthwise_kernel_size=15,
+def _mini(encoder: type[EmformerConfig | ChunkConformerConfig], **sizes: int) -> EchoStreamConfig:
+    """About 5 M parameters; ``sizes`` are the encoder's own."""
+    return EchoStreamConfig(
+        encoder=encoder(**_MINI_WIDTH, **sizes),
+        asr_ctc=CTCHeadConfig(layers=0),
+        st_ctc=CTCHeadConfig(layers=0),
+        mt=MTDecoderConfig(layers=2, **_MINI_WIDTH),
+        t2u=T2UEncoderConfig(layers=0, attention_heads=4, ffn_dim=512),
+        unit=UnitDecoderConfig(layers=2, upsample_ratio=20, **_MINI_WIDTH),
+        vocoder=None,
     )
-    return EchoStreamConfig(encoder=encoder, vocoder=None, **_mini_decoders())
 
 
-def _streamspeech_mini() -> EchoStreamConfig:
-    encoder = ChunkConformerConfig(
-        conv_channels=256,
-        embed_dim=192,
-        layers=4,
-        attention_heads=4,
-        ffn_dim=512,
-        depthwise_kernel_size=31,
-    )
-    return EchoStreamConfig(encoder=encoder, vocoder=None, **_mini_decoders())
-
-
-def _streamspeech_tiny() -> EchoStreamConfig:
-    encoder = ChunkConformerConfig(
-        conv_channels=16,
-        embed_dim=32,
-        layers=2,
-        attention_heads=4,
-        ffn_dim=64,
-        depthwise_kernel_size=15,
-    )
-    return dataclasses.replace(preset("tiny"), encoder=encoder)
-
+_MINI_EMFORMER = {
+    "conv_channels": 32,
+    "layers": 6,
+    "left_context_frames": 32,
+    "memory_size": 4,
+    "depthwise_kernel_size": 15,
+}
+_MINI_CONFORMER = {"conv_channels": 256, "layers": 4, "depthwise_kernel_size": 31}
+_TINY_CONFORMER = ChunkConformerConfig(
+    conv_channels=16,
+    embed_dim=32,
+    layers=2,
+    attention_heads=4,
+    ffn_dim=64,
+    depthwise_kernel_size=15,
+)
 
 ARCHITECTURES = {
     # StreamSpeech's published recipe with the Emformer in place of its encoder, and its twin.
@@ -96,11 +79,11 @@ ARCHITECTURES = {
     "echostream_base": lambda: preset("base"),
     "streamspeech": lambda: preset("streamspeech"),
     # About 5 M parameters: echo-mini.
-    "echostream_mini": _mini,
-    "streamspeech_mini": _streamspeech_mini,
+    "echostream_mini": lambda: _mini(EmformerConfig, **_MINI_EMFORMER),
+    "streamspeech_mini": lambda: _mini(ChunkConformerConfig, **_MINI_CONFORMER),
     # Seconds to train: tests.
     "echostream_tiny": lambda: preset("tiny"),
-    "streamspeech_tiny": _streamspeech_tiny,
+    "streamspeech_tiny": lambda: dataclasses.replace(preset("tiny"), encoder=_TINY_CONFORMER),
 }
 
 
@@ -155,9 +138,17 @@ def build_config(
         **dropout,
     )
     heads = pick(attention_heads="encoder_attention_heads", ffn_dim="encoder_ffn_embed_dim")
-    decoder_heads = pick(attention_heads="decoder_attention_heads")
-    ffn = pick(ffn_dim="decoder_ffn_embed_dim")
+    decoder = pick(attention_heads="decoder_attention_heads", ffn_dim="decoder_ffn_embed_dim")
     width = pick(embed_dim="decoder_embed_dim")
+    parts = {
+        "asr_ctc": heads | pick(layers="asr_ctc_layers"),
+        "st_ctc": heads | pick(layers="st_ctc_layers"),
+        "mt": decoder
+        | width
+        | pick(layers="translation_decoder_layers", ffn_dim="translation_decoder_ffn_embed_dim"),
+        "t2u": decoder | pick(layers="synthesizer_encoder_layers"),
+        "unit": decoder | width | pick(layers="decoder_layers", upsample_ratio="ctc_upsample_rate"),
+    }
     return dataclasses.replace(
         config,
         source_vocab_size=source_vocab_size,
@@ -165,35 +156,10 @@ def build_config(
         num_units=num_units,
         frontend=dataclasses.replace(config.frontend, num_mel_bins=num_mel_bins),
         encoder=encoder,
-        asr_ctc=dataclasses.replace(
-            config.asr_ctc, **heads, **dropout, **pick(layers="asr_ctc_layers")
-        ),
-        st_ctc=dataclasses.replace(
-            config.st_ctc, **heads, **dropout, **pick(layers="st_ctc_layers")
-        ),
-        mt=dataclasses.replace(
-            config.mt,
-            **width,
-            **decoder_heads,
-            **dropout,
-            **(ffn | pick(ffn_dim="translation_decoder_ffn_embed_dim")),
-            **pick(layers="translation_decoder_layers"),
-        ),
-        t2u=dataclasses.replace(
-            config.t2u,
-            **decoder_heads,
-            **ffn,
-            **dropout,
-            **pick(layers="synthesizer_encoder_layers"),
-        ),
-        unit=dataclasses.replace(
-            config.unit,
-            **width,
-            **decoder_heads,
-            **ffn,
-            **dropout,
-            **pick(layers="decoder_layers", upsample_ratio="ctc_upsample_rate"),
-        ),
+        **{
+            name: dataclasses.replace(getattr(config, name), **changes, **dropout)
+            for name, changes in parts.items()
+        },
         vocoder=None,
     )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from echostream.fairseq_plugin.features import FeatureReference
-from echostream.text import Vocabulary
+from echostream.text import Vocabulary, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +65,8 @@ def read_rows(
         ValueError: the header lacks a column, a line has another number of fields, an id is
             empty or occurs twice, the file has no rows or is not UTF-8.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no such manifest: {path}")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
-    if lines and not lines[-1]:
-        lines.pop()
-    header = lines[0].rstrip("\r").split("\t") if lines else []
+    lines = read_lines(path, "manifest")
+    header = lines[0].split("\t") if lines else []
     missing = [column for column in columns if column not in header]
     if missing:
         raise ValueError(
@@ -84,7 +77,7 @@ def read_rows(
         raise ValueError(f"{path}: holds a header but no rows")
     seen: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
-        fields = line.rstrip("\r").split("\t")
+        fields = line.split("\t")
         if len(fields) != len(header):
             raise ValueError(
                 f"{path}, line {number}: expected {len(header)} tab-separated fields, "

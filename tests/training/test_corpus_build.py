@@ -15,11 +15,12 @@ import yaml
 
 from echostream.audio import CMVN, Frontend, read_audio
 from echostream.config import FrontendConfig
+from echostream.files import atomic_path
 from echostream.text import Vocabulary
+from echostream.training import data_folder, feature_archive
 from echostream.training.corpus import layout, synthesis
 from echostream.training.corpus.build import BuildOptions, build, extract_features, sound_path
 from echostream.training.corpus.command import main, shipped_test_utterances
-from echostream.training.corpus.files import atomic_path
 from echostream.training.corpus.pairs import normalize
 from echostream.training.corpus.speakers import Speaker, load_speakers, speakers_of
 from echostream.training.corpus.text_files import read_texts
@@ -67,7 +68,7 @@ def test_manifests_have_streamspeech_columns_and_point_at_features(built, splits
     rows = read_table(built / "fbank2unit" / "dev.tsv")
     assert [row["id"] for row in rows] == [row.id for row in splits["dev"]]
     for row, utterance in zip(rows, splits["dev"], strict=True):
-        assert tuple(row) == layout.SPEECH_COLUMNS
+        assert tuple(row) == data_folder.SPEECH_COLUMNS
         name, offset, size = row["src_audio"].split(":")
         data = (built / name).read_bytes()[int(offset) : int(offset) + int(size)]
         (built / "slice.npy").write_bytes(data)
@@ -80,14 +81,14 @@ def test_manifests_have_streamspeech_columns_and_point_at_features(built, splits
 
 
 def test_archive_is_uncompressed(built):
-    with zipfile.ZipFile(built / layout.FBANK_ZIP) as archive:
+    with zipfile.ZipFile(built / feature_archive.FBANK_ZIP) as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
 
 
 def test_training_features_are_what_streaming_computes(built, splits):
     utterance = splits["test"][0]
     samples, rate = read_audio(sound_path(built, "source", utterance))
-    cmvn = CMVN.from_npz(built / layout.GCMVN)
+    cmvn = CMVN.from_npz(built / feature_archive.GCMVN)
     frontend = Frontend(FrontendConfig(), cmvn)
     state, parts = frontend.init_state(), []
     for start in range(0, len(samples), 5120):
@@ -95,32 +96,36 @@ def test_training_features_are_what_streaming_computes(built, splits):
         parts.append(part)
     part, _ = frontend.step(samples[:0], rate, state, final=True)
     streamed = torch.cat([*parts, part], dim=1)[0]
-    offset, size, _ = layout.index_feature_zip(built / layout.FBANK_ZIP)[utterance.id]
-    (built / "one.npy").write_bytes((built / layout.FBANK_ZIP).read_bytes()[offset : offset + size])
+    offset, size, _ = feature_archive.index_feature_zip(built / feature_archive.FBANK_ZIP)[
+        utterance.id
+    ]
+    (built / "one.npy").write_bytes(
+        (built / feature_archive.FBANK_ZIP).read_bytes()[offset : offset + size]
+    )
     stored = cmvn(torch.from_numpy(np.load(built / "one.npy")))
     torch.testing.assert_close(streamed, stored, rtol=0, atol=1e-3)
 
 
 def test_cmvn_is_that_of_the_training_split(built, splits):
-    index = layout.index_feature_zip(built / layout.FBANK_ZIP)
-    with zipfile.ZipFile(built / layout.FBANK_ZIP) as archive:
+    index = feature_archive.index_feature_zip(built / feature_archive.FBANK_ZIP)
+    with zipfile.ZipFile(built / feature_archive.FBANK_ZIP) as archive:
         frames = np.concatenate([np.load(archive.open(f"{row.id}.npy")) for row in splits["train"]])
     assert set(index) == {row.id for rows in splits.values() for row in rows}
-    with np.load(built / layout.GCMVN) as stats:
+    with np.load(built / feature_archive.GCMVN) as stats:
         np.testing.assert_allclose(stats["mean"], frames.mean(0), rtol=1e-4)
         np.testing.assert_allclose(stats["std"], frames.std(0), rtol=1e-3)
 
 
 @pytest.mark.parametrize(("side", "column"), [("src", "src_text"), ("tgt", "tgt_text")])
 def test_text_tasks(built, splits, side, column):
-    folder = built / layout.text_folder(side, OPTIONS.vocab_size)
+    folder = built / data_folder.text_folder(side, OPTIONS.vocab_size)
     stem = folder / "spm_unigram_es"
     vocabulary = Vocabulary.load(stem.with_suffix(".txt"), stem.with_suffix(".model"))
     assert len(vocabulary) == OPTIONS.vocab_size
     processor = sentencepiece.SentencePieceProcessor(model_file=str(stem.with_suffix(".model")))
     for split, utterances in splits.items():
         rows = read_table(folder / f"{split}.tsv")
-        assert [tuple(row) for row in rows[:1]] == [layout.TEXT_COLUMNS]
+        assert [tuple(row) for row in rows[:1]] == [data_folder.TEXT_COLUMNS]
         for row, utterance in zip(rows, utterances, strict=True):
             text = processor.decode_pieces(row["tgt_text"].split())
             if split == "train":
@@ -131,7 +136,7 @@ def test_configs_hold_relative_paths_that_exist(built):
     folder = built / "fbank2unit"
     features = yaml.safe_load((folder / "config_gcmvn.yaml").read_text())
     assert (folder / features["global_cmvn"]["stats_npz_path"]).is_file()
-    assert (folder / features["audio_root"] / layout.FBANK_ZIP).is_file()
+    assert (folder / features["audio_root"] / feature_archive.FBANK_ZIP).is_file()
     tasks = yaml.safe_load((folder / "config_mtl_asr_st_ctcst.yaml").read_text())
     assert list(tasks) == ["target_unigram", "source_unigram", "ctc_target_unigram"]
     for task in tasks.values():
@@ -181,10 +186,10 @@ def test_two_processes_give_the_same_archive(tmp_path, built, splits):
     shutil.copytree(built / "audio", tmp_path / "audio")
     rows = [row for split in splits.values() for row in split][:12]
     one = extract_features(tmp_path, rows, OPTIONS)
-    first = (tmp_path / layout.FBANK_ZIP).read_bytes()
-    (tmp_path / layout.FBANK_ZIP).unlink()
+    first = (tmp_path / feature_archive.FBANK_ZIP).read_bytes()
+    (tmp_path / feature_archive.FBANK_ZIP).unlink()
     assert extract_features(tmp_path, rows, BuildOptions(jobs=2)) == one
-    assert (tmp_path / layout.FBANK_ZIP).read_bytes() == first
+    assert (tmp_path / feature_archive.FBANK_ZIP).read_bytes() == first
 
 
 def test_unit_model_reads_back(built):
@@ -202,15 +207,15 @@ def test_missing_features_or_units_are_named(tmp_path, splits):
 def test_damaged_archives_are_named(tmp_path):
     path = tmp_path / "src.zip"
     with pytest.raises(FileNotFoundError, match="no such feature archive"):
-        layout.index_feature_zip(path)
+        feature_archive.index_feature_zip(path)
     path.write_bytes(b"no zip")
     with pytest.raises(ValueError, match="src.zip: not a zip archive"):
-        layout.index_feature_zip(path)
+        feature_archive.index_feature_zip(path)
 
 
 def test_too_many_pieces_are_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot make 5000 pieces"):
-        layout.train_sentencepiece(tmp_path, ["una frase corta", "otra"], 5000)
+        data_folder.train_vocabulary(tmp_path / "spm.model", ["una frase corta", "otra"], 5000)
 
 
 def test_a_failed_write_leaves_no_file(tmp_path):

@@ -19,11 +19,13 @@ from tqdm import tqdm
 
 from echostream.audio import fbank, read_audio
 from echostream.config import FrontendConfig
+from echostream.files import write_atomically
+from echostream.training import feature_archive
 from echostream.training.corpus import layout, synthesis
-from echostream.training.corpus.files import write_atomically
 from echostream.training.corpus.pairs import SPLITS, Chooser, digest
 from echostream.training.corpus.speakers import speaker
 from echostream.training.corpus.text_files import Utterance
+from echostream.training.data_folder import MANIFESTS
 from echostream.training.units.extractor import SETTINGS, UnitExtractor
 from echostream.training.units.features import MFCCFeatures
 from echostream.training.units.sequences import read_units, write_units
@@ -136,18 +138,18 @@ def extract_features(
     folder: Path, utterances: Sequence[Utterance], options: BuildOptions
 ) -> dict[str, tuple[int, int, int]]:
     """Filterbank archive and global CMVN; returns the archive's index."""
-    archive, stats = folder / layout.FBANK_ZIP, folder / layout.GCMVN
+    archive, stats = folder / feature_archive.FBANK_ZIP, folder / feature_archive.GCMVN
     wanted = {utterance.id for utterance in utterances}
     if archive.is_file() and stats.is_file():
-        index = layout.index_feature_zip(archive)
+        index = feature_archive.index_feature_zip(archive)
         if set(index) == wanted:
             return index
         logger.info("%s holds other utterances, extracting again", archive)
-    moments = layout.RunningMoments()
+    moments = feature_archive.RunningMoments()
     found = parallel_map(partial(_features, folder=folder), utterances, options.jobs, "filterbank")
-    layout.write_feature_zip(archive, found, moments)
+    feature_archive.write_feature_zip(archive, found, moments)
     moments.save(stats)
-    return layout.index_feature_zip(archive)
+    return feature_archive.index_feature_zip(archive)
 
 
 def _units(utterance: Utterance, folder: Path, model: Path) -> tuple[str, np.ndarray]:
@@ -239,4 +241,4 @@ def build(folder: Path, splits: Splits, options: BuildOptions) -> None:
     for side in ("src", "tgt"):
         layout.write_text_task(folder, side, splits, options.vocab_size)
     layout.write_configs(folder, options.vocab_size, options.decoder_args)
-    logger.info("training data is in %s", folder / layout.MANIFESTS)
+    logger.info("training data is in %s", folder / MANIFESTS)

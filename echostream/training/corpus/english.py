@@ -17,21 +17,22 @@ _A_ANYWAY = re.compile(r"(uni|use|euro|one\b)", re.IGNORECASE)
 
 def plural(noun: str) -> str:
     """Plural of a noun by the general rules; of a compound, the last word's."""
-    if re.search(r"(s|x|ch|sh)$", noun):
-        return noun + "es"
-    if re.search(r"[^aeiou]y$", noun):
-        return noun[:-1] + "ies"
-    return noun + "s"
+    return _with_s(noun, "s|x|ch|sh")
 
 
 def third_person(base: str) -> str:
     if base == "have":
         return "has"
-    if re.search(r"(s|x|ch|sh|o)$", base):
-        return base + "es"
-    if re.search(r"[^aeiou]y$", base):
-        return base[:-1] + "ies"
-    return base + "s"
+    return _with_s(base, "s|x|ch|sh|o")
+
+
+def _with_s(word: str, hissing: str) -> str:
+    """The ending -s of nouns and verbs, -es behind what ``hissing`` matches."""
+    if re.search(rf"({hissing})$", word):
+        return word + "es"
+    if re.search(r"[^aeiou]y$", word):
+        return word[:-1] + "ies"
+    return word + "s"
 
 
 def gerund(base: str) -> str:

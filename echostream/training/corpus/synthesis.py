@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from echostream.training.corpus.files import atomic_path
+from echostream.files import atomic_path
 from echostream.training.corpus.speakers import Speaker
 
 SAMPLE_RATE = 16000

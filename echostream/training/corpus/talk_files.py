@@ -14,10 +14,9 @@ from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
+from echostream.files import write_atomically
 from echostream.training.corpus import synthesis
 from echostream.training.corpus.build import begin, parallel_map
-from echostream.training.corpus.files import write_atomically
-from echostream.training.corpus.layout import write_table
 from echostream.training.corpus.pairs import normalize
 from echostream.training.corpus.speakers import speaker
 from echostream.training.corpus.talks import (
@@ -30,6 +29,7 @@ from echostream.training.corpus.talks import (
     write_talk,
 )
 from echostream.training.corpus.text_files import Utterance
+from echostream.training.data_folder import write_table
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from echostream.files import atomic_path
 from echostream.training.corpus import synthesis
-from echostream.training.corpus.files import atomic_path
 from echostream.training.corpus.pairs import Chooser, normalize
 from echostream.training.corpus.speakers import speaker, speakers_of
 from echostream.training.corpus.text_files import Utterance

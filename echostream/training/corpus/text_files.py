@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from echostream.training.corpus.files import write_atomically
+from echostream.files import write_atomically
 from echostream.training.corpus.pairs import (
     SPLITS,
     Chooser,

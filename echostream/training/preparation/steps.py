@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from echostream.audio import Frontend, Resampler, check_samples, read_audio
 from echostream.config import FrontendConfig
-from echostream.training.corpus.files import atomic_path, write_atomically
-from echostream.training.corpus.layout import FBANK_ZIP, GCMVN, RunningMoments, index_feature_zip
+from echostream.files import atomic_path, write_atomically
+from echostream.training.feature_archive import FBANK_ZIP, GCMVN, RunningMoments, index_feature_zip
 from echostream.training.preparation.cvss import SPLITS, Clip, Corpus, normalize_text
 from echostream.training.units.sequences import read_units, reduce_units
 

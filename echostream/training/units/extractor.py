@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echostream.training.corpus.files import write_atomically
+from echostream.files import write_atomically
 from echostream.training.units.features import (
     FeatureExtractor,
     HubertFeatures,

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from echostream.training.corpus.files import atomic_path
+from echostream.files import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echostream.training.corpus.files import write_atomically
+from echostream.files import write_atomically
 
 
 def reduce_units(units: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

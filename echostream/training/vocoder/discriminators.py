@@ -20,6 +20,16 @@ _SCALE_KERNEL = 41
 Output = tuple[Tensor, list[Tensor]]
 
 
+def _judge(x: Tensor, convs: nn.ModuleList, score: nn.Module) -> Output:
+    """Scores (B, N), and the activations of every layer."""
+    activations = []
+    for conv in convs:
+        x = F.leaky_relu(conv(x), LEAKY_SLOPE)
+        activations.append(x)
+    activations.append(score(x))
+    return activations[-1].flatten(1), activations
+
+
 class PeriodDiscriminator(nn.Module):
     """Looks at every ``period``-th sample, as an image of period columns."""
 
@@ -42,13 +52,7 @@ class PeriodDiscriminator(nn.Module):
         if missing:
             x = F.pad(x, (0, missing), "reflect")
         x = x.unflatten(2, (-1, self.period))  # (B, 1, S / period, period)
-        activations = []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), LEAKY_SLOPE)
-            activations.append(x)
-        x = self.score(x)
-        activations.append(x)
-        return x.flatten(1), activations
+        return _judge(x, self.convs, self.score)
 
 
 class ScaleDiscriminator(nn.Module):
@@ -68,13 +72,7 @@ class ScaleDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Output:
         """(B, 1, S) waveform to scores (B, N) and activations."""
-        activations = []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), LEAKY_SLOPE)
-            activations.append(x)
-        x = self.score(x)
-        activations.append(x)
-        return x.flatten(1), activations
+        return _judge(x, self.convs, self.score)
 
 
 class Discriminators(nn.Module):

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from echostream.config import from_dict, to_dict
+from echostream.files import atomic_path, write_atomically
 from echostream.models.decoders.codehifigan_standalone import CodeGenerator, fold_weight_norm
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
-from echostream.training.corpus.files import atomic_path, write_atomically
 from echostream.training.vocoder.data import SegmentSampler
 from echostream.training.vocoder.discriminators import (
     Discriminators,

@@ -12,8 +12,8 @@ import sacrebleu
 import soundfile
 import torch
 
+from echostream.files import atomic_path
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
-from echostream.training.corpus.files import atomic_path
 from echostream.training.corpus.pairs import normalize
 from echostream.training.vocoder.data import SpeechWithUnits
 from echostream.training.vocoder.spectral_losses import MelLoss
