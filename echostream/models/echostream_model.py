@@ -36,7 +36,11 @@ from echostream.models.decoders.unit_decoder import (
     UnitState,
 )
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
-from echostream.models.decoders.vocoder_integration import StreamingVocoder, VocoderState
+from echostream.models.decoders.vocoder_integration import (
+    StreamingVocoder,
+    VocoderState,
+    streaming_state,
+)
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder, EncoderState
 from echostream.models.transformer_layer import UnidirectionalState
 from echostream.text import SPECIALS, Vocabulary
@@ -64,7 +68,7 @@ class EchoStreamState:
     mt: MTState
     t2u: UnidirectionalState
     unit: UnitState
-    vocoder: VocoderState
+    vocoder: VocoderState | None
     asr_collapse: CollapseState = CollapseState()
     st_collapse: CollapseState = CollapseState()
     unit_collapse: CollapseState = CollapseState()
@@ -295,7 +299,7 @@ class EchoStreamModel(nn.Module):
             "mt": self.target_unigram_decoder.init_state(1),
             "t2u": self.synthesizer_encoder.init_state(1),
             "unit": self.decoder.init_state(1),
-            "vocoder": VocoderState(),
+            "vocoder": streaming_state(self.vocoder) if self.vocoder is not None else None,
             "unit_collapse": CollapseState(),
         }
 
