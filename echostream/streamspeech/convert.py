@@ -21,7 +21,6 @@ from torch import Tensor
 from echostream.audio import CMVN
 from echostream.checkpoint import VOCODER_PREFIX, System, load_state, save_model_dir
 from echostream.config import EchoStreamConfig, VocoderConfig, load_yaml
-from echostream.fairseq_plugin.export import export_checkpoint, is_training_checkpoint
 from echostream.models.decoders.vocoder import vocoder_config_from_json
 from echostream.models.echostream_model import EchoStreamModel, freeze
 from echostream.streamspeech.checkpoint_files import StandIn, read_checkpoint
@@ -34,6 +33,7 @@ from echostream.streamspeech.settings import (
     check_tasks,
     config_from_settings,
 )
+from echostream.streamspeech.trained import export_checkpoint, is_training_checkpoint
 from echostream.text import SPECIALS, Vocabulary
 
 logger = logging.getLogger(__name__)
