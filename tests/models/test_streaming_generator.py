@@ -30,6 +30,7 @@ UNEVEN = VocoderConfig(
 CONFIGS = {"tiny": TINY, "uneven": UNEVEN}
 
 
+@torch.no_grad()
 def make(config, dtype=torch.float64):
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -37,6 +38,7 @@ def make(config, dtype=torch.float64):
         for parameter in vocoder.parameters():
             torch.nn.init.normal_(parameter, std=1.2 * parameter[0].numel() ** -0.5)
     # Durations of one to a few frames, some of which change when the next unit arrives.
+    vocoder.generator.dur_predictor.proj.weight.mul_(0.3)
     vocoder.generator.dur_predictor.proj.bias.data.fill_(0.9)
     return freeze(vocoder.to(dtype))
 
