@@ -18,6 +18,7 @@ from echostream.audio import FrontendState
 from echostream.checkpoint import System
 from echostream.config import (
     ENCODER_FRAME_MS,
+    BacklogConfig,
     ChunkConformerConfig,
     EndpointConfig,
     PolicyConfig,
@@ -34,6 +35,7 @@ from echostream.models.echostream_model import EchoStreamState
 from echostream.models.heard import Heard
 from echostream.models.transformer_layer import TRIM_SLACK
 from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
+from echostream.streams.backlog import BacklogState, after_write, speech_speed, waiting_ms
 from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
 from echostream.streams.restart import Features, unsettled
 from echostream.text import Detokenizer, DetokenizerState, Vocabulary
@@ -57,6 +59,7 @@ class PipelineState(StreamState):
         sentence_from: input samples that had gone through the model when it began.
         recent: (1, T, bins) features of frames that are not settled yet, for encoders that start
             anew with every sentence.
+        backlog: speech that waits to be played.
     """
 
     frontend: FrontendState
@@ -71,6 +74,7 @@ class PipelineState(StreamState):
     sentence: int = 0
     sentence_from: int = 0
     recent: torch.Tensor | None = None
+    backlog: BacklogState = BacklogState()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         system: model, vocabularies and normalisation.
         chunk_ms: source per decision.
         task: ``asr`` stops behind the transcript, ``s2tt`` behind the translated text.
-        policy, endpoint: override the system's.
+        policy, endpoint, backlog: override the system's.
         beam: beam width of the text decoder.
         dur_prediction: let the vocoder predict how long units last.
     """
@@ -127,6 +131,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         task: Task = "s2st",
         policy: PolicyConfig | None = None,
         endpoint: EndpointConfig | None = None,
+        backlog: BacklogConfig | None = None,
         beam: int = 1,
         dur_prediction: bool = True,
     ) -> None:
@@ -141,6 +146,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         self.decide = POLICIES[self.policy_config.name]
         self.whole_word = whole_word_mode(self.policy_config, chunk_ms)
         self.endpoints = EndpointFinder(system.config.endpoint if endpoint is None else endpoint)
+        self.backlog_config = system.config.backlog if backlog is None else backlog
         # The Emformer hears streams; the chunk Conformer was trained on utterances, and its cost
         # grows with what it has heard.
         self.restarts = self.endpoints.config.method != "off" and isinstance(
@@ -274,9 +280,16 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
             with watch("units"):
                 units, inner = model.speak(hypothesis.hidden, state.model)
             with watch("vocoder"):
-                speech, inner = model.vocode(units, inner, dur_prediction=self.dur_prediction)
+                waiting = waiting_ms(state.backlog, source_ms)
+                speech, inner = model.vocode(
+                    units,
+                    inner,
+                    dur_prediction=self.dur_prediction,
+                    speed=speech_speed(waiting, self.backlog_config),
+                )
                 waveform = speech.float().cpu().numpy()
-            state = replace(state, model=inner)
+            queue = after_write(state.backlog, len(waveform), self.output_rate, source_ms)
+            state = replace(state, model=inner, backlog=queue)
         if self.endpoints.config.method != "off" and not state.asr_count:
             # Nobody has spoken yet: the silence before a sentence need not be kept for ever.
             state = replace(state, model=model.keep_source(LEAD_FRAMES, state.model))
@@ -298,6 +311,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
             compute_ms=watch.ms,
             sentence=state.sentence,
             sentence_end=piece.ends,
+            backlog_ms=waiting_ms(state.backlog, source_ms),
         )
         return output, state
 

@@ -244,8 +244,12 @@ class EchoStreamModel(nn.Module):
         return replace(state, mt=replace(state.mt, sources=sources))
 
     def next_sentence(self, state: EchoStreamState) -> EchoStreamState:
-        """Forget what was read, written and spoken; encoder and CTC heads go on."""
-        return replace(state, **self.text_state())
+        """Forget what was read, written and spoken; encoder and CTC heads go on, and so does the
+        speed of speech."""
+        following = replace(state, **self.text_state())
+        if state.vocoder is None:
+            return following
+        return replace(following, vocoder=replace(following.vocoder, speed=state.vocoder.speed))
 
     def text_state(self) -> dict[str, Any]:
         """Fresh states of everything that lives sentence by sentence."""
@@ -334,11 +338,16 @@ class EchoStreamModel(nn.Module):
         return self.vocoder
 
     def vocode(
-        self, units: Sequence[int], state: EchoStreamState, *, dur_prediction: bool = True
+        self,
+        units: Sequence[int],
+        state: EchoStreamState,
+        *,
+        dur_prediction: bool = True,
+        speed: float = 1.0,
     ) -> tuple[Tensor, EchoStreamState]:
-        """New units to (samples,) new waveform."""
+        """New units to (samples,) new waveform, spoken ``speed`` times as fast as predicted."""
         streaming = StreamingVocoder(self._require_vocoder(), dur_prediction=dur_prediction)
-        samples, _, vocoder = streaming.step(units, state.vocoder)
+        samples, _, vocoder = streaming.step(units, state.vocoder, speed=speed)
         return samples, replace(state, vocoder=vocoder)
 
 

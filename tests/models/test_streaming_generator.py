@@ -38,8 +38,10 @@ def make(config, dtype=torch.float64):
         for parameter in vocoder.parameters():
             torch.nn.init.normal_(parameter, std=1.2 * parameter[0].numel() ** -0.5)
     # Durations of one to a few frames, some of which change when the next unit arrives.
-    vocoder.generator.dur_predictor.proj.weight.mul_(0.3)
-    vocoder.generator.dur_predictor.proj.bias.data.fill_(0.9)
+    predictor = vocoder.generator.dur_predictor
+    predictor.ln2.bias.zero_()
+    predictor.proj.weight.mul_(0.3)
+    predictor.proj.bias.fill_(1.2)
     return freeze(vocoder.to(dtype))
 
 
@@ -79,6 +81,17 @@ def test_single_precision(name):
         done += count
         whole, _ = vocoder.generate(units[:done])
         torch.testing.assert_close(samples, whole[-len(samples) :], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_durations_change_when_units_follow(name):
+    """Otherwise the tests here would say nothing about it."""
+    generator = VOCODERS[name].generator
+    code = torch.arange(30)[None]
+    whole = generator.durations(code)[0].tolist()
+    assert len(set(whole)) > 1
+    assert any(generator.durations(code[:, :n])[0].tolist() != whole[:n] for n in range(1, 30))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from echostream.models.decoders.pace import approach, check_speed, paced
 from echostream.models.decoders.streaming_generator import Growth, streaming_generator
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
 
@@ -27,11 +28,17 @@ class VocoderState:
         units: the most recent units, oldest first: those whose durations may still change, and
             those that these durations depend on.
         settled_frames: unit frames that no later unit can change.
+        speeds: of the units whose durations may still change.
+        owed_frames: by which what was settled is too short for its speed.
+        speed: of the last unit.
     """
 
     caches: tuple[Tensor, ...]
     units: tuple[int, ...] = ()
     settled_frames: int = 0
+    speeds: tuple[float, ...] = ()
+    owed_frames: float = 0.0
+    speed: float = 1.0
 
     def to(self, device: torch.device | str) -> VocoderState:
         return replace(self, caches=tuple(cache.to(device) for cache in self.caches))
@@ -63,33 +70,49 @@ class StreamingVocoder:
 
     @torch.no_grad()
     def step(
-        self, units: Sequence[int], state: VocoderState
+        self, units: Sequence[int], state: VocoderState, *, speed: float = 1.0
     ) -> tuple[Tensor, Tensor, VocoderState]:
         """Synthesise new units.
 
+        Args:
+            speed: predicted durations shrink by this factor, reached smoothly from the speed of
+                the last unit (see :mod:`echostream.models.decoders.pace`).
+
         Returns:
             (samples,) waveform of the new units, (N,) their frames, and the new state.
+
+        Raises:
+            ValueError: a unit that the vocoder does not have, or a speed out of range.
         """
         vocoder, generator = self.vocoder, self.vocoder.generator
         vocoder.check_units(units)
+        check_speed(speed)
         weight = generator.dict.weight
         if not units:
             return weight.new_zeros(0), torch.zeros(0, dtype=torch.long), state
         everything = (*state.units, *units)
         code = torch.tensor([everything], device=weight.device)
-        durations = generator.durations(code) if self.dur_prediction else torch.ones_like(code)
+        predicted = generator.durations(code) if self.dur_prediction else torch.ones_like(code)
         first = max(len(state.units) - self.unsettled_units, 0)
-        lasting = durations[0, first:].tolist()
         known = len(state.units) - first
-        settling = max(len(lasting) - self.unsettled_units, 0)
+        speeds = (*state.speeds, *approach(state.speed, speed, len(units)))
+        pace = paced(predicted[0, first:].tolist(), speeds, state.owed_frames)
+        settling = max(len(speeds) - self.unsettled_units, 0)
         growth = Growth(
             settled=state.settled_frames,
-            first_new=sum(lasting[:known]),
-            end=sum(lasting),
-            newly_settled=sum(lasting[:settling]),
+            first_new=sum(pace.frames[:known]),
+            end=sum(pace.frames),
+            newly_settled=sum(pace.frames[:settling]),
         )
-        frames = generator.embed(code[:, first:], durations[:, first:]).transpose(1, 2)
+        durations = torch.tensor([pace.frames], device=weight.device)
+        frames = generator.embed(code[:, first:], durations).transpose(1, 2)
         waves, caches = streaming_generator(generator).step(frames, state.caches, [growth])
-        recent = everything[len(everything) - min(self.context_units, len(everything)) :]
-        settled = state.settled_frames + growth.newly_settled
-        return waves[0], durations[0, len(state.units) :], VocoderState(caches, recent, settled)
+        following = VocoderState(
+            caches,
+            everything[len(everything) - min(self.context_units, len(everything)) :],
+            state.settled_frames + growth.newly_settled,
+            speeds[settling:],
+            pace.owed[settling],
+            speeds[-1],
+        )
+        return waves[0], durations[0, known:], following
