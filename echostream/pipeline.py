@@ -175,27 +175,52 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         self, samples: np.ndarray, state: PipelineState
     ) -> tuple[list[ChunkOutput], PipelineState]:
         """Take in one chunk, then READ or WRITE, once for every sentence that it touches."""
-        final = state.finished
-        model, weight = self.system.model, next(self.system.model.parameters())
-        watch = Stopwatch(weight.device)
+        watch = Stopwatch(next(self.system.model.parameters()).device)
         with watch("features"):
-            features, frontend = self.frontend.step(
-                samples, state.sample_rate, state.frontend, final=final
-            )
-            unheard = features.to(weight)
+            features, state = self.features(samples, state)
+        return self.follow(features, None, watch, state)
+
+    def features(
+        self, samples: np.ndarray, state: PipelineState
+    ) -> tuple[torch.Tensor, PipelineState]:
+        """(T,) the samples of a chunk to the (1, frames, bins) that it completes."""
+        features, frontend = self.frontend.step(
+            samples, state.sample_rate, state.frontend, final=state.finished
+        )
         state = replace(state, frontend=frontend, processed=state.processed + len(samples))
-        outputs: list[ChunkOutput] = []
+        return features.to(next(self.system.model.parameters())), state
+
+    def follow(
+        self,
+        features: torch.Tensor,
+        listened: tuple[torch.Tensor, Heard] | None,
+        watch: Stopwatch,
+        state: PipelineState,
+    ) -> tuple[list[ChunkOutput], PipelineState]:
+        """Everything behind the features of a chunk.
+
+        Args:
+            features: (1, frames, bins) of the chunk.
+            listened: encoder frames and tokens, where the model's state has taken them in already.
+        """
+        model, outputs = self.system.model, []
+        unheard: Features | None = features
         while unheard is not None:
-            with watch("encoder"):
-                frames, tail, inner = model.encode(unheard, state.model, final=final)
-            with watch("ctc"):
-                heard, inner = model.emit(frames, tail, inner, transcribe_only=self.task == "asr")
-            state = replace(state, model=inner)
+            if listened is None:
+                with watch("encoder"):
+                    frames, tail, inner = model.encode(unheard, state.model, final=state.finished)
+                with watch("ctc"):
+                    heard, inner = model.emit(
+                        frames, tail, inner, transcribe_only=self.task == "asr"
+                    )
+                state = replace(state, model=inner)
+            else:
+                (frames, heard), listened = listened, None
             pieces, unheard, state = self._split(heard, frames, unheard, state)
             for piece in pieces:
                 output, state = self._write(piece, watch, state)
                 outputs.append(output)
-                watch = Stopwatch(weight.device)
+                watch = Stopwatch(watch.device)
                 if piece.ends and not piece.final:
                     state = self._next_sentence(state)
         return outputs, state

@@ -287,11 +287,7 @@ class EchoStreamModel(nn.Module):
             if part is None or not part.size(1):
                 continue
             logits, head_state = head.step(part, following[0])
-            labels = greedy_labels(logits[0], NEVER)
-            emitted, collapse_state = emissions(
-                labels, following[1], Vocabulary.blank, (Vocabulary.pad,)
-            )
-            tokens[index] = [labels[position] for position in emitted]
+            tokens[index], emitted, collapse_state = ctc_emissions(logits[0], following[1])
             if index == 0:
                 following = (head_state, collapse_state)
                 positions = emitted
@@ -349,6 +345,16 @@ class EchoStreamModel(nn.Module):
         streaming = StreamingVocoder(self._require_vocoder(), dur_prediction=dur_prediction)
         samples, _, vocoder = streaming.step(units, state.vocoder, speed=speed)
         return samples, replace(state, vocoder=vocoder)
+
+
+def ctc_emissions(
+    logits: Tensor, state: CollapseState
+) -> tuple[list[int], list[int], CollapseState]:
+    """(T, V) new logits of a CTC head to the tokens they emit, at which of the frames, and the
+    state behind them."""
+    labels = greedy_labels(logits, NEVER)
+    emitted, state = emissions(labels, state, Vocabulary.blank, (Vocabulary.pad,))
+    return [labels[position] for position in emitted], emitted, state
 
 
 def _ctc_head(config, width: int, vocab_size: int) -> nn.Module:
