@@ -7,8 +7,8 @@ import pytest
 
 from echostream.config import EndpointConfig
 from echostream.pipeline import Pipeline
-from echostream.streams import batch
-from echostream.streams.batch import Push, step_batch
+from echostream import pipeline_batch as batch
+from echostream.pipeline_batch import Push, step_batch
 from echostream.synthetic import synthetic_clip
 
 RATE = 16000
