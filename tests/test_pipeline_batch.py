@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from echostream import pipeline_batch as batch
 from echostream.config import EndpointConfig
 from echostream.pipeline import Pipeline
-from echostream import pipeline_batch as batch
 from echostream.pipeline_batch import Push, step_batch
 from echostream.synthetic import synthetic_clip
 
