@@ -14,7 +14,13 @@ import numpy as np
 import torch
 
 from echostream.bench.floor import recording, time_calls
-from echostream.bench.systems import RECOMPUTE, Rates, forced_pipeline, load_system
+from echostream.bench.systems import (
+    RECOMPUTE,
+    ForcedRecomputePipeline,
+    Rates,
+    forced_pipeline,
+    load_system,
+)
 from echostream.spine import StreamPipeline
 from echostream.streaming import state_bytes
 from echostream.synthetic import synthetic_clip
@@ -167,6 +173,8 @@ def measure(plan: Plan, progress: Callable[[], None] = lambda: None) -> Measured
                 noise.append(_reference_ms())
                 sample, states[name] = _sample(pipeline, piece, states[name], plan.repeats)
                 samples[name][second].append(sample)
+            elif isinstance(pipeline, ForcedRecomputePipeline):
+                states[name] = pipeline.skip(piece, RATE, states[name])
             else:
                 _, states[name] = pipeline.step(piece, RATE, states[name])
         progress()

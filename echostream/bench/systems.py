@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from echostream.audio import CMVN
@@ -142,6 +143,24 @@ class ForcedRecomputePipeline(RecomputePipeline):
         seconds = state.processed / state.sample_rate
         due = int(self.rates.tokens * seconds + 1e-6) - len(state.prefix or ())
         return max(due, 0), state
+
+    def skip(self, samples: np.ndarray, sample_rate: int, state: RecomputeState) -> RecomputeState:
+        """What :meth:`step` would remember of (T,) samples, without its work: hearing all of a
+        stream this way would take the square of its length."""
+        heard = np.concatenate([state.samples, samples])
+        tokens = int(self.rates.tokens * len(heard) / sample_rate + 1e-6)
+        missing = tokens - len(state.prefix or ())
+        prefix = (state.prefix or ()) + (len(SPECIALS),) * missing
+        return replace(
+            state,
+            samples=heard,
+            sample_rate=sample_rate,
+            received=len(heard),
+            processed=len(heard),
+            prefix=prefix or None,
+            fed=tokens + 1 if tokens else None,
+            units=self._spoken((), tokens) or None,
+        )
 
     def _spoken(self, units: tuple[int, ...], tokens: int) -> tuple[int, ...]:
         return tuple(self.forced.units(0, tokens))

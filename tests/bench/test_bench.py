@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +79,14 @@ def test_recomputing_writes_and_speaks_as_much(small_streamspeech):
             _, state = pipeline.step(speech(0.32), RATE, state)
         frames.append(max(args[-2].size(0) for _, args, _ in recorder.calls["ctc"]))
     assert frames == sorted(frames) and frames[-1] > 3 * frames[0]
+    # Skipping leaves as much behind as hearing does.
+    skipped = pipeline.init_state()
+    for _ in range(12):
+        skipped = pipeline.skip(speech(0.32), RATE, skipped)
+    assert skipped.units == state.units
+    assert len(skipped.prefix) == len(state.prefix) and skipped.fed == state.fed
+    assert np.array_equal(skipped.samples, state.samples)
+    assert skipped.received == state.received
 
 
 @torch.no_grad()
