@@ -24,7 +24,7 @@ from simuleval.data.segments import EmptySegment, SpeechSegment
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
-from echostream.config import EndpointConfig, PolicyConfig
+from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig
 from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.session import Session, TraceWriter
 from echostream.spine import StreamOutput, Task
@@ -91,6 +91,7 @@ class EchoStreamAgent(GenericAgent):
             task=self.task,
             policy=policy_from_args(args, system.config.policy),
             endpoint=endpoint_from_args(args, system.config.endpoint),
+            backlog=backlog_from_args(args, system.config.backlog),
             beam=args.beam,
             dur_prediction=args.dur_prediction,
         )
@@ -260,6 +261,13 @@ def add_endpoint_args(parser: ArgumentParser) -> None:
         default=None,
         help="longest sentence; beyond it the next best pause ends it",
     )
+    parser.add_argument(
+        "--max-backlog-ms",
+        type=int,
+        default=None,
+        help="beyond so much speech waiting to be played it is spoken faster; 0: never (default: "
+        "the model directory's)",
+    )
 
 
 def endpoint_from_args(args: Namespace, default: EndpointConfig) -> EndpointConfig:
@@ -270,6 +278,11 @@ def endpoint_from_args(args: Namespace, default: EndpointConfig) -> EndpointConf
         "max_sentence_ms": args.max_sentence_ms,
     }
     return replace(default, **{key: value for key, value in values.items() if value is not None})
+
+
+def backlog_from_args(args: Namespace, default: BacklogConfig) -> BacklogConfig:
+    """Overlay the flag, if it was given, on the model directory's backlog settings."""
+    return default if args.max_backlog_ms is None else replace(default, max_ms=args.max_backlog_ms)
 
 
 def policy_from_args(args: Namespace, default: PolicyConfig) -> PolicyConfig:

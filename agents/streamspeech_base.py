@@ -53,9 +53,12 @@ class StreamSpeechAgent(EchoStreamAgent):
         if self.recompute:
             self.pipeline = RecomputePipeline(incremental.system, **options)
         else:
-            endpoint = incremental.endpoints.config
             self.pipeline = StreamSpeechPipeline(
-                incremental.system, beam=args.beam, endpoint=endpoint, **options
+                incremental.system,
+                beam=args.beam,
+                endpoint=incremental.endpoints.config,
+                backlog=incremental.backlog_config,
+                **options,
             )
         self.states = self.build_states()
         self.extra_output = Path(args.extra_output_dir) if args.extra_output_dir else None

@@ -14,6 +14,7 @@ import soundfile
 from tqdm import tqdm
 
 from echostream import __version__
+from echostream.bench.command import add_bench_parser
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import ENCODER_FRAME_MS, EmformerConfig
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate_parser(commands)
     add_compare_parser(commands)
     add_talks_parser(commands)
+    add_bench_parser(commands)
     return parser
 
 

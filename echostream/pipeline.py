@@ -18,6 +18,7 @@ from echostream.audio import FrontendState
 from echostream.checkpoint import System
 from echostream.config import (
     ENCODER_FRAME_MS,
+    BacklogConfig,
     ChunkConformerConfig,
     EndpointConfig,
     PolicyConfig,
@@ -34,6 +35,7 @@ from echostream.models.echostream_model import EchoStreamState
 from echostream.models.heard import Heard
 from echostream.models.transformer_layer import TRIM_SLACK
 from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
+from echostream.streams.backlog import BacklogState, after_write, speech_speed, waiting_ms
 from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
 from echostream.streams.restart import Features, unsettled
 from echostream.text import Detokenizer, DetokenizerState, Vocabulary
@@ -57,6 +59,7 @@ class PipelineState(StreamState):
         sentence_from: input samples that had gone through the model when it began.
         recent: (1, T, bins) features of frames that are not settled yet, for encoders that start
             anew with every sentence.
+        backlog: speech that waits to be played.
     """
 
     frontend: FrontendState
@@ -71,6 +74,7 @@ class PipelineState(StreamState):
     sentence: int = 0
     sentence_from: int = 0
     recent: torch.Tensor | None = None
+    backlog: BacklogState = BacklogState()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         system: model, vocabularies and normalisation.
         chunk_ms: source per decision.
         task: ``asr`` stops behind the transcript, ``s2tt`` behind the translated text.
-        policy, endpoint: override the system's.
+        policy, endpoint, backlog: override the system's.
         beam: beam width of the text decoder.
         dur_prediction: let the vocoder predict how long units last.
     """
@@ -127,6 +131,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         task: Task = "s2st",
         policy: PolicyConfig | None = None,
         endpoint: EndpointConfig | None = None,
+        backlog: BacklogConfig | None = None,
         beam: int = 1,
         dur_prediction: bool = True,
     ) -> None:
@@ -141,6 +146,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         self.decide = POLICIES[self.policy_config.name]
         self.whole_word = whole_word_mode(self.policy_config, chunk_ms)
         self.endpoints = EndpointFinder(system.config.endpoint if endpoint is None else endpoint)
+        self.backlog_config = system.config.backlog if backlog is None else backlog
         # The Emformer hears streams; the chunk Conformer was trained on utterances, and its cost
         # grows with what it has heard.
         self.restarts = self.endpoints.config.method != "off" and isinstance(
@@ -169,27 +175,52 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         self, samples: np.ndarray, state: PipelineState
     ) -> tuple[list[ChunkOutput], PipelineState]:
         """Take in one chunk, then READ or WRITE, once for every sentence that it touches."""
-        final = state.finished
-        model, weight = self.system.model, next(self.system.model.parameters())
-        watch = Stopwatch(weight.device)
+        watch = Stopwatch(next(self.system.model.parameters()).device)
         with watch("features"):
-            features, frontend = self.frontend.step(
-                samples, state.sample_rate, state.frontend, final=final
-            )
-            unheard = features.to(weight)
+            features, state = self.features(samples, state)
+        return self.follow(features, None, watch, state)
+
+    def features(
+        self, samples: np.ndarray, state: PipelineState
+    ) -> tuple[torch.Tensor, PipelineState]:
+        """(T,) the samples of a chunk to the (1, frames, bins) that it completes."""
+        features, frontend = self.frontend.step(
+            samples, state.sample_rate, state.frontend, final=state.finished
+        )
         state = replace(state, frontend=frontend, processed=state.processed + len(samples))
-        outputs: list[ChunkOutput] = []
+        return features.to(next(self.system.model.parameters())), state
+
+    def follow(
+        self,
+        features: torch.Tensor,
+        listened: tuple[torch.Tensor, Heard] | None,
+        watch: Stopwatch,
+        state: PipelineState,
+    ) -> tuple[list[ChunkOutput], PipelineState]:
+        """Everything behind the features of a chunk.
+
+        Args:
+            features: (1, frames, bins) of the chunk.
+            listened: encoder frames and tokens, where the model's state has taken them in already.
+        """
+        model, outputs = self.system.model, []
+        unheard: Features | None = features
         while unheard is not None:
-            with watch("encoder"):
-                frames, tail, inner = model.encode(unheard, state.model, final=final)
-            with watch("ctc"):
-                heard, inner = model.emit(frames, tail, inner, transcribe_only=self.task == "asr")
-            state = replace(state, model=inner)
+            if listened is None:
+                with watch("encoder"):
+                    frames, tail, inner = model.encode(unheard, state.model, final=state.finished)
+                with watch("ctc"):
+                    heard, inner = model.emit(
+                        frames, tail, inner, transcribe_only=self.task == "asr"
+                    )
+                state = replace(state, model=inner)
+            else:
+                (frames, heard), listened = listened, None
             pieces, unheard, state = self._split(heard, frames, unheard, state)
             for piece in pieces:
                 output, state = self._write(piece, watch, state)
                 outputs.append(output)
-                watch = Stopwatch(weight.device)
+                watch = Stopwatch(watch.device)
                 if piece.ends and not piece.final:
                     state = self._next_sentence(state)
         return outputs, state
@@ -274,9 +305,16 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
             with watch("units"):
                 units, inner = model.speak(hypothesis.hidden, state.model)
             with watch("vocoder"):
-                speech, inner = model.vocode(units, inner, dur_prediction=self.dur_prediction)
+                waiting = waiting_ms(state.backlog, source_ms)
+                speech, inner = model.vocode(
+                    units,
+                    inner,
+                    dur_prediction=self.dur_prediction,
+                    speed=speech_speed(waiting, self.backlog_config),
+                )
                 waveform = speech.float().cpu().numpy()
-            state = replace(state, model=inner)
+            queue = after_write(state.backlog, len(waveform), self.output_rate, source_ms)
+            state = replace(state, model=inner, backlog=queue)
         if self.endpoints.config.method != "off" and not state.asr_count:
             # Nobody has spoken yet: the silence before a sentence need not be kept for ever.
             state = replace(state, model=model.keep_source(LEAD_FRAMES, state.model))
@@ -298,6 +336,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
             compute_ms=watch.ms,
             sentence=state.sentence,
             sentence_end=piece.ends,
+            backlog_ms=waiting_ms(state.backlog, source_ms),
         )
         return output, state
 

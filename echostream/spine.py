@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, TypeVar
 
@@ -79,6 +80,10 @@ class StreamOutput:
     backlog_ms: float = 0.0
 
 
+# The stage that a stopwatch is timing, for whoever looks at the work from below.
+current_stage: ContextVar[str | None] = ContextVar("current_stage", default=None)
+
+
 class Stopwatch:
     """Wall time per named stage; waits for an accelerator so that its work is counted."""
 
@@ -88,8 +93,12 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        outer = current_stage.set(stage)
         start = time.perf_counter()
-        yield
+        try:
+            yield
+        finally:
+            current_stage.reset(outer)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.ms[stage] = self.ms.get(stage, 0.0) + 1000 * (time.perf_counter() - start)

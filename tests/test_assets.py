@@ -41,8 +41,7 @@ def test_the_twin_differs_in_its_encoder_alone(systems):
     for part in ("frontend", "asr_ctc", "st_ctc", "mt", "t2u", "unit", "vocoder", "policy"):
         assert getattr(ours, part) == getattr(twin, part), part
     sizes = [
-        sum(parameter.numel() for parameter in systems[name].model.parameters())
-        for name in SYSTEMS
+        sum(parameter.numel() for parameter in systems[name].model.parameters()) for name in SYSTEMS
     ]
     assert abs(sizes[0] - sizes[1]) < 0.1 * sizes[1]
     vocoders = [load_file(model_dir(name) / "vocoder.safetensors") for name in SYSTEMS]

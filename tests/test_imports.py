@@ -39,12 +39,25 @@ FLOORS = [
         ),
         "decoders": ("echostream.models.decoders",),
     },
-    {"model": ("echostream.models.echostream_model", "echostream.models.heard")},
+    {
+        "model": (
+            "echostream.models.echostream_model",
+            "echostream.models.heard",
+            "echostream.models.batched",
+        )
+    },
     {
         "checkpoint": ("echostream.checkpoint", "echostream.assets"),
         "streams": ("echostream.streams",),
     },
-    {"pipeline": ("echostream.spine", "echostream.pipeline", "echostream.synthetic")},
+    {
+        "pipeline": (
+            "echostream.spine",
+            "echostream.pipeline",
+            "echostream.pipeline_batch",
+            "echostream.synthetic",
+        )
+    },
     {"session": ("echostream.session",)},
     {"evaluation": ("echostream.evaluation",)},
     {"streamspeech": ("echostream.streamspeech",)},
@@ -53,6 +66,7 @@ FLOORS = [
         "training": ("echostream.training",),
         "fairseq_plugin": ("echostream.fairseq_plugin",),
         "live": ("echostream.live",),
+        "bench": ("echostream.bench",),
         "simulstream": ("echostream.simulstream",),
     },
     {"commands": ("echostream.cli", "echostream.demo")},

@@ -296,13 +296,20 @@ class EchoStreamSpeechEncoder(nn.Module):
         )
 
     def step(
-        self, features: Tensor, state: EncoderState, *, final: bool = False
+        self,
+        features: Tensor,
+        state: EncoderState,
+        *,
+        final: bool = False,
+        filled: Tensor | None = None,
     ) -> tuple[Tensor, EncoderState]:
         """Encode what new features complete, as one segment.
 
         Args:
             features: (B, T, bins), T may be 0.
             final: the stream ends; frames waiting for look-ahead are encoded without it.
+            filled: (B, M + L), False at slots of memory and left context that a stream of a batch
+                has not filled yet; None: all are.
 
         Returns:
             (B, S, D), S possibly 0, and the new state.
@@ -313,6 +320,6 @@ class EchoStreamSpeechEncoder(nn.Module):
         segment = x.size(1) - right
         if segment <= 0:
             return x[:, :0], EncoderState(subsampler, x, state.layers, state.frames)
-        out, layers = self.emformer.step(x, state.layers, right)
+        out, layers = self.emformer.step(x, state.layers, right, filled)
         lookahead = x[:, segment:].clone()
         return out, EncoderState(subsampler, lookahead, layers, state.frames + segment)

@@ -36,7 +36,11 @@ from echostream.models.decoders.unit_decoder import (
     UnitState,
 )
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
-from echostream.models.decoders.vocoder_integration import StreamingVocoder, VocoderState
+from echostream.models.decoders.vocoder_integration import (
+    StreamingVocoder,
+    VocoderState,
+    streaming_state,
+)
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder, EncoderState
 from echostream.models.heard import Heard
 from echostream.models.transformer_layer import UnidirectionalState
@@ -65,7 +69,7 @@ class EchoStreamState:
     mt: MTState
     t2u: UnidirectionalState
     unit: UnitState
-    vocoder: VocoderState
+    vocoder: VocoderState | None
     asr_collapse: CollapseState = CollapseState()
     st_collapse: CollapseState = CollapseState()
     unit_collapse: CollapseState = CollapseState()
@@ -240,8 +244,12 @@ class EchoStreamModel(nn.Module):
         return replace(state, mt=replace(state.mt, sources=sources))
 
     def next_sentence(self, state: EchoStreamState) -> EchoStreamState:
-        """Forget what was read, written and spoken; encoder and CTC heads go on."""
-        return replace(state, **self.text_state())
+        """Forget what was read, written and spoken; encoder and CTC heads go on, and so does the
+        speed of speech."""
+        following = replace(state, **self.text_state())
+        if state.vocoder is None:
+            return following
+        return replace(following, vocoder=replace(following.vocoder, speed=state.vocoder.speed))
 
     def text_state(self) -> dict[str, Any]:
         """Fresh states of everything that lives sentence by sentence."""
@@ -249,7 +257,7 @@ class EchoStreamModel(nn.Module):
             "mt": self.target_unigram_decoder.init_state(1),
             "t2u": self.synthesizer_encoder.init_state(1),
             "unit": self.decoder.init_state(1),
-            "vocoder": VocoderState(),
+            "vocoder": streaming_state(self.vocoder) if self.vocoder is not None else None,
             "unit_collapse": CollapseState(),
         }
 
@@ -279,11 +287,7 @@ class EchoStreamModel(nn.Module):
             if part is None or not part.size(1):
                 continue
             logits, head_state = head.step(part, following[0])
-            labels = greedy_labels(logits[0], NEVER)
-            emitted, collapse_state = emissions(
-                labels, following[1], Vocabulary.blank, (Vocabulary.pad,)
-            )
-            tokens[index] = [labels[position] for position in emitted]
+            tokens[index], emitted, collapse_state = ctc_emissions(logits[0], following[1])
             if index == 0:
                 following = (head_state, collapse_state)
                 positions = emitted
@@ -330,12 +334,27 @@ class EchoStreamModel(nn.Module):
         return self.vocoder
 
     def vocode(
-        self, units: Sequence[int], state: EchoStreamState, *, dur_prediction: bool = True
+        self,
+        units: Sequence[int],
+        state: EchoStreamState,
+        *,
+        dur_prediction: bool = True,
+        speed: float = 1.0,
     ) -> tuple[Tensor, EchoStreamState]:
-        """New units to (samples,) new waveform."""
+        """New units to (samples,) new waveform, spoken ``speed`` times as fast as predicted."""
         streaming = StreamingVocoder(self._require_vocoder(), dur_prediction=dur_prediction)
-        samples, _, vocoder = streaming.step(units, state.vocoder)
+        samples, _, vocoder = streaming.step(units, state.vocoder, speed=speed)
         return samples, replace(state, vocoder=vocoder)
+
+
+def ctc_emissions(
+    logits: Tensor, state: CollapseState
+) -> tuple[list[int], list[int], CollapseState]:
+    """(T, V) new logits of a CTC head to the tokens they emit, at which of the frames, and the
+    state behind them."""
+    labels = greedy_labels(logits, NEVER)
+    emitted, state = emissions(labels, state, Vocabulary.blank, (Vocabulary.pad,))
+    return [labels[position] for position in emitted], emitted, state
 
 
 def _ctc_head(config, width: int, vocab_size: int) -> nn.Module:

@@ -125,12 +125,18 @@ class EmformerStack(nn.Module):
         return combined[:, None]
 
     def step(
-        self, x: Tensor, state: tuple[EmformerLayerState, ...], right_length: int = 0
+        self,
+        x: Tensor,
+        state: tuple[EmformerLayerState, ...],
+        right_length: int = 0,
+        filled: Tensor | None = None,
     ) -> tuple[Tensor, tuple[EmformerLayerState, ...]]:
         """One segment.
 
         Args:
             x: (B, S + R, D), the segment and ``right_length`` frames of look-ahead behind it.
+            filled: (B, M + L), False at slots of memory and left context that a stream has not
+                filled yet; None: all are.
 
         Returns:
             (B, S, D) and the new state.
@@ -140,7 +146,7 @@ class EmformerStack(nn.Module):
         memory = x[:, :0]
         if self.config.memory_size:
             memory = x[:, :segment].mean(dim=1, keepdim=True)
-        mask = self._summary_mask(x, state[0]) if state else None
+        mask = self._step_mask(x, state[0], filled) if state else None
         following = []
         for layer, layer_state in zip(self.layers, state, strict=True):
             frames, memory, layer_state = layer.step(
@@ -149,12 +155,20 @@ class EmformerStack(nn.Module):
             following.append(layer_state)
         return frames[:, right_length:], tuple(following)
 
-    def _summary_mask(self, x: Tensor, state: EmformerLayerState) -> Tensor | None:
-        """Hides the memory from the summary query, the last one; all layers share it."""
-        slots = state.memory.size(1)
-        if not slots:
-            return None
-        keys = slots + state.left.size(1) + x.size(1)
-        mask = torch.ones(x.size(1) + 1, keys, dtype=torch.bool, device=x.device)
-        mask[-1, :slots] = False
-        return mask
+    def _step_mask(
+        self, x: Tensor, state: EmformerLayerState, filled: Tensor | None
+    ) -> Tensor | None:
+        """Hides the memory from the summary query, the last one, and what is not filled from all
+        queries; all layers share it."""
+        slots, left = state.memory.size(1), state.left.size(1)
+        queries = x.size(1) + (self.config.memory_size > 0)
+        mask = None
+        if slots:
+            mask = torch.ones(queries, slots + left + x.size(1), dtype=torch.bool, device=x.device)
+            mask[-1, :slots] = False
+        if filled is None:
+            return mask
+        visible = F.pad(filled, (0, x.size(1)), value=True)[:, None, None]
+        if mask is None:
+            return visible.expand(-1, -1, queries, -1)
+        return visible & mask

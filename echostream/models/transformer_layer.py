@@ -52,6 +52,12 @@ class KVCache:
         storage = like.new_empty(batch_size, heads, 0, head_dim)
         return cls(_Buffer(storage, storage, 0), 0, 0)
 
+    @classmethod
+    def of(cls, key: Tensor, value: Tensor, offset: int = 0) -> KVCache:
+        """A cache that holds (B, H, K, D/H) keys and values."""
+        stored = key.size(2)
+        return cls(_Buffer(key, value, stored), 0, stored, offset)
+
     @property
     def key(self) -> Tensor:
         """(B, H, K, D/H)"""
@@ -331,9 +337,9 @@ class UnidirectionalTransformer(nn.Module):
     ) -> tuple[Tensor, UnidirectionalState]:
         """(B, T, D) new positions to (B, T, D).
 
-        ``padding_mask`` (B, T) hides trailing padding of a fresh batch; it is only allowed on a
-        fresh state. Causality hides trailing padding from valid positions anyway: the mask makes
-        padded outputs equal the reference's too.
+        ``padding_mask`` (B, stored + T) hides keys: trailing padding of a fresh batch, or what
+        stands in a cache before a stream's first position. Causality hides trailing padding from
+        valid positions anyway: the mask makes padded outputs equal the reference's too.
         """
         if not self.layers or x.size(1) == 0:
             return x, state

@@ -318,6 +318,10 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
         call.write, call.text = True, text[len(state.text) :]
         return replace(state, text=text)
 
+    def _spoken(self, units: tuple[int, ...], tokens: int) -> tuple[int, ...]:
+        """The units to speak of those decoded for so many subwords: all."""
+        return units
+
     def _speak(self, call: _Call, tokens: tuple[int, ...], state: RecomputeState) -> RecomputeState:
         """Units of the whole text, and the waveform of the new ones."""
         model = self.system.model
@@ -339,7 +343,9 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
             text = model.synthesizer_encoder(hidden.transpose(0, 1), mask)
             labels = best_labels(model.decoder(text.transpose(0, 1), mask)[0])
             labels, _ = collapse(labels, CollapseState(), model.unit_blank, (Vocabulary.pad,))
-        units = tuple(label - UNIT_OFFSET for label in labels if label >= UNIT_OFFSET)
+        units = self._spoken(
+            tuple(label - UNIT_OFFSET for label in labels if label >= UNIT_OFFSET), len(tokens)
+        )
         new = len(units) - len(state.units or ())
         if new < 1:
             return state

@@ -145,7 +145,8 @@ class CodeGenerator(nn.Module):
         params = self.config.dur_predictor_params
         if params is None:
             return 0
-        return 2 * (params.var_pred_kernel_size - 1)
+        # Two convolutions, each of half its kernel on either side.
+        return params.var_pred_kernel_size - 1
 
 
 def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:

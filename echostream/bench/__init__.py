@@ -1,0 +1,1 @@
+"""What a chunk costs: stages over a stream, against the bare arithmetic, and between systems."""

@@ -1,0 +1,69 @@
+"""``echostream bench``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from echostream.bench.measure import Plan, measure, startup_s
+from echostream.bench.report import figures, markdown
+from echostream.bench.systems import RECOMPUTE, Rates
+
+
+def add_bench_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="time systems chunk by chunk, in turns",
+        description="Time systems chunk by chunk over one stream, in turns, at forced rates of "
+        "subwords and units; every stage, the bare arithmetic, memory and start-up.",
+    )
+    parser.add_argument(
+        "systems",
+        nargs="+",
+        metavar="SYSTEM",
+        help="model directory or preset (random weights); a chunk Conformer's with "
+        f"'{RECOMPUTE}' behind it is timed as the published agents compute. Ratios are to the "
+        "first",
+    )
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[5, 10, 20, 40], help="positions in the stream"
+    )
+    parser.add_argument("--chunk-ms", type=int, default=320, help="source per decision")
+    parser.add_argument("--task", choices=["asr", "s2tt", "s2st"], default="s2st")
+    parser.add_argument("--threads", type=int, default=1, help="cores to be pinned to")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each measured step")
+    parser.add_argument("--tokens-per-second", type=float, default=3.0, help="subwords written")
+    parser.add_argument("--units-per-second", type=float, default=25.0, help="units spoken")
+    parser.add_argument("--startup", action="store_true", help="also time fresh processes")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--markdown", type=Path, help="write the tables here too")
+    parser.set_defaults(func=run_bench)
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    plan = Plan(
+        tuple(args.systems),
+        tuple(args.seconds),
+        args.chunk_ms,
+        args.threads,
+        args.repeats,
+        args.task,
+        Rates(args.tokens_per_second, args.units_per_second),
+    )
+    with tqdm(total=plan.chunks(plan.seconds[-1]), unit="chunk", disable=None) as bar:
+        measured = measure(plan, bar.update)
+    if args.startup:
+        times = {name: startup_s(name, plan) for name in plan.systems}
+        measured = replace(measured, startup_s=times)
+    data = figures(measured)
+    text = markdown(data)
+    print(text, end="")
+    for path, content in ((args.json, json.dumps(data, indent=2) + "\n"), (args.markdown, text)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+    return 0

@@ -1,0 +1,186 @@
+"""Systems to be timed, made to write and speak at the rate of speech.
+
+Untrained heads emit at random, trained ones emit little on made-up audio; both would be timed on
+lengths that speech does not have. So the policy is replaced by a clock: a given number of subwords
+is decoded per second of source, and every subword is spoken with a given number of units. All
+stages still do their work on what they are given.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from echostream.audio import CMVN
+from echostream.checkpoint import System, load_model_dir
+from echostream.config import ChunkConformerConfig, EndpointConfig, preset
+from echostream.models.decoders.ctc_decoder_policy import Counts, Decision, PolicyState
+from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
+from echostream.pipeline import Pipeline
+from echostream.spine import StreamPipeline
+from echostream.streamspeech.recompute import (
+    RecomputePipeline,
+    RecomputeState,
+    StreamSpeechPipeline,
+)
+from echostream.synthetic import syllables
+from echostream.text import SPECIALS, WORD_START, Vocabulary
+
+RECOMPUTE = ":recompute"
+UNIT_FRAMES = 2  # how long every unit of a random vocoder lasts
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Per second of source."""
+
+    tokens: float = 3.0
+    units: float = 25.0
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "units"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"rate of {name} must be positive, got {value}")
+
+    def units_up_to(self, tokens: int) -> int:
+        """Units of the first ``tokens`` subwords."""
+        return round(tokens * self.units / self.tokens)
+
+
+def random_system(name: str) -> System:
+    """Random weights in the sizes of a preset; pieces are made up to fill the vocabularies."""
+    config = preset(name)
+    if isinstance(config.encoder, ChunkConformerConfig):
+        # As converted checkpoints are: StreamSpeech's decoders see everything.
+        config = replace(
+            config,
+            mt=replace(config.mt, context_tokens=None, source_context_frames=None),
+            t2u=replace(config.t2u, context_tokens=None),
+            unit=replace(config.unit, context_tokens=None),
+        )
+    base = syllables(60)
+    vocabularies = [
+        Vocabulary(
+            [
+                f"{WORD_START if i % 2 else ''}{base[i % 60].strip(WORD_START)}{i}"
+                for i in range(size - len(SPECIALS))
+            ]
+        )
+        for size in (config.source_vocab_size, config.target_vocab_size)
+    ]
+    bins = config.frontend.num_mel_bins
+    model = seeded_model(config)
+    if model.vocoder is not None and model.vocoder.generator.dur_predictor is not None:
+        last = model.vocoder.generator.dur_predictor.proj
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.fill_(math.log(1 + UNIT_FRAMES))
+    cmvn = CMVN(torch.full((bins,), 12.0), torch.full((bins,), 4.0))
+    return System(config, model, *vocabularies, cmvn)
+
+
+def load_system(name: str) -> System:
+    """A model directory if there is one of that name, otherwise a preset with random weights."""
+    name = name.removesuffix(RECOMPUTE)
+    if Path(name).is_dir():
+        return load_model_dir(name)
+    return random_system(name)
+
+
+class ForcedModel:
+    """A model that speaks every subword with as many units as it is told; the rest is delegated."""
+
+    def __init__(self, model: EchoStreamModel, rates: Rates) -> None:
+        self.model, self.rates = model, rates
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def units(self, first: int, tokens: int) -> list[int]:
+        """Of the subwords from ``first`` on."""
+        begin, end = self.rates.units_up_to(first), self.rates.units_up_to(first + tokens)
+        return [7 * unit % self.model.config.num_units for unit in range(begin, end)]
+
+    def speak(
+        self, hidden: torch.Tensor, state: EchoStreamState
+    ) -> tuple[list[int], EchoStreamState]:
+        _, following = self.model.speak(hidden, state)
+        return self.units(state.unit_collapse.count, hidden.size(1)), replace(
+            following,
+            unit_collapse=replace(
+                following.unit_collapse, count=state.unit_collapse.count + hidden.size(1)
+            ),
+        )
+
+
+class _Clock:
+    """The policy of forced rates."""
+
+    def __init__(self, rates: Rates) -> None:
+        self.rates = rates
+
+    def __call__(
+        self, counts: Counts, state: PolicyState, config: object, whole_word: bool
+    ) -> tuple[Decision, PolicyState]:
+        due = int(self.rates.tokens * counts.source_ms / 1000 + 1e-6) - counts.written
+        return Decision(max_new_tokens=max(due, 0)), state
+
+
+class ForcedRecomputePipeline(RecomputePipeline):
+    """StreamSpeech's agents computing everything again at every chunk, at forced rates."""
+
+    def __init__(self, system: System, rates: Rates, **options: Any) -> None:
+        super().__init__(system, **options)
+        self.rates, self.forced = rates, ForcedModel(system.model, rates)
+
+    def _new_tokens(self, final: bool, state: RecomputeState) -> tuple[int, RecomputeState]:
+        seconds = state.processed / state.sample_rate
+        due = int(self.rates.tokens * seconds + 1e-6) - len(state.prefix or ())
+        return max(due, 0), state
+
+    def skip(self, samples: np.ndarray, sample_rate: int, state: RecomputeState) -> RecomputeState:
+        """What :meth:`step` would remember of (T,) samples, without its work: hearing all of a
+        stream this way would take the square of its length."""
+        heard = np.concatenate([state.samples, samples])
+        tokens = int(self.rates.tokens * len(heard) / sample_rate + 1e-6)
+        missing = tokens - len(state.prefix or ())
+        prefix = (state.prefix or ()) + (len(SPECIALS),) * missing
+        return replace(
+            state,
+            samples=heard,
+            sample_rate=sample_rate,
+            received=len(heard),
+            processed=len(heard),
+            prefix=prefix or None,
+            fed=tokens + 1 if tokens else None,
+            units=self._spoken((), tokens) or None,
+        )
+
+    def _spoken(self, units: tuple[int, ...], tokens: int) -> tuple[int, ...]:
+        return tuple(self.forced.units(0, tokens))
+
+
+def forced_pipeline(
+    name: str, system: System, rates: Rates, *, chunk_ms: int, task: str = "s2st"
+) -> StreamPipeline:
+    """The pipeline that a name asks for, at forced rates.
+
+    Raises:
+        ValueError: recomputing is asked of a system that is no StreamSpeech.
+    """
+    if name.endswith(RECOMPUTE):
+        return ForcedRecomputePipeline(system, rates, chunk_ms=chunk_ms, task=task)
+    kind = Pipeline
+    if isinstance(system.config.encoder, ChunkConformerConfig):
+        kind = StreamSpeechPipeline
+    forced = replace(system, model=ForcedModel(system.model, rates))
+    pipeline = kind(forced, chunk_ms=chunk_ms, task=task, endpoint=EndpointConfig("off"))
+    pipeline.decide = _Clock(rates)
+    pipeline.whole_word = False
+    return pipeline

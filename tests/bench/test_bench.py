@@ -1,0 +1,147 @@
+"""The timing command: forced rates, a floor of real arithmetic, complete reports. No wall time is
+compared with any other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from echostream.bench import measure as measuring
+from echostream.bench import systems as bench_systems
+from echostream.bench.floor import recording, time_calls
+from echostream.bench.measure import STAGES, TOTAL, Plan, measure, speech
+from echostream.bench.report import figures, markdown
+from echostream.bench.systems import Rates, forced_pipeline, load_system
+from echostream.cli import main
+from echostream.config import ChunkConformerConfig, preset
+
+RATE = 16000
+FAST = {"seconds": (2.0, 4.0), "repeats": 1}
+
+
+@pytest.fixture(autouse=True)
+def _no_pinning(monkeypatch):
+    """The tests' process stays where it is."""
+    monkeypatch.setattr(measuring, "pin", lambda threads: (0,))
+
+
+@pytest.fixture
+def small_streamspeech(monkeypatch):
+    """The chunk Conformer in tiny sizes under its preset's name."""
+    encoder = ChunkConformerConfig(
+        embed_dim=32, layers=1, attention_heads=4, ffn_dim=64, conv_channels=8
+    )
+    tiny = replace(preset("tiny"), encoder=encoder)
+    monkeypatch.setattr(
+        bench_systems, "preset", lambda name: tiny if name == "streamspeech" else preset(name)
+    )
+
+
+def test_rates_are_forced_and_reports_are_complete():
+    plan = Plan(("tiny",), rates=Rates(3.0, 25.0), **FAST)
+    data = figures(measure(plan))
+    rows = data["systems"]["tiny"]["positions"]
+    assert set(rows) == {"2", "4"}
+    chunks = plan.window * plan.chunk_ms / 1000
+    for row in rows.values():
+        assert abs(row["tokens_written"] - 3 * chunks) <= 1
+        assert abs(row["units_spoken"] - 25 * chunks) <= 25 / 3 + 1
+        for stage in STAGES:
+            assert 0 <= row[stage]["median"] <= row[stage]["p95"]
+        assert row["encoder"]["floor"] > 0 and row["vocoder"]["floor"] > 0
+        assert row[TOTAL]["floor"] == pytest.approx(
+            sum(row[stage]["floor"] for stage in STAGES), rel=0.5
+        )
+        assert row["over_first"] == 1.0 and row["state_mib"] > 0
+    json.dumps(data)
+    text = markdown(data)
+    assert text.count("| tiny |") == 3 and "nan" not in text
+
+
+def test_recomputing_writes_and_speaks_as_much(small_streamspeech):
+    plan = Plan(("streamspeech", "streamspeech:recompute"), **FAST)
+    data = figures(measure(plan))
+    one, other = (data["systems"][name]["positions"] for name in plan.systems)
+    for second in one:
+        assert one[second]["tokens_written"] == other[second]["tokens_written"] > 0
+        assert one[second]["units_spoken"] == other[second]["units_spoken"] > 0
+    # It synthesises everything again: more arithmetic the longer it lasts, whatever the clock says.
+    pipeline = forced_pipeline(
+        "streamspeech:recompute", load_system("streamspeech"), Rates(), chunk_ms=320
+    )
+    state, frames = pipeline.init_state(), []
+    for _ in range(12):
+        with recording() as recorder:
+            _, state = pipeline.step(speech(0.32), RATE, state)
+        frames.append(max(args[-2].size(0) for _, args, _ in recorder.calls["ctc"]))
+    assert frames == sorted(frames) and frames[-1] > 3 * frames[0]
+    # Skipping leaves as much behind as hearing does.
+    skipped = pipeline.init_state()
+    for _ in range(12):
+        skipped = pipeline.skip(speech(0.32), RATE, skipped)
+    assert skipped.units == state.units
+    assert len(skipped.prefix) == len(state.prefix) and skipped.fed == state.fed
+    assert np.array_equal(skipped.samples, state.samples)
+    assert skipped.received == state.received
+
+
+@torch.no_grad()
+def test_floor_is_the_steps_own_arithmetic():
+    pipeline = forced_pipeline("tiny", load_system("tiny"), Rates(), chunk_ms=320)
+    state = pipeline.init_state()
+    for _ in range(3):
+        _, state = pipeline.step(speech(0.32), RATE, state)
+    with recording() as recorder:
+        pipeline.step(speech(0.32), RATE, state)
+    encoder = pipeline.system.model.encoder
+    weights = {p.data_ptr() for p in encoder.emformer.parameters() if p.dim() == 2}
+    used = {
+        arg.data_ptr()
+        for _, args, _ in recorder.calls["encoder"]
+        for arg in args
+        if isinstance(arg, torch.Tensor)
+    }
+    assert weights <= used
+    assert time_calls(recorder.calls["encoder"]) > 0 and time_calls([]) >= 0
+
+
+def test_command_writes_both_reports(tmp_path, capsys):
+    code = main(
+        ["bench", "tiny", "--seconds", "2", "--repeats", "1"]
+        + ["--json", str(tmp_path / "a" / "b.json"), "--markdown", str(tmp_path / "b.md")]
+    )
+    assert code == 0
+    data = json.loads((tmp_path / "a" / "b.json").read_text())
+    assert data["systems"]["tiny"]["late_over_early"] == 1.0
+    assert (tmp_path / "b.md").read_text() == capsys.readouterr().out == markdown(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seconds", "5", "1"], "--seconds must ascend"),
+        (["--seconds", "1", "5"], "--seconds must cover the 6 x 320 ms"),
+        (["--seconds", "1", "--chunk-ms", "2560"], "--seconds must cover the 1 x 2560 ms"),
+        (["--chunk-ms", "0"], "--chunk-ms must be at least 1, got 0"),
+        (["--repeats", "0"], "--repeats must be at least 1, got 0"),
+        (["--tokens-per-second", "0"], "rate of tokens must be positive, got 0"),
+        (["tiny"], "systems must differ from each other"),
+    ],
+)
+def test_bad_plans_are_refused(options, message, capsys):
+    assert main(["bench", "tiny", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_recomputing_needs_a_streamspeech(capsys):
+    assert main(["bench", "tiny:recompute", "--seconds", "2"]) == 2
+    assert "recomputing is for StreamSpeech's" in capsys.readouterr().err
+
+
+def test_unknown_systems_are_named(capsys):
+    assert main(["bench", "nowhere"]) == 2
+    assert "unknown preset 'nowhere'" in capsys.readouterr().err
