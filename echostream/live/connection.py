@@ -135,8 +135,7 @@ class Connection:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if read.done() and self._mine:
-                self._reading_ended(read.exception())
-                if self.session.over:  # its last word is under way
+                if self._reading_ended(read.exception()):
                     await asyncio.wait([write], timeout=FAREWELL_S)
         finally:
             for task in tasks:
@@ -144,15 +143,18 @@ class Connection:
             _, written, _ = await asyncio.gather(*tasks, return_exceptions=True)
         await self._leave(written)
 
-    def _reading_ended(self, error: BaseException | None) -> None:
-        session = self.session
-        if isinstance(error, ProtocolError):
-            session.fail(error)
-        elif isinstance(error, Closed):
-            self.table.remove(session)
-        elif not isinstance(error, Dropped):
+    def _reading_ended(self, error: BaseException | None) -> bool:
+        """Act on why; returns whether a last word is on its way to the client."""
+        if isinstance(error, Closed):
+            self.table.remove(self.session)
+            return False
+        if isinstance(error, Dropped):
+            return False
+        if not isinstance(error, ProtocolError):
             logger.error("a connection failed", exc_info=error)
-            session.fail(ProtocolError("internal", "this connection failed"))
+            error = ProtocolError("internal", "this connection failed")
+        self.session.fail(error)
+        return True
 
     async def _leave(self, written: object) -> None:
         """Say goodbye; a session that is not over waits for its client to resume."""

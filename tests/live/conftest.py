@@ -50,10 +50,18 @@ def catalog(shipped) -> Catalog:
 
 
 @contextlib.contextmanager
-def running(catalog: Catalog, *, gate: Gate | None = None, **limits):
-    """A server in a thread; yields its ``host:port``."""
+def running(
+    catalog: Catalog, *, gate: Gate | None = None, send_buffer: int | None = None, **limits
+):
+    """A server in a thread; yields its ``host:port``.
+
+    Args:
+        send_buffer: bytes that the kernel keeps for a client that does not read.
+    """
     app = create_app(catalog, gate=gate, limits=replace(Limits(), **limits))
     listener = socket.create_server(("127.0.0.1", 0))
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server = uvicorn.Server(uvicorn.Config(app, **uvicorn_settings("127.0.0.1", 0)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
