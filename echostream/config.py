@@ -320,6 +320,46 @@ class PolicyConfig:
         _require(self.max_len >= 1, f"policy: max_len must be >= 1, got {self.max_len}")
 
 
+MAY_BE_MISSING = {"may_be_missing": True}
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """Where sentences end inside a stream.
+
+    ``off`` takes every stream for one sentence, as StreamSpeech does. ``learned`` needs weights
+    whose recognition head emits end-of-sentence; ``pause`` works with any: no source token for
+    ``endpoint_ms`` after at least ``min_tokens`` of them. With ``learned`` such a pause ends a
+    sentence too, so give it a long one. ``max_sentence_ms`` bounds a sentence that finds no end.
+    """
+
+    method: Literal["off", "learned", "pause"] = "off"
+    endpoint_ms: int = 640
+    min_tokens: int = 3
+    max_sentence_ms: int = 20_000
+
+    def __post_init__(self) -> None:
+        for name in ("endpoint_ms", "min_tokens", "max_sentence_ms"):
+            value = getattr(self, name)
+            _require(value >= 1, f"endpoint: {name} must be >= 1, got {value}")
+
+
+@dataclass(frozen=True)
+class BacklogConfig:
+    """How far speech may fall behind: beyond ``max_ms`` of it waiting to be played (0: no limit),
+    it is spoken faster, at most ``max_speed`` times."""
+
+    max_ms: int = 0
+    max_speed: float = 1.4
+
+    def __post_init__(self) -> None:
+        _require(self.max_ms >= 0, f"backlog: max_ms must be >= 0, got {self.max_ms}")
+        _require(
+            1 <= self.max_speed <= 3,
+            f"backlog: max_speed must be between 1 and 3, got {self.max_speed}",
+        )
+
+
 @dataclass(frozen=True)
 class EchoStreamConfig:
     """The whole system. Vocabulary sizes include the four special symbols of fairseq
@@ -337,6 +377,9 @@ class EchoStreamConfig:
     unit: UnitDecoderConfig = field(default_factory=UnitDecoderConfig)
     vocoder: VocoderConfig | None = field(default_factory=VocoderConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    # Model directories written before streams had sentences lack these two.
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig, metadata=MAY_BE_MISSING)
+    backlog: BacklogConfig = field(default_factory=BacklogConfig, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         for name in ("source_vocab_size", "target_vocab_size"):
@@ -452,7 +495,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[ConfigT], data: Any, where: str = "config") -> ConfigT:
     """Build ``cls`` from plain containers.
 
-    Every field must be present and no other; integers are accepted for floats.
+    Every field must be present (but for those marked ``MAY_BE_MISSING``) and no other; integers
+    are accepted for floats.
 
     Raises:
         ValueError: unknown or missing key, wrong type, or a value that breaks a rule; the message
@@ -462,13 +506,14 @@ def from_dict(cls: type[ConfigT], data: Any, where: str = "config") -> ConfigT:
         raise ValueError(f"{where}: expected a mapping, got {type(data).__name__}")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
+    required = [f.name for f in dataclasses.fields(cls) if f.metadata != MAY_BE_MISSING]
     unknown = [key for key in data if key not in names]
     if unknown:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(names)}")
-    missing = [name for name in names if name not in data]
+    missing = [name for name in required if name not in data]
     if missing:
-        raise ValueError(f"{where}: missing key {missing[0]!r}; required: {', '.join(names)}")
-    values = {name: _convert(hints[name], data[name], f"{where}: {name}") for name in names}
+        raise ValueError(f"{where}: missing key {missing[0]!r}; required: {', '.join(required)}")
+    values = {name: _convert(hints[name], data[name], f"{where}: {name}") for name in data}
     try:
         return cls(**values)
     except ValueError as error:

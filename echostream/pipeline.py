@@ -21,7 +21,12 @@ import torch
 
 from echostream.audio import FrontendState, Resampler, check_same_rate, check_samples
 from echostream.checkpoint import System
-from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig
+from echostream.config import (
+    ENCODER_FRAME_MS,
+    ChunkConformerConfig,
+    EndpointConfig,
+    PolicyConfig,
+)
 from echostream.models.decoders.ctc_decoder_policy import (
     POLICIES,
     Counts,
@@ -32,12 +37,15 @@ from echostream.models.decoders.ctc_decoder_policy import (
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import EchoStreamState, Heard
 from echostream.models.transformer_layer import TRIM_SLACK
-from echostream.text import Detokenizer, DetokenizerState
+from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
+from echostream.streams.restart import Features, unsettled
+from echostream.text import Detokenizer, DetokenizerState, Vocabulary
 
 logger = logging.getLogger(__name__)
 
 Task = Literal["asr", "s2tt", "s2st"]
 MIN_CHUNK_MS, MAX_CHUNK_MS = 10, 3_600_000
+LEAD_FRAMES = 64  # encoder frames before a sentence's first word that its text may look at
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,14 @@ class PipelineState:
         received: input samples pushed.
         processed: input samples that went through the model.
         pending: (T,) samples of the chunk under way.
-        written: target subwords written.
+        written, asr_count, st_count: target subwords written and tokens that the CTC heads
+            emitted in the sentence under way.
         transcript, translation: words that may still grow.
+        endpoint: what the sentence's end depends on.
+        sentence: index of the sentence under way.
+        sentence_from: input samples that had gone through the model when it began.
+        recent: (1, T, bins) features of frames that are not settled yet, for encoders that start
+            anew with every sentence.
         finished: the stream has ended.
     """
 
@@ -65,6 +79,12 @@ class PipelineState:
     processed: int = 0
     pending: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     written: int = 0
+    asr_count: int = 0
+    st_count: int = 0
+    endpoint: EndpointState = EndpointState()
+    sentence: int = 0
+    sentence_from: int = 0
+    recent: torch.Tensor | None = None
     finished: bool = False
 
 
@@ -84,6 +104,8 @@ class ChunkOutput:
         sample_rate: of the waveform.
         encoder_frames: frames encoded for this decision.
         compute_ms: wall time per stage.
+        sentence: index of the sentence that all this belongs to.
+        sentence_end: nothing more of that sentence will come.
     """
 
     source_ms: float
@@ -101,6 +123,25 @@ class ChunkOutput:
     sample_rate: int
     encoder_frames: int
     compute_ms: dict[str, float]
+    sentence: int = 0
+    sentence_end: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of what a chunk brought that belongs to one sentence.
+
+    Attributes:
+        heard: its share of the CTC heads' tokens and frames.
+        frames: (1, S, D) its completed encoder frames.
+        ends: the sentence ends with it.
+        final: the stream ends with it.
+    """
+
+    heard: Heard
+    frames: torch.Tensor
+    ends: bool
+    final: bool
 
 
 class Stopwatch:
@@ -126,7 +167,7 @@ class Pipeline:
         system: model, vocabularies and normalisation.
         chunk_ms: source per decision.
         task: ``asr`` stops behind the transcript, ``s2tt`` behind the translated text.
-        policy: overrides the system's.
+        policy, endpoint: override the system's.
         beam: beam width of the text decoder.
         dur_prediction: let the vocoder predict how long units last.
     """
@@ -138,6 +179,7 @@ class Pipeline:
         chunk_ms: int = 320,
         task: Task = "s2st",
         policy: PolicyConfig | None = None,
+        endpoint: EndpointConfig | None = None,
         beam: int = 1,
         dur_prediction: bool = True,
     ) -> None:
@@ -157,19 +199,28 @@ class Pipeline:
         self.policy_config = system.config.policy if policy is None else policy
         self.decide = POLICIES[self.policy_config.name]
         self.whole_word = whole_word_mode(self.policy_config, chunk_ms)
+        self.endpoints = EndpointFinder(system.config.endpoint if endpoint is None else endpoint)
+        # The Emformer hears streams; the chunk Conformer was trained on utterances, and its cost
+        # grows with what it has heard.
+        self.restarts = self.endpoints.config.method != "off" and isinstance(
+            system.config.encoder, ChunkConformerConfig
+        )
         self.frontend = system.frontend()
         self.transcriber = Detokenizer(system.source_vocabulary)
         self.translator = Detokenizer(system.target_vocabulary)
         vocoder = system.config.vocoder
         self.output_rate = vocoder.sampling_rate if vocoder else system.config.frontend.sample_rate
 
-    def init_state(self) -> PipelineState:
-        options = {}
+    def encoder_options(self) -> dict[str, int]:
+        """How the encoder's state is opened."""
         if isinstance(self.system.config.encoder, ChunkConformerConfig):
-            options["segment_frames"] = max(self.chunk_ms // ENCODER_FRAME_MS, 1)
+            return {"segment_frames": max(self.chunk_ms // ENCODER_FRAME_MS, 1)}
+        return {}
+
+    def init_state(self) -> PipelineState:
         return PipelineState(
             frontend=self.frontend.init_state(),
-            model=self.system.model.init_state(**options),
+            model=self.system.model.init_state(**self.encoder_options()),
             policy=PolicyState(),
             transcript=self.transcriber.init_state(),
             translation=self.translator.init_state(),
@@ -223,21 +274,21 @@ class Pipeline:
         while used + chunk <= len(available):
             piece = available[used : used + chunk]
             used += chunk
-            output, state = self._decide(piece, replace(state, pending=available[used:]))
-            yield output, state
+            outputs, state = self._decide(piece, replace(state, pending=available[used:]))
+            yield from ((output, state) for output in outputs)
         state = replace(state, pending=available[used:].copy())
         if final:
-            output, state = self._decide(
+            outputs, state = self._decide(
                 state.pending, replace(state, pending=available[:0], finished=True)
             )
-            yield output, state
+            yield from ((output, state) for output in outputs)
         else:
             yield None, state
 
     def _decide(
         self, samples: np.ndarray, state: PipelineState
-    ) -> tuple[ChunkOutput, PipelineState]:
-        """Take in one chunk, then READ or WRITE."""
+    ) -> tuple[list[ChunkOutput], PipelineState]:
+        """Take in one chunk, then READ or WRITE, once for every sentence that it touches."""
         final = state.finished
         model, weight = self.system.model, next(self.system.model.parameters())
         watch = Stopwatch(weight.device)
@@ -245,22 +296,96 @@ class Pipeline:
             features, frontend = self.frontend.step(
                 samples, state.sample_rate, state.frontend, final=final
             )
-            features = features.to(weight)
-        with watch("encoder"):
-            frames, tail, inner = model.encode(features, state.model, final=final)
-        with watch("ctc"):
-            heard, inner = model.listen(frames, tail, inner, transcribe_only=self.task == "asr")
-        processed = state.processed + len(samples)
-        state = replace(state, frontend=frontend, model=inner, processed=processed)
-        source_ms = 1000 * processed / state.sample_rate
+            unheard = features.to(weight)
+        state = replace(state, frontend=frontend, processed=state.processed + len(samples))
+        outputs: list[ChunkOutput] = []
+        while unheard is not None:
+            with watch("encoder"):
+                frames, tail, inner = model.encode(unheard, state.model, final=final)
+            with watch("ctc"):
+                heard, inner = model.emit(frames, tail, inner, transcribe_only=self.task == "asr")
+            state = replace(state, model=inner)
+            pieces, unheard, state = self._split(heard, frames, unheard, state)
+            for piece in pieces:
+                output, state = self._write(piece, watch, state)
+                outputs.append(output)
+                watch = Stopwatch(weight.device)
+                if piece.ends and not piece.final:
+                    state = self._next_sentence(state)
+        return outputs, state
 
-        words, transcript = self.transcriber.step(heard.asr_tokens, state.transcript, final=final)
+    def _split(
+        self, heard: Heard, frames: torch.Tensor, features: Features, state: PipelineState
+    ) -> tuple[list[Piece], Features | None, PipelineState]:
+        """Assign what was heard to sentences.
+
+        Returns:
+            The pieces in order, the features that a restarted encoder hears next (or None), and
+            the new state.
+        """
+        learned = self.endpoints.config.method == "learned"
+        asr_ends = [learned and token == Vocabulary.eos for token in heard.asr_tokens]
+        boundaries, endpoint = self.endpoints.step(
+            FrameTokens(heard.frames, heard.asr_frames, asr_ends), state.endpoint
+        )
+        rest = None
+        if self.restarts:
+            if boundaries:
+                # What follows the boundary is heard again, by an encoder that knows nothing else.
+                boundaries, endpoint = boundaries[:1], self.endpoints.init_state()
+            rest, recent = unsettled(features, state.recent, boundaries, heard.frames)
+            state = replace(state, recent=recent)
+        state = replace(state, endpoint=endpoint)
+        pieces = []
+        start = 0
+        for stop in boundaries:
+            part = heard.cut(start, stop, Vocabulary.eos if learned else None)
+            pieces.append(Piece(part, frames[:, start:stop], True, False))
+            start = stop
+        if rest is None and (start < heard.frames or not boundaries or state.finished):
+            part = heard.cut(start, None, Vocabulary.eos if learned else None)
+            pieces.append(Piece(part, frames[:, start:], state.finished, state.finished))
+        return pieces, rest, state
+
+    def _next_sentence(self, state: PipelineState) -> PipelineState:
+        """Text and speech start anew; the encoder goes on, or starts anew too."""
+        model = self.system.model.next_sentence(state.model)
+        if self.restarts:
+            model = self.system.model.restart_hearing(model, **self.encoder_options())
+        return replace(
+            state,
+            model=model,
+            policy=PolicyState(),
+            written=0,
+            asr_count=0,
+            st_count=0,
+            sentence=state.sentence + 1,
+            sentence_from=state.processed,
+        )
+
+    def _write(
+        self, piece: Piece, watch: Stopwatch, state: PipelineState
+    ) -> tuple[ChunkOutput, PipelineState]:
+        """Let the sentence under way read its share of a chunk, then READ or WRITE."""
+        model, heard = self.system.model, piece.heard
+        source_ms = 1000 * state.processed / state.sample_rate
+        if self.task != "asr":
+            with watch("ctc"):
+                state = replace(state, model=model.read(piece.frames, state.model))
+        state = replace(
+            state,
+            asr_count=state.asr_count + len(heard.asr_tokens),
+            st_count=state.st_count + len(heard.st_tokens),
+        )
+        words, transcript = self.transcriber.step(
+            heard.asr_tokens, state.transcript, final=piece.ends
+        )
         state = replace(state, transcript=transcript)
         hypothesis: Hypothesis | None = None
         if self.task != "asr":
-            hypothesis, state = self._write_text(heard, source_ms, final, watch, state)
+            hypothesis, state = self._write_text(heard, piece.ends, watch, state)
         tokens = hypothesis.tokens if hypothesis else ()
-        translated, translation = self.translator.step(tokens, state.translation, final=final)
+        translated, translation = self.translator.step(tokens, state.translation, final=piece.ends)
         state = replace(state, translation=translation, written=state.written + len(tokens))
 
         units: list[int] = []
@@ -272,10 +397,13 @@ class Pipeline:
                 speech, inner = model.vocode(units, inner, dur_prediction=self.dur_prediction)
                 waveform = speech.float().cpu().numpy()
             state = replace(state, model=inner)
+        if self.endpoints.config.method != "off" and not state.asr_count:
+            # Nobody has spoken yet: the silence before a sentence need not be kept for ever.
+            state = replace(state, model=model.keep_source(LEAD_FRAMES, state.model))
         output = ChunkOutput(
             source_ms=source_ms,
             write=bool(tokens or units or len(waveform)),
-            final=final,
+            final=piece.final,
             asr_tokens=heard.asr_tokens,
             st_tokens=heard.st_tokens,
             asr_tail=heard.asr_tail,
@@ -288,25 +416,28 @@ class Pipeline:
             sample_rate=self.output_rate,
             encoder_frames=heard.frames,
             compute_ms=watch.ms,
+            sentence=state.sentence,
+            sentence_end=piece.ends,
         )
         return output, state
 
     def _write_text(
         self,
         heard: Heard,
-        source_ms: float,
-        final: bool,
+        ends: bool,
         watch: Stopwatch,
         state: PipelineState,
     ) -> tuple[Hypothesis | None, PipelineState]:
-        """Ask the policy; decode if it says WRITE."""
+        """Ask the policy; decode if it says WRITE. Where nothing was said, nothing is written."""
         counts = Counts(
-            asr=state.model.asr_collapse.count + len(heard.asr_tail),
-            st=state.model.st_collapse.count + len(heard.st_tail),
+            asr=state.asr_count + len(heard.asr_tail),
+            st=state.st_count + len(heard.st_tail),
             written=state.written,
-            source_ms=source_ms,
-            source_finished=final,
+            source_ms=1000 * (state.processed - state.sentence_from) / state.sample_rate,
+            source_finished=ends,
         )
+        if not counts.asr and (ends or self.endpoints.config.method != "off"):
+            return None, state
         decision, policy = self.decide(counts, state.policy, self.policy_config, self.whole_word)
         state = replace(state, policy=policy)
         heard_anything = state.model.mt.source_length or (

@@ -38,7 +38,7 @@ from echostream.models.decoders.ctc_decoder_policy import (
 )
 from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import UNIT_OFFSET
-from echostream.pipeline import Pipeline, PipelineState, Stopwatch, Task
+from echostream.pipeline import Pipeline, Stopwatch, Task
 from echostream.recompute_search import CachedPredictor, Predictor, best_labels, greedy
 from echostream.streamspeech_frontend import StreamSpeechFrontend, whole_features
 from echostream.text import Vocabulary
@@ -87,13 +87,9 @@ class StreamSpeechPipeline(Pipeline):
             decision = replace(decision, max_new_tokens=most)
         return decision, state
 
-    def init_state(self) -> PipelineState:
+    def encoder_options(self) -> dict[str, int]:
         chunk = max(int(self.chunk_ms) // ENCODER_FRAME_MS, 1)
-        encoder = self.system.model.encoder.init_state(
-            1, segment_frames=chunk, conv_chunk_frames=conv_chunk(self.task, chunk)
-        )
-        state = super().init_state()
-        return replace(state, model=replace(state.model, encoder=encoder))
+        return {"segment_frames": chunk, "conv_chunk_frames": conv_chunk(self.task, chunk)}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from echostream.fairseq_plugin.data_config import ASR_TASK, MT_TASK, ST_TASK
 from echostream.fairseq_plugin.losses import ctc_errors, ctc_loss, utterance_spread
 from echostream.fairseq_plugin.model import TextPolicy
 from echostream.fairseq_plugin.precision import autocast
+from echostream.fairseq_plugin.sentences import sentence_windows
 from echostream.models.decoders.unit_decoder import strided_visibility
 from echostream.models.echostream_model import NEVER, UNIT_OFFSET
 from echostream.text import Vocabulary
@@ -200,7 +201,8 @@ class EchoStreamCriterion(FairseqCriterion):
             encoder_out, logits = model(**inputs, segment_frames=segment, recognition_only=True)
         lengths = self.encoder_lengths(encoder_out)
         target = self.targets(sample)["asr"]
-        loss = ctc_loss(logits, lengths, **target, blank=Vocabulary.blank, name="asr")
+        ends = self.sentence_ends(sample, lengths, logits.size(0))
+        loss = ctc_loss(logits, lengths, **target, blank=Vocabulary.blank, name="asr", ends=ends)
         spread = utterance_spread(encoder_out["encoder_out"][0], lengths)
         return self.report(sample, {"asr": loss}, spread, None, True)
 
@@ -250,6 +252,15 @@ class EchoStreamCriterion(FairseqCriterion):
         return {"unit": unit, "asr": encoder, "st": encoder}
 
     @staticmethod
+    def sentence_ends(sample: dict, lengths: Tensor, frames: int) -> tuple[int, Tensor] | None:
+        """End-of-sentence and the (B, S) frames of streams at which it may be said."""
+        sentences = sample["net_input"].get("sentences")
+        if sentences is None:
+            return None
+        windows = sentence_windows(sentences, lengths)
+        return Vocabulary.eos, windows.allowed(lengths, frames)
+
+    @staticmethod
     def targets(sample: dict) -> dict[str, dict[str, Tensor]]:
         """Target and lengths of every head."""
         texts = sample["texts"]
@@ -272,8 +283,16 @@ class EchoStreamCriterion(FairseqCriterion):
     def losses(self, out, inputs: dict[str, Tensor], sample: dict) -> dict[str, Tensor]:
         """Unweighted loss of every head, summed over the batch."""
         targets = self.targets(sample)
+        ends = self.sentence_ends(sample, inputs["asr"], out.asr.size(0))
         losses = {
-            head: ctc_loss(logits, inputs[head], **targets[head], blank=blank, name=head)
+            head: ctc_loss(
+                logits,
+                inputs[head],
+                **targets[head],
+                blank=blank,
+                name=head,
+                ends=None if head == "unit" else ends,
+            )
             for head, (logits, blank) in self._ctc_heads(out).items()
         }
         log_probs = out.mt.float().log_softmax(dim=-1).flatten(0, 1)

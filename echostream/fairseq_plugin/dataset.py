@@ -64,6 +64,8 @@ class EchoStreamDataset(FairseqDataset):
         seed: of order and augmentation.
     """
 
+    ends_sentences = False  # whether the texts of the CTC heads end with a symbol
+
     def __init__(
         self,
         split: str,
@@ -123,7 +125,7 @@ class EchoStreamDataset(FairseqDataset):
                     raise ValueError(
                         f"{manifest}, line {row.line}: no text for id {row.id!r} in {path}"
                     )
-        rows = _fitting(rows, texts, tasks, config, manifest, unfit)
+        rows = _fitting(rows, texts, tasks, config, manifest, unfit, int(cls.ends_sentences))
         logger.info(
             "%s: %d utterances, %.2f hours", manifest, len(rows),
             sum(row.frames for row in rows) * config.frontend.shift_ms / 3.6e6,
@@ -135,8 +137,9 @@ class EchoStreamDataset(FairseqDataset):
 
     def __getitem__(self, index: int) -> Utterance:
         row = self.rows[index]
-        where = f"{self.manifest}, line {row.line}"
-        features = load_features(row.features, frames=row.frames, bins=self.data.bins, where=where)
+        features = load_features(
+            row.features, frames=row.frames, bins=self.data.bins, where=self.where(index)
+        )
         if self.normalise:
             features = (features - self.mean) / self.std
         if self.specaugment is not None:
@@ -144,9 +147,14 @@ class EchoStreamDataset(FairseqDataset):
             # exactly whatever the number of workers and resuming changes nothing.
             rng = np.random.default_rng((self.seed, self.epoch, int(index)))
             features = spec_augment(features, self.specaugment, rng)
+        return self.targets(index, torch.from_numpy(np.ascontiguousarray(features)))
+
+    def targets(self, index: int, features: Tensor | None = None) -> Utterance:
+        """Units and texts of a row, with its features if they are given."""
+        row = self.rows[index]
         return Utterance(
             int(index),
-            torch.from_numpy(np.ascontiguousarray(features)),
+            torch.zeros(0, self.data.bins) if features is None else features,
             torch.from_numpy(row.units.astype(np.int64)) + UNIT_OFFSET,
             {
                 name: torch.from_numpy(texts[row.id].tokens.astype(np.int64))
@@ -188,6 +196,10 @@ class EchoStreamDataset(FairseqDataset):
             "ntokens": sum(len(row) for row in units),
             "nsentences": len(samples),
         }
+
+    def where(self, index: int) -> str:
+        """Where an item stands, for errors."""
+        return f"{self.manifest}, line {self.rows[index].line}"
 
     def num_tokens(self, index: int) -> int:
         return int(self.frames[index])
@@ -240,8 +252,7 @@ class EchoStreamDataset(FairseqDataset):
             frames = int(self.frames[index])
             if max_tokens is not None and frames > max_tokens:
                 raise ValueError(
-                    f"{self.manifest}, line {self.rows[index].line}: {frames} frames are more "
-                    f"than --max-tokens {max_tokens}"
+                    f"{self.where(index)}: {frames} frames are more than --max-tokens {max_tokens}"
                 )
             batch.append(index)
             longest = max(longest, frames)
@@ -271,6 +282,7 @@ def _fitting(
     config: EchoStreamConfig,
     manifest: Path,
     unfit: str,
+    end_symbols: int,
 ) -> list[SpeechRow]:
     """Rows whose CTC targets fit their inputs; CTC gives others no gradient at all."""
     kept, faults = [], []
@@ -278,15 +290,15 @@ def _fitting(
     for row in rows:
         frames = encoder_frames(row.frames)
         states = len(texts[MT_TASK][row.id].tokens) + 1  # and end-of-sentence
-        heads = [("units", row.units, states * ratio, f"{states} text states x {ratio}")]
+        heads = [("units", row.units, 0, states * ratio, f"{states} text states x {ratio}")]
         heads += [
-            (name, texts[name][row.id].tokens, frames, f"{frames} encoder frames")
+            (name, texts[name][row.id].tokens, end_symbols, frames, f"{frames} encoder frames")
             for name, task in tasks.items()
             if task.is_ctc
         ]
         fault = ""
-        for name, target, available, source in heads:
-            needed = ctc_frames_needed(target)
+        for name, target, more, available, source in heads:
+            needed = ctc_frames_needed(target) + more
             if needed > available:
                 fault = f"{name} need {needed} CTC frames, there are {available} ({source})"
                 break

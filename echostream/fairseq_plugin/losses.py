@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from echostream.fairseq_plugin.sentences import split_end_label
 from echostream.models.decoders.ctc_decoder import CollapseState, collapse, greedy_labels
 
 
@@ -26,6 +27,7 @@ def ctc_loss(
     *,
     blank: int,
     name: str,
+    ends: tuple[int, Tensor] | None = None,
 ) -> Tensor:
     """Summed CTC loss.
 
@@ -35,6 +37,8 @@ def ctc_loss(
         target: (B, U), padded.
         target_lengths: (B,).
         name: of the head, for the error.
+        ends: the label that ends sentences, and (B, S) the frames that may have it; None: it is a
+            label like others.
 
     Raises:
         ValueError: a target is longer than its input can align. Its loss would be infinite, and
@@ -51,7 +55,12 @@ def ctc_loss(
             f"{name}: row {row} of the batch needs {int(needed[row])} CTC frames, "
             f"there are {int(input_lengths[row])}"
         )
-    log_probs = logits.float().log_softmax(dim=-1)
+    if ends is None:
+        log_probs = logits.float().log_softmax(dim=-1)
+    else:
+        end, allowed = ends
+        log_probs = split_end_label(logits, allowed, end)
+        target = target.masked_fill(target.eq(end), logits.size(-1))
     return F.ctc_loss(
         log_probs, target, input_lengths, target_lengths, blank=blank, reduction="sum"
     )

@@ -4,7 +4,7 @@ Everything is checked when a file is read, and an error names the file and the l
 are StreamSpeech's:
 
 - speech, ``<split>.tsv``: ``id``, ``src_audio``, ``src_n_frames``, ``tgt_audio`` (units separated
-  by spaces), ``tgt_n_frames``, and optionally texts;
+  by spaces), ``tgt_n_frames``, and optionally ``speaker`` and texts;
 - text, ``<split>.tsv`` in each task's folder: ``id``, ``tgt_text`` (pieces separated by spaces).
 """
 
@@ -35,6 +35,7 @@ class SpeechRow:
     Attributes:
         line: line number in the manifest, from 1.
         units: (U,) int32 target units.
+        speaker: of the source; empty if the manifest does not say.
     """
 
     line: int
@@ -42,6 +43,7 @@ class SpeechRow:
     features: FeatureReference
     frames: int
     units: np.ndarray
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,11 @@ class TextRow:
     tokens: np.ndarray
 
 
-def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and named columns of a TSV file; further columns are ignored.
+def read_rows(
+    path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line number and named columns of a TSV file; further columns are ignored, and
+    ``optional`` ones are empty where they are missing.
 
     Raises:
         FileNotFoundError: no such file.
@@ -95,7 +100,7 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[
                 f"{seen[identifier]}"
             )
         seen[identifier] = number
-        yield number, {column: row[column] for column in columns}
+        yield number, {column: row.get(column, "") for column in (*columns, *optional)}
 
 
 def _count(text: str, column: str, where: str) -> int:
@@ -121,7 +126,7 @@ def read_speech_manifest(
     sizes: dict[Path, int] = {}
     rows = []
     columns = ("id", "src_audio", "src_n_frames", "tgt_audio", "tgt_n_frames")
-    for line, row in read_rows(path, columns):
+    for line, row in read_rows(path, columns, optional=("speaker",)):
         where = f"{path}, line {line}"
         reference = _feature_reference(row["src_audio"], root, where, sizes)
         units = _units(row["tgt_audio"], num_units, where)
@@ -131,7 +136,7 @@ def read_speech_manifest(
                 f"{where}: tgt_n_frames is {announced}, but tgt_audio has {len(units)} units"
             )
         frames = _count(row["src_n_frames"], "src_n_frames", where)
-        rows.append(SpeechRow(line, row["id"], reference, frames, units))
+        rows.append(SpeechRow(line, row["id"], reference, frames, units, row["speaker"]))
     return rows
 
 

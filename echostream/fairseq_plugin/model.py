@@ -9,6 +9,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 from typing import Optional
 
 import torch
@@ -16,8 +17,15 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
 from torch import Tensor
 
+from echostream.checkpoint import load_model_dir
 from echostream.config import EchoStreamConfig, EmformerConfig
 from echostream.fairseq_plugin.architectures import ARCHITECTURES
+from echostream.fairseq_plugin.sentences import (
+    boundaries,
+    gather,
+    sentence_segment_ends,
+    sentence_windows,
+)
 from echostream.models.decoders.transformer_decoder import ctc_emission, streaming_visibility
 from echostream.models.echostream_model import EchoStreamModel, ModelOutput
 from echostream.text import Vocabulary
@@ -64,6 +72,10 @@ class EchoStreamModelConfig(FairseqDataclass):
         default=0.9,
         metadata={"help": "probability of blank that the text CTC heads start from; 0: random"},
     )
+    init_from: str = field(
+        default="",
+        metadata={"help": "start from the weights of this model directory, e.g. a shipped one"},
+    )
     uni_encoder: bool = field(
         default=False, metadata={"help": "accepted; the text-to-unit encoder always is"}
     )
@@ -92,11 +104,26 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
     def build_model(cls, cfg: EchoStreamModelConfig, task) -> "EchoStreamFairseqModel":
         """Build what the task resolved from architecture, flags and data."""
         model = cls(task.resolve_model(cfg))
-        if cfg.blank_prior:
+        if cfg.init_from:
+            model.start_from(Path(cfg.init_from))
+        elif cfg.blank_prior:
             model.start_from_blank(cfg.blank_prior)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         logger.info("%.3f M parameters", parameters / 1e6)
         return model
+
+    def start_from(self, model_dir: Path) -> None:
+        """Take over the weights of a model directory, but for its vocoder.
+
+        Raises:
+            FileNotFoundError, ValueError: no such model, or one of other sizes.
+        """
+        state = load_model_dir(model_dir).model.state_dict()
+        state = {key: value for key, value in state.items() if not key.startswith("vocoder.")}
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"--init-from {model_dir}: does not fit --arch: {error}") from error
 
     @torch.no_grad()
     def start_from_blank(self, probability: float) -> None:
@@ -135,12 +162,15 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         visible_text: Optional[Tensor] = None,
         waveform: bool = False,
         recognition_only: bool = False,
+        sentences: Optional[Tensor] = None,
     ) -> ModelOutput | tuple[dict[str, list[Tensor]], Tensor]:
         """Teacher-forced pass; see :meth:`EchoStreamModel.forward`.
 
         Args:
             policy: derive ``visible_source`` from what this pass's CTC heads emit. No gradient
                 flows through that decision.
+            sentences: (N, 3) where the sentences of streams are (see :mod:`.sentences`); the
+                target text then has a row per sentence.
             recognition_only: stop behind the recognition head and return the encoder's output
                 and its (S, B, V) logits.
         """
@@ -160,6 +190,9 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         if visible_source is not None or waveform:
             raise ValueError("policy excludes visible_source and waveform")
         segment = self.config.encoder.segment_frames if segment_frames is None else segment_frames
+        if sentences is not None:
+            source = (src_tokens, src_lengths, sentences)
+            return self.forward_streams(*source, prev_output_tokens, segment, policy, visible_text)
         # The parent's wiring, with the policy between the heads and the text decoder.
         encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment)
         frames, masks = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
@@ -168,14 +201,99 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         visible_source = self.policy_visibility(
             asr, st, prev_output_tokens.size(1), policy, segment
         )
+        mt, unit = self.text_and_units(
+            prev_output_tokens, frames, masks[0] if masks else None, visible_source, visible_text
+        )
+        return ModelOutput(asr, st, mt, unit, encoder_out)
+
+    def text_and_units(
+        self,
+        prev_output_tokens: Tensor,
+        frames: Tensor,
+        padding_mask: Optional[Tensor],
+        visible_source: Tensor,
+        visible_text: Optional[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """(S, B, D) encoder output to (B, T, V) text and (B, T * r, units) unit logits."""
         mt, hidden = self.target_unigram_decoder(
-            prev_output_tokens, frames, masks[0] if masks else None, visible_source
+            prev_output_tokens, frames, padding_mask, visible_source
         )
         padding = prev_output_tokens.eq(Vocabulary.pad)
         text_padding = padding if bool(padding.any()) else None
         text = self.synthesizer_encoder(hidden.transpose(0, 1), text_padding)
-        unit = self.decoder(text.transpose(0, 1), text_padding, visible_text)
+        return mt, self.decoder(text.transpose(0, 1), text_padding, visible_text)
+
+    def forward_streams(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        sentences: Tensor,
+        prev_output_tokens: Tensor,
+        segment: int,
+        policy: TextPolicy,
+        visible_text: Optional[Tensor],
+    ) -> ModelOutput:
+        """:meth:`forward` on streams: encoder and CTC heads run through them, text and units live
+        sentence by sentence, each with the source between two boundaries.
+
+        Args:
+            prev_output_tokens: (N, T).
+            sentences: (N, 3).
+        """
+        encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment)
+        frames, masks = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
+        asr = self.source_unigram_decoder(frames)
+        st = self.ctc_target_unigram_decoder(frames)
+        total = frames.size(0)
+        lengths = (
+            (~masks[0]).sum(dim=1) if masks else src_lengths.new_full((frames.size(1),), total)
+        )
+        with torch.no_grad():
+            windows = sentence_windows(sentences, lengths)
+            says_end = asr.float().log_softmax(dim=-1)[..., Vocabulary.eos].t()
+            starts, ends = boundaries(windows, says_end)
+            visible_source = self.stream_visibility(
+                asr, st, prev_output_tokens.size(1), policy, segment, windows.stream, starts, ends
+            )
+        rows, padding = gather(frames.transpose(0, 1), windows.stream, starts, ends)
+        mt, unit = self.text_and_units(
+            prev_output_tokens, rows.transpose(0, 1), padding, visible_source, visible_text
+        )
         return ModelOutput(asr, st, mt, unit, encoder_out)
+
+    @torch.no_grad()
+    def stream_visibility(
+        self,
+        asr: Tensor,
+        st: Tensor,
+        target_length: int,
+        policy: TextPolicy,
+        segment: int,
+        stream: Tensor,
+        starts: Tensor,
+        ends: Tensor,
+    ) -> Tensor:
+        """:meth:`policy_visibility` for the sentences of streams, (N, T): counts start anew at
+        each sentence's first frame, and nothing behind its boundary is seen."""
+        asr_emission, st_emission = (
+            gather(
+                ctc_emission(logits.transpose(0, 1), Vocabulary.blank, Vocabulary.eos),
+                stream,
+                starts,
+                ends,
+            )[0]
+            for logits in (asr, st)
+        )
+        return streaming_visibility(
+            asr_emission,
+            st_emission,
+            target_length,
+            lagging_k1=policy.lagging_k1,
+            stride_n=policy.stride_n,
+            segment_ends=sentence_segment_ends(
+                self.segment_ends(asr.size(0), segment), starts, ends
+            ),
+        )
 
     @torch.no_grad()
     def policy_visibility(

@@ -23,6 +23,7 @@ from echostream.fairseq_plugin.data_config import (
 )
 from echostream.fairseq_plugin.dataset import EchoStreamDataset
 from echostream.fairseq_plugin.export import STATE_KEY
+from echostream.fairseq_plugin.streams import StreamDataset, StreamOptions
 from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,20 @@ class EchoStreamTaskConfig(FairseqDataclass):
     unfit_targets: ChoiceEnum(["error", "skip"]) = field(
         default="error",
         metadata={"help": "utterances whose target is longer than CTC can align"},
+    )
+    stream_sentences: int = field(
+        default=0,
+        metadata={
+            "help": "join up to so many utterances into streams, with pauses and sounds that "
+            "nobody spoke, and teach the CTC heads where sentences end; 0: single utterances"
+        },
+    )
+    stream_frames: int = field(
+        default=2400, metadata={"help": "longest stream, in filterbank frames"}
+    )
+    stream_pause_ms: int = field(default=2000, metadata={"help": "longest pause in streams"})
+    stream_single_share: float = field(
+        default=0.3, metadata={"help": "share of streams that hold one sentence"}
     )
     train_subset: str = II("dataset.train_subset")
     seed: int = II("common.seed")
@@ -139,7 +154,8 @@ class EchoStreamTask(FairseqTask):
         """Read a split; the model must have been built, as its sizes limit the targets."""
         if self.config is None:
             raise RuntimeError("build the model before loading data: its sizes limit the targets")
-        self.datasets[split] = EchoStreamDataset.load(
+        kind = StreamDataset if self.cfg.stream_sentences else EchoStreamDataset
+        dataset = kind.load(
             split,
             self.folder,
             self.data_config,
@@ -149,6 +165,15 @@ class EchoStreamTask(FairseqTask):
             unfit=str(self.cfg.unfit_targets),
             seed=self.cfg.seed,
         )
+        if self.cfg.stream_sentences:
+            options = StreamOptions(
+                self.cfg.stream_sentences,
+                self.cfg.stream_frames,
+                self.cfg.stream_pause_ms,
+                self.cfg.stream_single_share,
+            )
+            dataset.join(options, self.config.frontend)
+        self.datasets[split] = dataset
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         self.num_updates = update_num

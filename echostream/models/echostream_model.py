@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from echostream.models.decoders.ctc_decoder import (
     CTCDecoder,
     CTCDecoderWithTransformerLayer,
     collapse,
+    emissions,
     greedy_labels,
 )
 from echostream.models.decoders.transformer_decoder import (
@@ -74,6 +76,7 @@ class Heard:
 
     Attributes:
         asr_tokens, st_tokens: newly emitted CTC tokens.
+        asr_frames, st_frames: at which of the completed frames each was emitted.
         asr_tail, st_tail: tokens of encoder frames that will still change (chunk Conformer only);
             they replace the previous call's.
         tail: (1, P, D) those encoder frames, or None.
@@ -86,6 +89,32 @@ class Heard:
     st_tail: tuple[int, ...]
     tail: Tensor | None
     frames: int
+    asr_frames: tuple[int, ...] = ()
+    st_frames: tuple[int, ...] = ()
+
+    def cut(self, start: int, stop: int | None, sentence_end: int | None = None) -> Heard:
+        """What frames ``start`` to ``stop`` brought (None: to the end, with what is provisional),
+        without the symbol ``sentence_end``."""
+        end = self.frames if stop is None else stop
+        parts = []
+        for tokens, frames in (
+            (self.asr_tokens, self.asr_frames),
+            (self.st_tokens, self.st_frames),
+        ):
+            kept = [
+                (token, frame - start)
+                for token, frame in zip(tokens, frames, strict=True)
+                if start <= frame < end and token != sentence_end
+            ]
+            parts.append((tuple(t for t, _ in kept), tuple(f for _, f in kept)))
+        (asr, asr_frames), (st, st_frames) = parts
+        if stop is not None:
+            return Heard(asr, st, (), (), None, end - start, asr_frames, st_frames)
+        tails = [
+            tuple(token for token in tail if token != sentence_end)
+            for tail in (self.asr_tail, self.st_tail)
+        ]
+        return Heard(asr, st, *tails, self.tail, end - start, asr_frames, st_frames)
 
 
 @dataclass(frozen=True)
@@ -194,10 +223,7 @@ class EchoStreamModel(nn.Module):
             encoder=self.encoder.init_state(1, **encoder_options),
             asr=self.source_unigram_decoder.init_state(1),
             st=self.ctc_target_unigram_decoder.init_state(1),
-            mt=self.target_unigram_decoder.init_state(1),
-            t2u=self.synthesizer_encoder.init_state(1),
-            unit=self.decoder.init_state(1),
-            vocoder=VocoderState(),
+            **self.text_state(),
         )
 
     def encode(
@@ -223,19 +249,62 @@ class EchoStreamModel(nn.Module):
             frames, tail: what :meth:`encode` returned.
             transcribe_only: run the ASR head alone, for streaming recognition.
         """
-        asr, asr_tail, asr_head, asr_collapse = self._ctc(
+        heard, state = self.emit(frames, tail, state, transcribe_only=transcribe_only)
+        return heard, state if transcribe_only else self.read(frames, state)
+
+    def emit(
+        self,
+        frames: Tensor,
+        tail: Tensor | None,
+        state: EchoStreamState,
+        *,
+        transcribe_only: bool = False,
+    ) -> tuple[Heard, EchoStreamState]:
+        """The CTC heads' part of :meth:`listen`."""
+        asr, asr_tail, asr_frames, asr_head, asr_collapse = self._ctc(
             self.source_unigram_decoder, frames, tail, state.asr, state.asr_collapse
         )
         state = replace(state, asr=asr_head, asr_collapse=asr_collapse)
         st: tuple[int, ...] = ()
         st_tail: tuple[int, ...] = ()
+        st_frames: tuple[int, ...] = ()
         if not transcribe_only:
-            st, st_tail, st_head, st_collapse = self._ctc(
+            st, st_tail, st_frames, st_head, st_collapse = self._ctc(
                 self.ctc_target_unigram_decoder, frames, tail, state.st, state.st_collapse
             )
-            mt = self.target_unigram_decoder.read(frames, state.mt)
-            state = replace(state, st=st_head, st_collapse=st_collapse, mt=mt)
-        return Heard(asr, st, asr_tail, st_tail, tail, frames.size(1)), state
+            state = replace(state, st=st_head, st_collapse=st_collapse)
+        heard = Heard(asr, st, asr_tail, st_tail, tail, frames.size(1), asr_frames, st_frames)
+        return heard, state
+
+    def read(self, frames: Tensor, state: EchoStreamState) -> EchoStreamState:
+        """The text decoder's part of :meth:`listen`: (1, S, D) new source frames."""
+        return replace(state, mt=self.target_unigram_decoder.read(frames, state.mt))
+
+    def keep_source(self, frames: int, state: EchoStreamState) -> EchoStreamState:
+        """Forget source frames before about the last ``frames`` read."""
+        sources = tuple(cache.trim(frames) for cache in state.mt.sources)
+        return replace(state, mt=replace(state.mt, sources=sources))
+
+    def next_sentence(self, state: EchoStreamState) -> EchoStreamState:
+        """Forget what was read, written and spoken; encoder and CTC heads go on."""
+        return replace(state, **self.text_state())
+
+    def text_state(self) -> dict[str, Any]:
+        """Fresh states of everything that lives sentence by sentence."""
+        return {
+            "mt": self.target_unigram_decoder.init_state(1),
+            "t2u": self.synthesizer_encoder.init_state(1),
+            "unit": self.decoder.init_state(1),
+            "vocoder": VocoderState(),
+            "unit_collapse": CollapseState(),
+        }
+
+    def restart_hearing(self, state: EchoStreamState, **encoder_options: int) -> EchoStreamState:
+        """Forget what was heard: encoder and CTC heads start anew, for encoders that were trained
+        on single utterances."""
+        fresh = self.init_state(**encoder_options)
+        names = ("encoder", "asr", "st", "asr_collapse", "st_collapse")
+        return replace(state, **{name: getattr(fresh, name) for name in names})
 
     def _ctc(
         self,
@@ -244,22 +313,27 @@ class EchoStreamModel(nn.Module):
         tail: Tensor | None,
         head_state: UnidirectionalState,
         collapse_state: CollapseState,
-    ) -> tuple[tuple[int, ...], tuple[int, ...], UnidirectionalState, CollapseState]:
-        """Tokens of completed frames, tokens that the provisional ones add, and the state behind
-        the completed ones."""
+    ) -> tuple[
+        tuple[int, ...], tuple[int, ...], tuple[int, ...], UnidirectionalState, CollapseState
+    ]:
+        """Tokens of completed frames, tokens that the provisional ones add, frames of the former,
+        and the state behind the completed ones."""
         tokens: list[list[int]] = [[], []]
+        positions: list[int] = []
         following = (head_state, collapse_state)
         for index, part in enumerate((frames, tail)):
             if part is None or not part.size(1):
                 continue
             logits, head_state = head.step(part, following[0])
             labels = greedy_labels(logits[0], NEVER)
-            tokens[index], collapse_state = collapse(
+            emitted, collapse_state = emissions(
                 labels, following[1], Vocabulary.blank, (Vocabulary.pad,)
             )
+            tokens[index] = [labels[position] for position in emitted]
             if index == 0:
                 following = (head_state, collapse_state)
-        return tuple(tokens[0]), tuple(tokens[1]), *following
+                positions = emitted
+        return tuple(tokens[0]), tuple(tokens[1]), tuple(positions), *following
 
     def translate(
         self,

@@ -112,10 +112,18 @@ def collapse(
     Returns:
         Newly emitted tokens and the state behind them.
     """
-    emitted = []
+    positions, state = emissions(labels, state, blank, ignore)
+    return [labels[position] for position in positions], state
+
+
+def emissions(
+    labels: list[int], state: CollapseState, blank: int, ignore: tuple[int, ...] = ()
+) -> tuple[list[int], CollapseState]:
+    """:func:`collapse`, but returns at which of the new frames tokens are emitted."""
+    positions = []
     last = state.last
-    for label in labels:
+    for position, label in enumerate(labels):
         if label != last and label != blank and label not in ignore:
-            emitted.append(label)
+            positions.append(position)
         last = label
-    return emitted, CollapseState(last, state.count + len(emitted))
+    return positions, CollapseState(last, state.count + len(positions))

@@ -1,0 +1,1 @@
+"""Sentences inside a stream: where they end, and what waits to be played."""

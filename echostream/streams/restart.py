@@ -1,0 +1,37 @@
+"""Encoders that start anew with every sentence hear what follows a boundary once more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from echostream.models.chunk_conformer_encoder import StreamFeatures
+
+SUBSAMPLING = 4  # filterbank frames per encoder frame
+Features = Tensor | StreamFeatures
+
+
+def unsettled(
+    features: Features, recent: Tensor | None, boundaries: Sequence[int], frames: int
+) -> tuple[Features | None, Tensor]:
+    """Features behind a boundary, or those to keep until their encoder frames are settled.
+
+    Args:
+        features: what the encoder was given, (1, T, bins), possibly with provisional ones.
+        recent: (1, R, bins) features kept from before, or None.
+        boundaries: at most one, in encoder frames that this step settled.
+        frames: encoder frames that this step settled.
+
+    Returns:
+        What a restarted encoder hears next (None without a boundary), and the features to keep.
+    """
+    provisional = isinstance(features, StreamFeatures)
+    new = features.final if provisional else features
+    known = new if recent is None else torch.cat([recent, new], dim=1)
+    if not boundaries:
+        return None, known[:, SUBSAMPLING * frames :]
+    rest = known[:, SUBSAMPLING * boundaries[0] :]
+    following = StreamFeatures(rest, features.tail) if provisional else rest
+    return following, known[:, :0]
