@@ -8,10 +8,10 @@ The agent holds weights and options only; everything a stream remembers lives in
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,34 +24,34 @@ from simuleval.data.segments import EmptySegment, SpeechSegment
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
-from echostream.config import PolicyConfig
-from echostream.pipeline import ChunkOutput, Pipeline, PipelineState, Task
+from echostream.config import EndpointConfig, PolicyConfig
+from echostream.pipeline import ChunkOutput, Pipeline
+from echostream.session import Session, TraceWriter
+from echostream.spine import StreamOutput, Task
 
 logger = logging.getLogger("echostream.agents")
 
 
 class StreamStates(AgentStates):
-    """SimulEval's states plus the pipeline's.
+    """SimulEval's states plus a session.
 
     New samples are kept apart instead of growing ``source`` for ever: ``unread`` holds what the
     next policy call will consume.
+
+    Args:
+        open_session: makes the session of a new utterance.
     """
 
-    def __init__(self, pipeline: Pipeline, numbers: Iterator[int]) -> None:
-        self.pipeline = pipeline
-        self.numbers = numbers  # shared by all streams of an agent: no two utterances collide
-        self.utterance = -1
+    def __init__(self, open_session: Callable[[], Session]) -> None:
+        self.open_session = open_session
         super().__init__()
 
     def reset(self) -> None:
         super().reset()
         self.unread: list[np.ndarray] = []
         self.received = 0
-        # Built when first needed: resets happen before the weights are on their device.
-        self.stream: PipelineState | None = None
-        self.history: dict[str, list[int]] = {"asr": [], "st": [], "mt": [], "units": []}
-        self.transcript: list[str] = []
-        self.translation: list[str] = []
+        # Opened when first needed: resets happen before the weights are on their device.
+        self.session: Session | None = None
 
     def update_source(self, segment) -> None:
         if self.target_finished:
@@ -90,15 +90,14 @@ class EchoStreamAgent(GenericAgent):
             chunk_ms=int(chunk_ms),
             task=self.task,
             policy=policy_from_args(args, system.config.policy),
+            endpoint=endpoint_from_args(args, system.config.endpoint),
             beam=args.beam,
             dur_prediction=args.dur_prediction,
         )
         self.show_text = args.output_asr_translation
         # SimulEval builds the agent of a --system-dir in that directory, and runs it elsewhere.
-        self.trace_path = Path(args.trace).resolve() if args.trace else None
-        if self.trace_path is not None:
-            self.trace_path.parent.mkdir(parents=True, exist_ok=True)
-            self.trace_path.write_text("", encoding="utf-8")
+        self.trace = TraceWriter(Path(args.trace)) if args.trace else None
+        # Shared by all streams of an agent: no two utterances collide.
         self.utterance_numbers = itertools.count()
         super().__init__(args)
 
@@ -122,6 +121,7 @@ class EchoStreamAgent(GenericAgent):
                 "--source-segment-size", type=int, default=None, help="source per segment in ms"
             )
         add_policy_args(parser)
+        add_endpoint_args(parser)
         parser.add_argument("--beam", type=int, default=1, help="beam width of the text decoder")
         parser.add_argument(
             "--dur-prediction",
@@ -148,7 +148,11 @@ class EchoStreamAgent(GenericAgent):
         )
 
     def build_states(self) -> StreamStates:
-        return StreamStates(self.pipeline, self.utterance_numbers)
+        return StreamStates(self.open_session)
+
+    def open_session(self) -> Session:
+        """A session for the next utterance."""
+        return Session(self.pipeline, index=next(self.utterance_numbers), trace=self.trace)
 
     def to(self, device: str, *args, fp16: bool = False, **kwargs) -> None:
         """Move the weights; called by SimulEval after construction."""
@@ -161,72 +165,34 @@ class EchoStreamAgent(GenericAgent):
     def policy(self, states: StreamStates | None = None) -> Action:
         """Feed the new samples, emit what the pipeline decided to write."""
         states = self.states if states is None else states
-        if states.stream is None:
-            states.stream = self.pipeline.init_state()
-            states.utterance = next(states.numbers)
+        if states.session is None:
+            states.session = states.open_session()
         rate = states.source_sample_rate or self.pipeline.system.config.frontend.sample_rate
-        outputs, states.stream = self.pipeline.step(
-            states.take(), rate, states.stream, final=states.source_finished
-        )
-        for output in outputs:
-            self._record(output, states)
+        outputs = []
+        for output in states.session.iterate(states.take(), rate, final=states.source_finished):
+            self._tell(output, states.session)
+            outputs.append(output)
         action = self._action(outputs, states)
         if states.source_finished:
             states.target_finished = True
         return action
 
-    def _action(self, outputs: list[ChunkOutput], states: StreamStates) -> Action:
+    def _action(self, outputs: list[StreamOutput], states: StreamStates) -> Action:
         raise NotImplementedError
 
-    def _record(self, output: ChunkOutput, states: StreamStates) -> None:
-        """Keep what was said for the trace and the running text."""
-        history = states.history
-        history["asr"] += output.asr_tokens
-        history["st"] += output.st_tokens
-        history["mt"] += output.mt_tokens
-        history["units"] += output.units
-        states.transcript += output.transcript
-        states.translation += output.translation
-        if output.transcript or output.translation:
-            self._print_text(states)
-        self._write_trace(
-            output,
-            states,
-            asr=[*history["asr"], *output.asr_tail],
-            st=[*history["st"], *output.st_tail],
-        )
-
-    def _print_text(self, states: StreamStates) -> None:
+    def _tell(self, output: StreamOutput, session: Session) -> None:
         """The running transcript and translation, if asked for."""
-        if self.show_text:
-            print("Streaming ASR:", " ".join(states.transcript))
+        if self.show_text and (self.pipeline.revises or output.transcript or output.translation):
+            sentence = session.sentences[output.sentence]
+            print("Streaming ASR:", " ".join(sentence.transcript))
             if self.task != "asr":
-                print("Simultaneous translation:", " ".join(states.translation))
-
-    def _write_trace(self, output: ChunkOutput, states: StreamStates, **fields: object) -> None:
-        """One line of the trace, if asked for; ``fields`` override or extend it."""
-        if self.trace_path is None:
-            return
-        line = {
-            "index": states.utterance,
-            "source_ms": round(output.source_ms, 3),
-            "write": output.write,
-            "finished": output.final,
-            **states.history,
-            "transcript": " ".join(states.transcript),
-            "translation": " ".join(states.translation),
-            "samples": len(output.waveform),
-            "compute_ms": {k: round(v, 3) for k, v in output.compute_ms.items()},
-            **fields,
-        }
-        with self.trace_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+                print("Simultaneous translation:", " ".join(sentence.translation))
 
 
 class SpeechOutput(EchoStreamAgent):
     """Writes the new waveform."""
 
-    def _action(self, outputs: list[ChunkOutput], states: StreamStates) -> Action:
+    def _action(self, outputs: list[StreamOutput], states: StreamStates) -> Action:
         pieces = [output.waveform for output in outputs]
         samples = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
         if not len(samples) and not states.source_finished:
@@ -245,7 +211,7 @@ class TextOutput(EchoStreamAgent):
     def _words(self, output: ChunkOutput) -> tuple[str, ...]:
         return output.transcript if self.task == "asr" else output.translation
 
-    def _action(self, outputs: list[ChunkOutput], states: StreamStates) -> Action:
+    def _action(self, outputs: list[StreamOutput], states: StreamStates) -> Action:
         words = [word for output in outputs for word in self._words(output)]
         if not words and not states.source_finished:
             return ReadAction()
@@ -271,6 +237,39 @@ def add_policy_args(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max-len", type=int, default=None, help="most subwords that one decision writes"
     )
+
+
+def add_endpoint_args(parser: ArgumentParser) -> None:
+    """Flags of sentences inside a stream; unset ones keep the model directory's values."""
+    parser.add_argument(
+        "--endpoint",
+        choices=["off", "learned", "pause"],
+        default=None,
+        help="where sentences end inside a stream: nowhere; where the weights say so; after a "
+        "pause (default: the model directory's)",
+    )
+    parser.add_argument(
+        "--endpoint-ms",
+        type=int,
+        default=None,
+        help="time without a source token that ends a sentence",
+    )
+    parser.add_argument(
+        "--max-sentence-ms",
+        type=int,
+        default=None,
+        help="longest sentence; beyond it the next best pause ends it",
+    )
+
+
+def endpoint_from_args(args: Namespace, default: EndpointConfig) -> EndpointConfig:
+    """Overlay the flags that were given on the model directory's endpoint settings."""
+    values = {
+        "method": args.endpoint,
+        "endpoint_ms": args.endpoint_ms,
+        "max_sentence_ms": args.max_sentence_ms,
+    }
+    return replace(default, **{key: value for key, value in values.items() if value is not None})
 
 
 def policy_from_args(args: Namespace, default: PolicyConfig) -> PolicyConfig:

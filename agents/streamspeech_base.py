@@ -11,8 +11,9 @@ from simuleval.data.segments import SpeechSegment
 
 from echostream.agents.base import EchoStreamAgent, StreamStates
 from echostream.config import ChunkConformerConfig
-from echostream.pipeline import ChunkOutput
 from echostream.recompute import RecomputeOutput, RecomputePipeline, StreamSpeechPipeline
+from echostream.session import Session
+from echostream.spine import StreamOutput
 
 
 class StreamSpeechAgent(EchoStreamAgent):
@@ -48,7 +49,10 @@ class StreamSpeechAgent(EchoStreamAgent):
         if self.recompute:
             self.pipeline = RecomputePipeline(incremental.system, **options)
         else:
-            self.pipeline = StreamSpeechPipeline(incremental.system, beam=args.beam, **options)
+            endpoint = incremental.endpoints.config
+            self.pipeline = StreamSpeechPipeline(
+                incremental.system, beam=args.beam, endpoint=endpoint, **options
+            )
         self.states = self.build_states()
         self.extra_output = Path(args.extra_output_dir) if args.extra_output_dir else None
         if self.extra_output is not None:
@@ -70,34 +74,17 @@ class StreamSpeechAgent(EchoStreamAgent):
             "and unit.txt there",
         )
 
-    def _record(self, output: ChunkOutput | RecomputeOutput, states: StreamStates) -> None:
-        if self.recompute:
-            self._record_recomputed(output, states)
-        else:
-            super()._record(output, states)
+    def _tell(self, output: StreamOutput, session: Session) -> None:
+        super()._tell(output, session)
         if output.final and self.extra_output is not None:
             lines = {
-                "asr.txt": " ".join(states.transcript),
-                "st.txt": " ".join(states.translation),
-                "unit.txt": " ".join(map(str, states.history["units"])),
+                "asr.txt": " ".join(session.transcript),
+                "st.txt": " ".join(session.translation),
+                "unit.txt": " ".join(map(str, session.units)),
             }
             for name, line in lines.items():
                 with (self.extra_output / name).open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
-
-    def _record_recomputed(self, output: RecomputeOutput, states: StreamStates) -> None:
-        """Every call revises everything, so nothing accumulates."""
-        system = self.pipeline.system
-        states.history = {
-            "asr": list(output.asr_tokens),
-            "st": list(output.st_tokens),
-            "mt": list(output.mt_tokens),
-            "units": list(output.units),
-        }
-        states.transcript = system.source_vocabulary.decode(output.asr_tokens).split()
-        states.translation = system.target_vocabulary.decode(output.mt_tokens).split()
-        self._print_text(states)
-        self._write_trace(output, states, text=output.text)
 
     def _recomputed_action(self, outputs: list[RecomputeOutput], states: StreamStates) -> Action:
         if not any(output.write for output in outputs) and not states.source_finished:

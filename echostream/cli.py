@@ -19,6 +19,7 @@ from echostream.config import ENCODER_FRAME_MS, EmformerConfig
 from echostream.convert import add_convert_parser
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
 from echostream.pipeline import ChunkOutput, Pipeline
+from echostream.session import Session
 
 DEFAULT_CHUNK_MS = 320
 
@@ -143,17 +144,15 @@ def translate_file(pipeline: Pipeline, path: Path, out: Path) -> Iterator[ChunkO
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    state = pipeline.init_state()
+    session = Session(pipeline)
     try:
         with soundfile.SoundFile(
             partial, "w", pipeline.output_rate, 1, subtype="PCM_16", format="WAV"
         ) as speech:
             for samples, rate, last in audio_blocks(path):
-                for output, following in pipeline.iterate(samples, rate, state, final=last):
-                    state = following
-                    if output is not None:
-                        speech.write(output.waveform)
-                        yield output
+                for output in session.iterate(samples, rate, final=last):
+                    speech.write(output.waveform)
+                    yield output
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,25 +1,20 @@
 """Audio in, transcript, translation, units and waveform out; knows nothing of SimulEval.
 
-Incoming samples are cut into chunks of fixed duration, however they arrive. Each complete chunk is
-encoded as one segment and followed by one policy decision at once; the end of the stream is one
-more decision over what is left. So the result depends on the audio and the chunk size only, not on
-how the audio was pushed.
+Each chunk is encoded as one segment and followed by one policy decision at once; the end of the
+stream is one more decision over what is left. Encoder and CTC heads run through the whole stream;
+text and speech live sentence by sentence, and a sentence that ends is decoded and spoken to its end
+before the next one begins.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from echostream.audio import FrontendState, Resampler, check_same_rate, check_samples
+from echostream.audio import FrontendState
 from echostream.checkpoint import System
 from echostream.config import (
     ENCODER_FRAME_MS,
@@ -37,27 +32,22 @@ from echostream.models.decoders.ctc_decoder_policy import (
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import EchoStreamState, Heard
 from echostream.models.transformer_layer import TRIM_SLACK
+from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
 from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
 from echostream.streams.restart import Features, unsettled
 from echostream.text import Detokenizer, DetokenizerState, Vocabulary
 
 logger = logging.getLogger(__name__)
 
-Task = Literal["asr", "s2tt", "s2st"]
-MIN_CHUNK_MS, MAX_CHUNK_MS = 10, 3_600_000
 LEAD_FRAMES = 64  # encoder frames before a sentence's first word that its text may look at
 
 
-@dataclass(frozen=True)
-class PipelineState:
+@dataclass(frozen=True, kw_only=True)
+class PipelineState(StreamState):
     """Everything one stream remembers.
 
     Attributes:
         frontend, model, policy: component states.
-        sample_rate: of the input; None before the first samples.
-        received: input samples pushed.
-        processed: input samples that went through the model.
-        pending: (T,) samples of the chunk under way.
         written, asr_count, st_count: target subwords written and tokens that the CTC heads
             emitted in the sentence under way.
         transcript, translation: words that may still grow.
@@ -66,7 +56,6 @@ class PipelineState:
         sentence_from: input samples that had gone through the model when it began.
         recent: (1, T, bins) features of frames that are not settled yet, for encoders that start
             anew with every sentence.
-        finished: the stream has ended.
     """
 
     frontend: FrontendState
@@ -74,10 +63,6 @@ class PipelineState:
     policy: PolicyState
     transcript: DetokenizerState
     translation: DetokenizerState
-    sample_rate: int | None = None
-    received: int = 0
-    processed: int = 0
-    pending: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     written: int = 0
     asr_count: int = 0
     st_count: int = 0
@@ -85,46 +70,23 @@ class PipelineState:
     sentence: int = 0
     sentence_from: int = 0
     recent: torch.Tensor | None = None
-    finished: bool = False
 
 
-@dataclass(frozen=True)
-class ChunkOutput:
-    """What one policy decision brought.
+@dataclass(frozen=True, kw_only=True)
+class ChunkOutput(StreamOutput):
+    """What one policy decision added: all tokens, units and samples are new.
 
     Attributes:
-        source_ms: source consumed.
-        write: whether the policy wrote target subwords, units or waveform.
-        final: the stream ended with this decision.
-        asr_tokens, st_tokens: new CTC tokens; ``asr_tail`` and ``st_tail`` are provisional.
-        mt_tokens: new target subwords.
-        units: new speech units.
+        asr_tail, st_tail: provisional tokens behind the new ones.
         transcript, translation: newly completed words.
-        waveform: (T,) float32 new samples.
-        sample_rate: of the waveform.
         encoder_frames: frames encoded for this decision.
-        compute_ms: wall time per stage.
-        sentence: index of the sentence that all this belongs to.
-        sentence_end: nothing more of that sentence will come.
     """
 
-    source_ms: float
-    write: bool
-    final: bool
-    asr_tokens: tuple[int, ...]
-    st_tokens: tuple[int, ...]
     asr_tail: tuple[int, ...]
     st_tail: tuple[int, ...]
-    mt_tokens: tuple[int, ...]
-    units: tuple[int, ...]
     transcript: tuple[str, ...]
     translation: tuple[str, ...]
-    waveform: np.ndarray
-    sample_rate: int
     encoder_frames: int
-    compute_ms: dict[str, float]
-    sentence: int = 0
-    sentence_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,23 +106,7 @@ class Piece:
     final: bool
 
 
-class Stopwatch:
-    """Wall time per named stage; waits for an accelerator so that its work is counted."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.ms: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.ms[stage] = self.ms.get(stage, 0.0) + 1000 * (time.perf_counter() - start)
-
-
-class Pipeline:
+class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
     """A streaming translator over one loaded system; any number of streams can share it.
 
     Args:
@@ -183,20 +129,14 @@ class Pipeline:
         beam: int = 1,
         dur_prediction: bool = True,
     ) -> None:
-        if not MIN_CHUNK_MS <= chunk_ms <= MAX_CHUNK_MS:
-            raise ValueError(
-                f"chunk_ms must lie between {MIN_CHUNK_MS} and {MAX_CHUNK_MS}, got {chunk_ms}"
-            )
-        if task == "s2st" and system.model.vocoder is None:
-            raise ValueError("task 's2st' needs a model with a vocoder; use 's2tt' or 'asr'")
+        super().__init__(system, chunk_ms=chunk_ms, task=task, policy=policy)
         if beam < 1:
             raise ValueError(f"beam must be at least 1, got {beam}")
-        self.system, self.chunk_ms, self.task, self.beam = system, chunk_ms, task, beam
+        self.beam = beam
         self.dur_prediction = dur_prediction and (
             system.config.vocoder is not None
             and system.config.vocoder.dur_predictor_params is not None
         )
-        self.policy_config = system.config.policy if policy is None else policy
         self.decide = POLICIES[self.policy_config.name]
         self.whole_word = whole_word_mode(self.policy_config, chunk_ms)
         self.endpoints = EndpointFinder(system.config.endpoint if endpoint is None else endpoint)
@@ -208,8 +148,6 @@ class Pipeline:
         self.frontend = system.frontend()
         self.transcriber = Detokenizer(system.source_vocabulary)
         self.translator = Detokenizer(system.target_vocabulary)
-        vocoder = system.config.vocoder
-        self.output_rate = vocoder.sampling_rate if vocoder else system.config.frontend.sample_rate
 
     def encoder_options(self) -> dict[str, int]:
         """How the encoder's state is opened."""
@@ -226,66 +164,7 @@ class Pipeline:
             translation=self.translator.init_state(),
         )
 
-    @torch.no_grad()
-    def step(
-        self,
-        samples: object,
-        sample_rate: int,
-        state: PipelineState,
-        *,
-        final: bool = False,
-    ) -> tuple[list[ChunkOutput], PipelineState]:
-        """Push audio.
-
-        Args:
-            samples: (T,) or (T, channels), float or signed integer, any length.
-            sample_rate: in Hz, the same throughout a stream.
-            final: the stream ends with these samples.
-
-        Returns:
-            One output per decision (none while a chunk is filling up), and the new state.
-
-        Raises:
-            ValueError: unusable samples, a changed sample rate, or a stream that has ended.
-        """
-        outputs = []
-        for output, following in self.iterate(samples, sample_rate, state, final=final):
-            state = following
-            if output is not None:
-                outputs.append(output)
-        return outputs, state
-
-    @torch.no_grad()
-    def iterate(
-        self, samples: object, sample_rate: int, state: PipelineState, *, final: bool = False
-    ) -> Iterator[tuple[ChunkOutput | None, PipelineState]]:
-        """:meth:`step`, one decision at a time; always ends with a pair (maybe without output)
-        whose state has taken in all samples."""
-        if state.finished:
-            raise ValueError("this stream has ended; start another with init_state()")
-        new = check_samples(samples, state.received)
-        check_same_rate(state.sample_rate, sample_rate)
-        # Rates that cannot be converted are refused before anything is taken in.
-        Resampler(sample_rate, self.system.config.frontend.sample_rate)
-        chunk = math.ceil(self.chunk_ms * sample_rate / 1000)
-        available = np.concatenate([state.pending, new])
-        state = replace(state, sample_rate=sample_rate, received=state.received + len(new))
-        used = 0
-        while used + chunk <= len(available):
-            piece = available[used : used + chunk]
-            used += chunk
-            outputs, state = self._decide(piece, replace(state, pending=available[used:]))
-            yield from ((output, state) for output in outputs)
-        state = replace(state, pending=available[used:].copy())
-        if final:
-            outputs, state = self._decide(
-                state.pending, replace(state, pending=available[:0], finished=True)
-            )
-            yield from ((output, state) for output in outputs)
-        else:
-            yield None, state
-
-    def _decide(
+    def take(
         self, samples: np.ndarray, state: PipelineState
     ) -> tuple[list[ChunkOutput], PipelineState]:
         """Take in one chunk, then READ or WRITE, once for every sentence that it touches."""

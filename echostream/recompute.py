@@ -16,8 +16,7 @@ Letters: S encoder frames, N text positions, D width.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import System
 from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig
 from echostream.models.chunk_conformer_encoder import s2st_conv_chunk, text_conv_chunk
@@ -38,8 +36,9 @@ from echostream.models.decoders.ctc_decoder_policy import (
 )
 from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import UNIT_OFFSET
-from echostream.pipeline import Pipeline, Stopwatch, Task
+from echostream.pipeline import Pipeline
 from echostream.recompute_search import CachedPredictor, Predictor, best_labels, greedy
+from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
 from echostream.streamspeech_frontend import StreamSpeechFrontend, whole_features
 from echostream.text import Vocabulary
 
@@ -92,13 +91,12 @@ class StreamSpeechPipeline(Pipeline):
         return {"segment_frames": chunk, "conv_chunk_frames": conv_chunk(self.task, chunk)}
 
 
-@dataclass(frozen=True)
-class RecomputeState:
+@dataclass(frozen=True, kw_only=True)
+class RecomputeState(StreamState):
     """What the original's agents remember of an utterance.
 
     Attributes:
-        samples: (T,) all source samples; ``sample_rate`` and ``received`` describe them, the
-            first ``processed`` went through the model.
+        samples: (T,) all source samples that went through the model.
         asr_count, st_count: CTC tokens at the last call that passed the growth check.
         prefix: text tokens written; None before the first.
         fed: text positions given to the unit decoder last; None before the first.
@@ -106,13 +104,9 @@ class RecomputeState:
         text: what the text agents wrote.
         search: caches of the speech-to-text agent's search; None before the first.
         asr, st: CTC tokens at the last call.
-        finished: the utterance has ended.
     """
 
     samples: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
-    sample_rate: int | None = None
-    received: int = 0
-    processed: int = 0
     asr_count: int = 0
     st_count: int = 0
     prefix: tuple[int, ...] | None = None
@@ -122,35 +116,18 @@ class RecomputeState:
     search: MTState | None = None
     asr: tuple[int, ...] = ()
     st: tuple[int, ...] = ()
-    finished: bool = False
 
 
-@dataclass(frozen=True)
-class RecomputeOutput:
-    """What one policy call decided.
+@dataclass(frozen=True, kw_only=True)
+class RecomputeOutput(StreamOutput):
+    """What one policy call decided: tokens and units are all so far, as of now, for every call may
+    revise them.
 
     Attributes:
-        source_ms: source received.
-        write: WRITE, possibly of nothing, or READ.
-        final: the utterance ended with this call.
-        asr_tokens, st_tokens, mt_tokens, units: everything so far, as of now.
         text: text written by this call (text agents).
-        waveform: (T,) samples written by this call.
-        sample_rate: of the waveform.
-        compute_ms: wall time per stage.
     """
 
-    source_ms: float
-    write: bool
-    final: bool
-    asr_tokens: tuple[int, ...]
-    st_tokens: tuple[int, ...]
-    mt_tokens: tuple[int, ...]
-    units: tuple[int, ...]
     text: str
-    waveform: np.ndarray
-    sample_rate: int
-    compute_ms: dict[str, float]
 
 
 @dataclass
@@ -166,7 +143,7 @@ class _Call:
     waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
 
-class RecomputePipeline:
+class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
     """StreamSpeech's agents on a loaded system with a chunk Conformer encoder.
 
     Args:
@@ -176,6 +153,10 @@ class RecomputePipeline:
         policy: overrides the system's.
         dur_prediction: let the vocoder predict how long units last.
     """
+
+    min_chunk_ms = 1
+    revises = True
+    joins_last_chunk = True  # SimulEval marks a last chunk that is full as the last one
 
     def __init__(
         self,
@@ -191,13 +172,10 @@ class RecomputePipeline:
                 "recomputing is for StreamSpeech's chunk_conformer encoder, this model has "
                 f"{system.config.encoder.kind!r}"
             )
-        if task == "s2st" and system.model.vocoder is None:
-            raise ValueError("task 's2st' needs a model with a vocoder; use 's2tt' or 'asr'")
-        if chunk_ms < 1:
-            raise ValueError(f"chunk_ms must be at least 1, got {chunk_ms}")
-        self.system, self.chunk_ms, self.task = system, chunk_ms, task
+        if chunk_ms < self.min_chunk_ms:
+            raise ValueError(f"chunk_ms must be at least {self.min_chunk_ms}, got {chunk_ms}")
+        super().__init__(system, chunk_ms=chunk_ms, task=task, policy=policy)
         self.dur_prediction = dur_prediction
-        self.policy_config = system.config.policy if policy is None else policy
         if self.policy_config.name != "ctc":
             raise ValueError(
                 f"StreamSpeech's agents have the 'ctc' policy, got {self.policy_config.name!r}"
@@ -206,53 +184,21 @@ class RecomputePipeline:
         self.whole_word = task == "s2st" and whole_word_mode(self.policy_config, chunk_ms)
         self.attention_chunk = max(int(chunk_ms) // ENCODER_FRAME_MS, 1)
         self.conv_chunk = conv_chunk(task, int(chunk_ms) // ENCODER_FRAME_MS)
-        vocoder = system.config.vocoder
-        self.output_rate = vocoder.sampling_rate if vocoder else system.config.frontend.sample_rate
 
     def init_state(self) -> RecomputeState:
         return RecomputeState()
 
-    @torch.no_grad()
-    def step(
-        self, samples: object, sample_rate: int, state: RecomputeState, *, final: bool = False
-    ) -> tuple[list[RecomputeOutput], RecomputeState]:
-        """Push audio, as in :meth:`Pipeline.step`: one output per complete chunk."""
-        outputs = []
-        for output, following in self.iterate(samples, sample_rate, state, final=final):
-            state = following
-            if output is not None:
-                outputs.append(output)
-        return outputs, state
-
-    @torch.no_grad()
-    def iterate(
-        self, samples: object, sample_rate: int, state: RecomputeState, *, final: bool = False
-    ) -> Iterator[tuple[RecomputeOutput | None, RecomputeState]]:
-        """:meth:`step`, one call at a time."""
-        if state.finished:
-            raise ValueError("this stream has ended; start another with init_state()")
-        new = check_samples(samples, state.received)
-        check_same_rate(state.sample_rate, sample_rate)
-        chunk = math.ceil(self.chunk_ms * sample_rate / 1000)
-        everything = np.concatenate([state.samples, new])
-        received = len(everything)
-        state = replace(state, samples=everything, sample_rate=sample_rate, received=received)
-        # SimulEval marks a last chunk that is full as the last one.
-        while state.processed + chunk < received or (
-            state.processed + chunk == received and not final
-        ):
-            output, state = self._hear(replace(state, processed=state.processed + chunk))
-            yield output, state
-        if final:
-            yield self._hear(replace(state, processed=received, finished=True))
-        else:
-            yield None, state
-
-    def _hear(self, state: RecomputeState) -> tuple[RecomputeOutput, RecomputeState]:
+    def take(
+        self, samples: np.ndarray, state: RecomputeState
+    ) -> tuple[tuple[RecomputeOutput, ...], RecomputeState]:
+        """One policy call on everything heard so far."""
+        everything = np.concatenate([state.samples, samples])
+        state = replace(state, samples=everything, processed=len(everything))
         watch = Stopwatch(next(self.system.model.parameters()).device)
         with watch("features"):
-            features = self.features(state.samples[: state.processed], state.sample_rate)
-        return self.decide(features, state, watch)
+            features = self.features(everything, state.sample_rate)
+        output, state = self.decide(features, state, watch)
+        return (output,), state
 
     def features(self, samples: np.ndarray, sample_rate: int) -> Tensor:
         """Normalised filterbank (frames, bins) of everything heard."""

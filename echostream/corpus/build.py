@@ -74,7 +74,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _map(
+def parallel_map(
     function: Callable[[ItemT], ResultT], items: Sequence[ItemT], jobs: int, what: str
 ) -> Iterator[ResultT]:
     """Results in order, with a progress bar."""
@@ -84,7 +84,7 @@ def _map(
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(jobs, initializer=_one_thread) as pool:
-        yield from bar(pool.imap(function, items, chunksize=8))
+        yield from bar(pool.imap(function, items, chunksize=min(8, -(-len(items) // (4 * jobs)))))
 
 
 def _synthesize(utterance: Utterance, folder: Path, seed: int) -> None:
@@ -109,7 +109,7 @@ def synthesize(folder: Path, utterances: Sequence[Utterance], options: BuildOpti
     if missing:
         synthesis.require_synthesizers()
         synthesis.require_voices({speaker(utterance.speaker) for utterance in missing})
-    for _ in _map(
+    for _ in parallel_map(
         partial(_synthesize, folder=folder, seed=options.seed), missing, options.jobs, "speech"
     ):
         pass
@@ -144,7 +144,7 @@ def extract_features(
             return index
         logger.info("%s holds other utterances, extracting again", archive)
     moments = layout.RunningMoments()
-    found = _map(partial(_features, folder=folder), utterances, options.jobs, "filterbank")
+    found = parallel_map(partial(_features, folder=folder), utterances, options.jobs, "filterbank")
     layout.write_feature_zip(archive, found, moments)
     moments.save(stats)
     return layout.index_feature_zip(archive)
@@ -196,9 +196,24 @@ def extract_units(
                 units[split] = known
                 continue
         worker = partial(_units, folder=folder, model=model)
-        units[split] = dict(_map(worker, utterances, options.jobs, f"units {split}"))
+        units[split] = dict(parallel_map(worker, utterances, options.jobs, f"units {split}"))
         write_units(path, units[split])
     return units
+
+
+def begin(folder: Path, seed: int) -> None:
+    """Mark a corpus folder with its seed.
+
+    Raises:
+        ValueError: the folder was begun with another seed.
+    """
+    mark = folder / "seed.txt"
+    if mark.is_file() and mark.read_text().strip() != str(seed):
+        raise ValueError(
+            f"{folder} was begun with seed {mark.read_text().strip()}, not {seed}; "
+            "its speech would be mixed, choose another folder"
+        )
+    write_atomically(mark, f"{seed}\n")
 
 
 def build(folder: Path, splits: Splits, options: BuildOptions) -> None:
@@ -207,13 +222,7 @@ def build(folder: Path, splits: Splits, options: BuildOptions) -> None:
     Raises:
         ValueError: the folder was begun with another seed.
     """
-    mark = folder / "seed.txt"
-    if mark.is_file() and mark.read_text().strip() != str(options.seed):
-        raise ValueError(
-            f"{folder} was begun with seed {mark.read_text().strip()}, not {options.seed}; "
-            "its speech would be mixed, choose another folder"
-        )
-    write_atomically(mark, f"{options.seed}\n")
+    begin(folder, options.seed)
     everything: Iterable[Utterance] = (u for split in SPLITS for u in splits[split])
     utterances = list(everything)
     synthesize(folder, utterances, options)

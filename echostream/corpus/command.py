@@ -10,6 +10,8 @@ from pathlib import Path
 from echostream.corpus import layout, synthesis
 from echostream.corpus.build import BuildOptions, build
 from echostream.corpus.speakers import speaker
+from echostream.corpus.talk_files import build_talks, write_shipped_talk
+from echostream.corpus.talks import DEMO_SET, TALK_SETS
 from echostream.corpus.text_files import Utterance, make_utterances, read_texts, write_texts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +35,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--write-test-audio",
         action="store_true",
         help="make the test utterances that ship with the repository, into --texts",
+    )
+    what.add_argument(
+        "--write-talk",
+        action="store_true",
+        help="make the talk of the demonstration, which ships too, into --texts",
+    )
+    parser.add_argument(
+        "--talks",
+        nargs="*",
+        metavar="SET",
+        help="with --out, make only these sets of talks, which need nothing else of the corpus; "
+        f"without names, all of {', '.join(TALK_SETS)}",
     )
     parser.add_argument("--texts", type=Path, default=DATA, help="folder of the split files")
     parser.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="of everything random")
@@ -90,12 +104,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit must be positive, got {args.limit}")
+    if args.talks is not None and args.out is None:
+        parser.error("--talks makes sound and goes with --out DIR")
     try:
         if args.write_texts:
             write_texts(make_utterances(args.seed), args.texts)
             return 0
         if args.write_test_audio:
             write_test_audio(args.texts.resolve(), args.seed)
+            return 0
+        if args.write_talk:
+            folder = args.texts.resolve()
+            test = read_texts(folder)["test"]
+            write_shipped_talk(folder / "talk", ROOT, DEMO_SET, test, args.seed)
             return 0
         options = BuildOptions(
             seed=args.seed,
@@ -105,6 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kmeans_utterances=args.kmeans_utterances,
         )
         splits = {name: rows[: args.limit] for name, rows in read_texts(args.texts).items()}
+        if args.talks is not None:
+            names = args.talks or list(TALK_SETS)
+            build_talks(args.out, splits, names, seed=args.seed, jobs=args.jobs)
+            return 0
         build(args.out, splits, options)
     except (ValueError, FileNotFoundError, RuntimeError, ImportError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")

@@ -29,9 +29,9 @@ EDGE_SILENCE_MS = (60, 300)
 _TIMEOUT_S = 120
 
 
-def require_synthesizers() -> None:
-    """Raise ``RuntimeError`` naming the Debian packages that are missing."""
-    missing = [name for name in ("espeak-ng", "flite") if shutil.which(name) is None]
+def require_synthesizers(*names: str) -> None:
+    """Raise ``RuntimeError`` naming the Debian packages that are missing, of both by default."""
+    missing = [name for name in names or ("espeak-ng", "flite") if shutil.which(name) is None]
     if missing:
         raise RuntimeError(
             f"speech synthesis needs {' and '.join(missing)}, not found on PATH; on Debian and "
@@ -131,13 +131,14 @@ def save_flac(samples: np.ndarray, path: Path) -> None:
         soundfile.write(temporary, samples, SAMPLE_RATE, subtype="PCM_16")
 
 
-def synthesize_source(identifier: str, text: str, speaker: Speaker, seed: int) -> np.ndarray:
-    """One source utterance as the corpus has it.
-
-    Pitch and rate stray a little around the speaker's, as nobody speaks alike twice.
-    """
-    rng = generator_for(seed, "source", identifier)
+def stray(speaker: Speaker, rng: np.random.Generator) -> Speaker:
+    """The speaker with pitch and rate a little off, as nobody speaks alike twice."""
     pitch = int(np.clip(speaker.pitch + rng.integers(-6, 7), 0, 99))
     rate = speaker.rate_wpm + int(rng.integers(-10, 11))
-    varied = dataclasses.replace(speaker, pitch=pitch, rate_wpm=rate)
-    return add_recording_conditions(espeak(text, varied), rng)
+    return dataclasses.replace(speaker, pitch=pitch, rate_wpm=rate)
+
+
+def synthesize_source(identifier: str, text: str, speaker: Speaker, seed: int) -> np.ndarray:
+    """One source utterance as the corpus has it."""
+    rng = generator_for(seed, "source", identifier)
+    return add_recording_conditions(espeak(text, stray(speaker, rng)), rng)

@@ -27,7 +27,7 @@ from echostream.fairseq_plugin.features import load_features, spec_augment
 from echostream.fairseq_plugin.nonspeech import DB, FLOOR, NonspeechPool, mix, speech_span
 from echostream.text import Vocabulary
 
-SHORT_PAUSE = 0.3  # share of pauses that are hardly any
+SHORT_PAUSE = 0.4  # share of pauses that are hardly any
 SHORT_PAUSE_MS = 200
 KEEP_SPEAKER = 0.5  # share of utterances that are joined with others of their speaker
 STRETCH = 0.15  # share of pauses that hold a sound without speech
@@ -35,8 +35,10 @@ STRETCH_MS = (1000, 6000)
 STRETCH_DB = (-45.0, -8.0)
 NOISE_FLOOR = 0.6  # share of streams with a noise floor running through
 NOISE_FLOOR_DB = (-75.0, -42.0)
+EDGE_FRAMES = 3  # kept around an utterance's speech where another one follows or precedes
+TIGHT = 0.4  # share of streams that begin right with speech, but for their first pause
 ONSET = 0.4  # share of streams that break off as another sentence begins
-ONSET_MS = 160
+ONSET_MS = 240
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class StreamOptions:
     Attributes:
         sentences: most of them in one stream.
         frames: filterbank frames of the longest stream, unless one sentence alone is longer.
-        pause_ms: longest pause between two utterances, whose own edges come on top.
+        pause_ms: longest pause between the speech of two utterances.
         single_share: share of streams that hold one sentence.
     """
 
@@ -77,7 +79,7 @@ class StreamPlan:
         pauses: frames before each utterance and behind the last one.
         stretches: of these frames, how many hold a sound, in the middle of each pause.
         onset: an utterance whose beginning ends the stream, and how many frames of it; or None.
-        frames: of the whole stream.
+        frames: of the whole stream at most; the utterances' own edges are cut where they meet.
     """
 
     seed: tuple[int, ...]
@@ -160,6 +162,7 @@ def _draw_pauses(
     onset = None
     if rng.random() < ONSET:
         onset = (int(rng.integers(len(frames))), int(rng.uniform(0, ONSET_MS) / shift_ms))
+        total += EDGE_FRAMES + onset[1]
     return StreamPlan(seed, tuple(rows), tuple(pauses), tuple(stretches), onset, total)
 
 
@@ -232,9 +235,11 @@ class StreamDataset(EchoStreamDataset):
         plan = self.plans[index]
         rng = np.random.default_rng((*plan.seed, 1))
         pieces = [self._load(row) for row in plan.rows]
-        spans, starts = [], []
+        spans: list[tuple[int, int]] = []
+        pieces_at: list[tuple[int, int]] = []
         background = rng.choice(["own", "silence", "noise"], p=[0.6, 0.2, 0.2])
         noise_db = rng.uniform(*NOISE_FLOOR_DB)
+        tight = rng.random() < TIGHT  # as behind a boundary that another sentence precedes
         parts: list[np.ndarray] = []
         position = 0
         for gap, (pause, stretch) in enumerate(zip(plan.pauses, plan.stretches, strict=True)):
@@ -254,17 +259,19 @@ class StreamDataset(EchoStreamDataset):
             position += pause
             if after is not None:
                 first, last = speech_span(after)
-                spans.append((position + first, position + last))
-                starts.append(position)
-                parts.append(after)
-                position += len(after)
+                # Recordings begin and end in silence, sentences of one speech need not.
+                start = max(first - EDGE_FRAMES, 0) if gap or tight else 0
+                goes_on = gap + 1 < len(pieces) or plan.onset is not None
+                stop = last + EDGE_FRAMES if goes_on else len(after)
+                spans.append((position + first - start, position + last - start))
+                parts.append(after[start:stop])
+                pieces_at.append((position, position + len(parts[-1])))
+                position += len(parts[-1])
         if plan.onset is not None:
-            # The room is what the last pause leaves: the stream's length is already settled.
             row, length = plan.onset
             beginning = self._load(row)
-            beginning = beginning[: speech_span(beginning)[0] + length][-plan.pauses[-1] :]
-            if plan.pauses[-1] and len(beginning):
-                parts[-1][-len(beginning) :] = beginning
+            first = speech_span(beginning)[0]
+            parts.append(beginning[max(first - EDGE_FRAMES, 0) : first + length])
         features = np.concatenate(parts)
         if rng.random() < NOISE_FLOOR:
             floor = self.pool.draw(
@@ -276,8 +283,7 @@ class StreamDataset(EchoStreamDataset):
         if self.normalise:
             features = (features - self.mean) / self.std
         if self.specaugment is not None:
-            for start, piece in zip(starts, pieces, strict=True):
-                stop = start + len(piece)
+            for start, stop in pieces_at:
                 features[start:stop] = spec_augment(features[start:stop], self.specaugment, rng)
         return Stream(
             int(index),

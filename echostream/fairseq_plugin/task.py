@@ -3,6 +3,7 @@
 # ruff: noqa: UP045  (fairseq turns annotations into flags and knows typing.Optional only)
 
 import base64
+import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
-from echostream.config import EchoStreamConfig, to_dict
+from echostream.config import EchoStreamConfig, EndpointConfig, to_dict
 from echostream.fairseq_plugin.architectures import build_config, report_superseded
 from echostream.fairseq_plugin.data_config import (
     ASR_TASK,
@@ -112,6 +113,10 @@ class EchoStreamTask(FairseqTask):
             num_units=self.cfg.target_code_size,
             num_mel_bins=self.data_config.bins,
         )
+        if self.cfg.stream_sentences:
+            # A model says in its own directory that it knows where sentences end.
+            endpoint = EndpointConfig("learned", endpoint_ms=max(self.cfg.stream_pause_ms, 1))
+            self.config = dataclasses.replace(self.config, endpoint=endpoint)
         report_superseded(self.text_tasks, self.config)
         self.state.merge_state_dict({STATE_KEY: self._describe(self.config)})
         return self.config

@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("fairseq")
 
+from echostream.checkpoint import load_model_dir  # noqa: E402
 from echostream.config import FrontendConfig  # noqa: E402
 from echostream.fairseq_plugin.architectures import build_config  # noqa: E402
 from echostream.fairseq_plugin.data_config import (  # noqa: E402
@@ -16,6 +17,7 @@ from echostream.fairseq_plugin.data_config import (  # noqa: E402
     DataConfig,
     load_text_tasks,
 )
+from echostream.fairseq_plugin.export import export_checkpoint  # noqa: E402
 from echostream.fairseq_plugin.nonspeech import (  # noqa: E402
     DB,
     FLOOR,
@@ -25,6 +27,7 @@ from echostream.fairseq_plugin.nonspeech import (  # noqa: E402
     speech_span,
 )
 from echostream.fairseq_plugin.streams import (  # noqa: E402
+    EDGE_FRAMES,
     StreamDataset,
     StreamOptions,
     plan_epoch,
@@ -73,7 +76,8 @@ def test_every_utterance_is_dealt_once(sentences, seed):
     assert sorted(row for plan in plans for row in plan.rows) == list(range(200))
     for plan in plans:
         assert 1 <= len(plan.rows) <= sentences
-        assert plan.frames == frames[list(plan.rows)].sum() + sum(plan.pauses)
+        onset = plan.onset[1] + EDGE_FRAMES if plan.onset else 0
+        assert plan.frames == frames[list(plan.rows)].sum() + sum(plan.pauses) + onset
         assert len(plan.pauses) == len(plan.rows) + 1
         assert all(s <= p for s, p in zip(plan.stretches, plan.pauses, strict=True))
     again = plan_epoch(frames, speakers, options, 10.0, (seed, 1))
@@ -94,14 +98,20 @@ def test_streams_hold_their_utterances(corpus):
     several = 0
     for index, plan in enumerate(dataset.plans):
         stream = dataset[index]
-        assert stream.features.shape == (plan.frames, BINS)
+        assert stream.features.shape[1] == BINS
+        assert len(stream.features) <= plan.frames
         assert bool(torch.isfinite(stream.features).all())
         assert len(stream.sentences) == len(stream.spans) == len(plan.rows)
         several += len(plan.rows) > 1
-        position = plan.pauses[0]
-        for row, (begin, end), pause in zip(plan.rows, stream.spans, plan.pauses[1:], strict=True):
-            assert position <= begin < end <= position + dataset.rows[row].frames
-            position += dataset.rows[row].frames + pause
+        behind = 0
+        for row, (begin, end), pause in zip(plan.rows, stream.spans, plan.pauses[:-1], strict=True):
+            first, last = speech_span(dataset._load(row))
+            assert end - begin == last - first
+            # Nothing but the pause and what is left of the edges lies between.
+            edges = first if not behind else 2 * EDGE_FRAMES
+            assert behind + pause <= begin <= behind + pause + edges
+            behind = end
+        assert behind <= len(stream.features)
     assert several
 
 
@@ -189,3 +199,7 @@ def test_training_on_streams_runs_validates_and_resumes(corpus, tmp_path, arch):
     assert '"dev_asr_error"' in log
     log = run_training(corpus, tmp_path / "save", *flags, "--max-update", "4")
     assert "at 4 updates" in log or "@ 4 updates" in log
+    out = tmp_path / "model"
+    export_checkpoint(tmp_path / "save" / "checkpoint_last.pt", out)
+    endpoint = load_model_dir(out).config.endpoint
+    assert endpoint.method == "learned" and endpoint.endpoint_ms == 2000

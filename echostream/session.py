@@ -1,0 +1,177 @@
+"""One stream on a pipeline and what it has said so far; knows nothing of SimulEval.
+
+SimulEval's agents, the command line and servers all need the same: somebody who owns a stream's
+state, joins what decision after decision brought, and writes it down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from echostream.spine import StreamOutput, StreamPipeline
+
+
+@dataclass
+class Sentence:
+    """What was said of one sentence.
+
+    Attributes:
+        asr, st, mt, units: tokens of the CTC heads and the text decoder, and speech units.
+        asr_tail, st_tail: provisional tokens behind them.
+        transcript, translation: whole words.
+        ended: nothing more will come.
+    """
+
+    asr: list[int] = field(default_factory=list)
+    st: list[int] = field(default_factory=list)
+    mt: list[int] = field(default_factory=list)
+    units: list[int] = field(default_factory=list)
+    asr_tail: tuple[int, ...] = ()
+    st_tail: tuple[int, ...] = ()
+    transcript: list[str] = field(default_factory=list)
+    translation: list[str] = field(default_factory=list)
+    ended: bool = False
+
+    def add(self, output: StreamOutput) -> None:
+        """Take in a decision that adds to what was said."""
+        self.asr += output.asr_tokens
+        self.st += output.st_tokens
+        self.mt += output.mt_tokens
+        self.units += output.units
+        self.asr_tail, self.st_tail = output.asr_tail, output.st_tail
+        self.transcript += output.transcript
+        self.translation += output.translation
+        self.ended = output.sentence_end
+
+    def revise(self, output: StreamOutput, transcript: str, translation: str) -> None:
+        """Take in a decision that replaces what was said."""
+        self.asr, self.st = list(output.asr_tokens), list(output.st_tokens)
+        self.mt, self.units = list(output.mt_tokens), list(output.units)
+        self.transcript, self.translation = transcript.split(), translation.split()
+        self.ended = output.final
+
+
+class TraceWriter:
+    """One JSON line per decision, in a file that is begun anew.
+
+    A line holds ``index`` of the stream, ``source_ms``, ``write``, ``finished``, ``sentence`` and
+    what was said of that sentence so far (``asr``, ``st``, ``mt``, ``units``, ``transcript``,
+    ``translation``), the new ``samples``, ``backlog_ms`` and ``compute_ms`` per stage.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Whoever writes may later work in another directory.
+        self.path = path.resolve()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("", encoding="utf-8")
+
+    def write(self, index: int, sentence: Sentence, output: StreamOutput) -> None:
+        line: dict[str, Any] = {
+            "index": index,
+            "source_ms": round(output.source_ms, 3),
+            "write": output.write,
+            "finished": output.final,
+            "sentence": output.sentence,
+            "asr": [*sentence.asr, *sentence.asr_tail],
+            "st": [*sentence.st, *sentence.st_tail],
+            "mt": sentence.mt,
+            "units": sentence.units,
+            "transcript": " ".join(sentence.transcript),
+            "translation": " ".join(sentence.translation),
+            "samples": len(output.waveform),
+            "backlog_ms": round(output.backlog_ms, 3),
+            "compute_ms": {stage: round(ms, 3) for stage, ms in output.compute_ms.items()},
+        }
+        if hasattr(output, "text"):  # what this call wrote, pieces and all
+            line["text"] = output.text
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Session:
+    """A stream under way.
+
+    Args:
+        pipeline: shared by any number of sessions.
+        index: of the stream, for the trace.
+        trace: where decisions are written down, if anywhere.
+
+    Attributes:
+        state: the pipeline's; None before the first push, since weights may still move.
+        sentences: what was said, sentence by sentence; the last one may go on.
+        samples_written: samples of speech so far.
+    """
+
+    def __init__(
+        self, pipeline: StreamPipeline, *, index: int = 0, trace: TraceWriter | None = None
+    ) -> None:
+        self.pipeline, self.index, self.trace = pipeline, index, trace
+        self.state: Any = None
+        self.sentences = [Sentence()]
+        self.samples_written = 0
+
+    @property
+    def received(self) -> int:
+        """Samples pushed."""
+        return 0 if self.state is None else self.state.received
+
+    @property
+    def finished(self) -> bool:
+        return self.state is not None and self.state.finished
+
+    @property
+    def sentence(self) -> Sentence:
+        """The one that was spoken of last."""
+        return self.sentences[-1]
+
+    @property
+    def transcript(self) -> list[str]:
+        """All source words so far."""
+        return [word for sentence in self.sentences for word in sentence.transcript]
+
+    @property
+    def translation(self) -> list[str]:
+        """All target words so far."""
+        return [word for sentence in self.sentences for word in sentence.translation]
+
+    @property
+    def units(self) -> list[int]:
+        """All speech units so far."""
+        return [unit for sentence in self.sentences for unit in sentence.units]
+
+    def push(self, samples: object, sample_rate: int, *, final: bool = False) -> list[StreamOutput]:
+        """Push audio; see :meth:`echostream.spine.StreamPipeline.step`. Returns the decisions."""
+        return list(self.iterate(samples, sample_rate, final=final))
+
+    def iterate(
+        self, samples: object, sample_rate: int, *, final: bool = False
+    ) -> Iterator[StreamOutput]:
+        """:meth:`push`, one decision at a time. Must be run to its end."""
+        state = self.pipeline.init_state() if self.state is None else self.state
+        decisions = self.pipeline.iterate(samples, sample_rate, state, final=final)
+        for output, following in decisions:
+            self.state = following
+            if output is not None:
+                self._record(output)
+                yield output
+
+    def _record(self, output: StreamOutput) -> None:
+        while len(self.sentences) <= output.sentence:
+            self.sentences.append(Sentence())
+        sentence = self.sentences[output.sentence]
+        if self.pipeline.revises:
+            system = self.pipeline.system
+            sentence.revise(
+                output,
+                system.source_vocabulary.decode(output.asr_tokens),
+                system.target_vocabulary.decode(output.mt_tokens),
+            )
+        else:
+            sentence.add(output)
+        self.samples_written += len(output.waveform)
+        if self.trace is not None:
+            self.trace.write(self.index, sentence, output)

@@ -1,0 +1,74 @@
+"""A session joins what a stream's decisions brought, for any pipeline."""
+
+import json
+
+import numpy as np
+import pytest
+
+from echostream.config import EndpointConfig
+from echostream.pipeline import Pipeline
+from echostream.session import Session, TraceWriter
+from echostream.synthetic import synthetic_clip
+from tests.test_pipeline import push, total
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return synthetic_clip(2.9, RATE, seed=3)
+
+
+@pytest.mark.parametrize("method", ["off", "pause"])
+def test_a_session_is_the_pipeline_with_a_memory(system, clip, method):
+    endpoint = EndpointConfig(method, endpoint_ms=80, min_tokens=1)
+    pipeline = Pipeline(system, endpoint=endpoint)
+    outputs, _ = push(pipeline, clip, RATE, 5000)
+    session, told = Session(pipeline), []
+    assert session.received == 0 and not session.finished
+    for start in range(0, len(clip), 5000):
+        told += session.push(clip[start : start + 5000], RATE, final=start + 5000 >= len(clip))
+    expected = total(outputs)
+    assert total(told) == expected
+    assert session.transcript == expected["transcript"]
+    assert session.translation == expected["translation"]
+    assert session.units == expected["units"]
+    assert session.samples_written == sum(expected["samples"])
+    assert session.received == len(clip) and session.finished
+    assert len(session.sentences) == 1 + max(o.sentence for o in outputs)
+    assert (len(session.sentences) > 1) == (method == "pause")
+    assert all(sentence.ended for sentence in session.sentences)
+    vocabulary = system.target_vocabulary
+    for sentence in session.sentences:
+        assert " ".join(sentence.translation) == vocabulary.decode(sentence.mt)
+
+
+def test_a_trace_holds_a_line_per_decision(system, clip, tmp_path):
+    trace = TraceWriter(tmp_path / "deep" / "trace.jsonl")
+    endpoint = EndpointConfig("pause", endpoint_ms=80, min_tokens=1)
+    session = Session(Pipeline(system, endpoint=endpoint), index=4, trace=trace)
+    outputs = session.push(clip, RATE, final=True)
+    lines = [json.loads(line) for line in trace.path.read_text().splitlines()]
+    assert len(lines) == len(outputs)
+    assert {line["index"] for line in lines} == {4}
+    assert [line["sentence"] for line in lines] == [o.sentence for o in outputs]
+    assert [line["samples"] for line in lines] == [len(o.waveform) for o in outputs]
+    assert [line["finished"] for line in lines] == [False] * (len(lines) - 1) + [True]
+    last = {line["sentence"]: line for line in lines}
+    for index, sentence in enumerate(session.sentences):
+        assert last[index]["mt"] == sentence.mt and last[index]["units"] == sentence.units
+        assert last[index]["translation"] == " ".join(sentence.translation)
+
+
+def test_a_new_trace_begins_anew(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    path.write_text("old\n")
+    TraceWriter(path)
+    assert path.read_text() == ""
+
+
+def test_nothing_is_taken_in_after_the_end(system, clip):
+    session = Session(Pipeline(system))
+    session.push(clip, RATE, final=True)
+    with pytest.raises(ValueError, match="this stream has ended"):
+        session.push(np.zeros(10, dtype=np.float32), RATE)
