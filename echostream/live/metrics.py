@@ -18,7 +18,9 @@ class Metrics:
         self.faults = Counter(
             "echostream_faults", "Faults said to clients, by code", ["code"], registry=registry
         )
-        self.chunks = Counter("echostream_chunks", "Chunks translated", ["model"], registry=registry)
+        self.chunks = Counter(
+            "echostream_chunks", "Chunks translated", ["model"], registry=registry
+        )
         self.source = Counter(
             "echostream_source_seconds", "Source translated", ["model"], registry=registry
         )

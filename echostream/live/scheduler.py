@@ -139,9 +139,7 @@ def run_one_by_one(jobs: Sequence[Job]) -> list[list[Update] | Exception]:
         try:
             if stream.translator is None:
                 stream.translator = stream.make_translator()
-            results.append(
-                stream.translator.push(job.samples, stream.sample_rate, final=job.final)
-            )
+            results.append(stream.translator.push(job.samples, stream.sample_rate, final=job.final))
         except Exception as error:  # whatever it is, the other streams go on
             results.append(error)
     return results
@@ -232,8 +230,11 @@ class Scheduler:
     def _gather(self) -> list[Job]:
         """The most overdue stream's chunk, and those of ready streams that can run with it."""
         ready = sorted(
-            ((stream._next_due(), index) for index, stream in enumerate(self._streams)
-             if stream.ready)
+            (
+                (stream._next_due(), index)
+                for index, stream in enumerate(self._streams)
+                if stream.ready
+            )
         )
         if not ready:
             return []
@@ -246,7 +247,12 @@ class Scheduler:
         return [stream._take() for stream in mates[: self._max_batch]]
 
     def _deliver(
-        self, job: Job, result: list[Update] | Exception, started: float, finished: float, batch: int
+        self,
+        job: Job,
+        result: list[Update] | Exception,
+        started: float,
+        finished: float,
+        batch: int,
     ) -> None:
         stream = job.stream
         with self._wake:

@@ -132,9 +132,7 @@ class AgreedWords:
     def add(self, words: tuple[str, ...], final: bool) -> tuple[tuple[str, ...], str]:
         """The whole text as of now to newly agreed words and the rest."""
         agreed = 0
-        while (
-            agreed < min(len(words), len(self.before)) and words[agreed] == self.before[agreed]
-        ):
+        while agreed < min(len(words), len(self.before)) and words[agreed] == self.before[agreed]:
             agreed += 1
         upto = len(words) if final else max(agreed - 1, 0)  # the last one may still grow
         new = words[self.said : upto]

@@ -19,7 +19,8 @@ pytest.importorskip("uvicorn", reason="the extra 'serve' is not installed")
 import uvicorn
 
 from echostream import assets
-from echostream.checkpoint import load_model_dir
+from echostream.checkpoint import System, load_model_dir
+from echostream.config import EndpointConfig
 from echostream.live.catalog import Catalog, served
 from echostream.live.protocol import encode_speech
 from echostream.live.security import Gate
@@ -47,6 +48,13 @@ def catalog(shipped) -> Catalog:
     return Catalog(
         [served(assets.model_dir("echostream"), shipped), served(twin, load_model_dir(twin))]
     )
+
+
+@pytest.fixture(scope="session")
+def talking(shipped) -> System:
+    """The shipped system, which takes pauses for ends of sentences."""
+    endpoint = EndpointConfig(method="pause", endpoint_ms=320)
+    return replace(shipped, config=replace(shipped.config, endpoint=endpoint))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from echostream import assets
+from echostream.live.catalog import Catalog, served
 from echostream.live.client import LiveClient
 from echostream.live.security import Gate
 from tests.live.conftest import read_clip, run, running
@@ -245,10 +247,11 @@ def test_time_limits_are_said(catalog):
         assert run(scenario()) == ("start_timeout", "idle", "too_long")
 
 
-def test_deaf_client_is_given_up(catalog):
+def test_deaf_client_is_given_up(talking):
     """Its stream pauses at the bound, and after the time limit its place is free again."""
     samples, _ = read_clip("test_00041.flac")
     bounds = {"stall_s": 0.5, "unsent_bytes": 1000, "resume_s": 0.2, "max_sessions": 1}
+    catalog = Catalog([served(assets.model_dir("echostream"), talking)])
     with running(catalog, send_buffer=4096, **bounds) as address:
 
         def sessions():
@@ -256,7 +259,7 @@ def test_deaf_client_is_given_up(catalog):
                 return json.load(response)["sessions"]
 
         start = (1, b'{"type": "start", "sample_rate": 16000}')
-        link = raw(address, start, *[(2, samples.tobytes())] * 3)
+        link = raw(address, start, *[(2, samples.tobytes()), (2, bytes(64000))] * 6)
         for wanted in (1, 0):
             for _ in range(100):
                 if sessions() == wanted:

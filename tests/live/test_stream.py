@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 import soxr
 
+from echostream import assets
+from echostream.live.catalog import Catalog, served
 from echostream.live.client import LiveClient
-from tests.live.conftest import read_clip, run
+from echostream.live.protocol import encode_speech
+from echostream.pipeline import Pipeline
+from tests.live.conftest import read_clip, run, running
 
 CLIP = "test_00051.flac"
+TALK = ("test_00051.flac", "test_00041.flac", "test_00011.flac")
 
 
 async def translate(address, samples, rate, **options):
@@ -82,6 +87,23 @@ def test_provisional_words_become_words(address):
         assert any(tails) and not tails[-1], "provisional words are shown, and none is left over"
 
 
+def test_sentences_of_a_talk(talking):
+    pause = np.zeros(16000, np.float32)
+    talk = np.concatenate([np.concatenate([read_clip(name)[0], pause]) for name in TALK])
+    catalog = Catalog([served(assets.model_dir("echostream"), talking)])
+    with running(catalog) as address:
+        heard, _ = run(translate(address, talk, 16000))
+    pipeline = Pipeline(talking)
+    outputs, _ = pipeline.step(talk, 16000, pipeline.init_state(), final=True)
+    sentences = {output.sentence for output in outputs if output.translation}
+    assert len(sentences) >= len(TALK)
+    for index in sentences:
+        for kind in ("transcript", "translation"):
+            words = [w for o in outputs if o.sentence == index for w in getattr(o, kind)]
+            assert getattr(heard, kind).get(index, []) == words
+    assert bytes(heard.speech) == b"".join(encode_speech(o.waveform) for o in outputs)
+
+
 def test_silence_and_nothing(address, expected):
     for samples in (np.zeros(0, np.float32), np.zeros(100, np.float32), np.zeros(8000, np.float32)):
         heard, _ = run(translate(address, samples, 16000))
@@ -108,9 +130,7 @@ def test_sessions_side_by_side_equal_sessions_alone(address, expected):
     clips = [read_clip(f"test_00{index:02d}1.flac") for index in range(0, 8)]
 
     async def scenario():
-        return await asyncio.gather(
-            *(translate(address, samples, rate) for samples, rate in clips)
-        )
+        return await asyncio.gather(*(translate(address, samples, rate) for samples, rate in clips))
 
     for (samples, rate), (heard, _) in zip(clips, run(scenario()), strict=True):
         transcript, translation, speech = expected(samples, rate)
@@ -136,9 +156,7 @@ def test_health_models_metrics(address):
     assert [m["name"] for m in models["models"]] == ["echostream", "streamspeech"]
     assert [m["recompute"] for m in models["models"]] == [False, True]
     metrics = get(address, "/metrics")[0]
-    lines = dict(
-        line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#")
-    )
+    lines = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
     assert float(lines['echostream_chunks_total{model="echostream"}']) >= 8
     assert float(lines['echostream_lag_ms_count{model="echostream"}']) >= 8
     assert float(lines['echostream_speech_seconds_total{model="echostream"}']) > 1
