@@ -18,6 +18,7 @@ from echostream.checkpoint import System, load_model_dir
 from echostream.config import ENCODER_FRAME_MS, EmformerConfig
 from echostream.convert import add_convert_parser
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
+from echostream.live.command import add_live_parsers
 from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.session import Session
 
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_convert_parser(commands)
     add_evaluate_parser(commands)
     add_compare_parser(commands)
+    add_live_parsers(commands)
     return parser
 
 

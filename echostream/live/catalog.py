@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from echostream import assets
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import ChunkConformerConfig
 from echostream.live.protocol import ProtocolError
@@ -125,12 +126,13 @@ class Catalog:
 def served(folder: Path, system: System) -> ServedModel:
     """A loaded folder as a catalogue entry. Models with StreamSpeech's encoder run as StreamSpeech
     does."""
+    source, target = assets.languages(folder) or (None, None)
     return ServedModel(
         name=folder.resolve().name,
         system=system,
         recompute=isinstance(system.config.encoder, ChunkConformerConfig),
-        source_language=getattr(system.config, "source_language", None),
-        target_language=getattr(system.config, "target_language", None),
+        source_language=source,
+        target_language=target,
     )
 
 

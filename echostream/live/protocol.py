@@ -225,7 +225,10 @@ def decode_samples(data: bytes, sample_format: SampleFormat, position: int) -> n
 
 
 def encode_speech(waveform: np.ndarray) -> bytes:
-    """(T,) float samples to s16le bytes, rounded down and clipped as libsndfile does when it writes
-    a 16-bit file, so that a session and a file of ``echostream translate`` hold the same samples."""
+    """(T,) float samples to s16le bytes.
+
+    Rounded down and clipped as libsndfile does when it writes a 16-bit file, so that a session and
+    a file of ``echostream translate`` hold the same samples.
+    """
     scaled = np.floor(np.asarray(waveform, dtype=np.float32) * 32768)
     return np.clip(scaled, -32768, 32767).astype("<i2").tobytes()

@@ -69,7 +69,6 @@ class Stream:
         chunk: samples per decision.
         sample_rate: in Hz.
         on_result, on_error: called on the worker thread.
-        limit: most samples that go through the model; None: no limit.
     """
 
     def __init__(
