@@ -66,9 +66,6 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
     serve.add_argument(
         "--chunk-ms", type=int, default=320, help="source per decision (default 320)"
     )
-    serve.add_argument(
-        "--max-batch", type=int, default=8, help="sessions computed together (default 8; 1: none)"
-    )
     serve.add_argument("--threads", type=int, default=1, help="of the model (default 1)")
     serve.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     serve.set_defaults(func=run_serve)
@@ -89,7 +86,7 @@ def check_serve(args: argparse.Namespace) -> None:
         )
     if args.token and args.no_token:
         raise ValueError("--token and --no-token exclude each other")
-    for name in ("max_sessions", "max_batch", "threads"):
+    for name in ("max_sessions", "threads"):
         if getattr(args, name) < 1:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} must be at least 1, got {getattr(args, name)}")
@@ -107,7 +104,6 @@ def run_serve(args: argparse.Namespace) -> int:
     check_serve(args)
     import uvicorn
 
-    from echostream.live.batching import new_scheduler
     from echostream.live.catalog import Catalog
     from echostream.live.security import Gate, is_loopback
     from echostream.live.server import create_app, uvicorn_settings
@@ -125,7 +121,6 @@ def run_serve(args: argparse.Namespace) -> int:
         ),
         limits=Limits(max_sessions=args.max_sessions),
         chunk_ms=args.chunk_ms,
-        scheduler=new_scheduler(args.max_batch),
     )
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
     # Bound here, so that the address is known (and a taken port is one line) before serving.
