@@ -28,7 +28,7 @@ setup(
     package_data={
         "echostream": ["py.typed"],
         "echostream.assets": ["echo_mini/*", "echo_mini/*/*"],
-        "echostream.corpus": ["data/*"],
+        "echostream.training.corpus": ["data/*"],
         "echostream.live": ["page/*", "page/*/*"],
     },
     install_requires=[

@@ -11,9 +11,13 @@ from simuleval.data.segments import SpeechSegment
 
 from echostream.agents.base import EchoStreamAgent, StreamStates
 from echostream.config import ChunkConformerConfig
-from echostream.recompute import RecomputeOutput, RecomputePipeline, StreamSpeechPipeline
 from echostream.session import Session
 from echostream.spine import StreamOutput
+from echostream.streamspeech.recompute import (
+    RecomputeOutput,
+    RecomputePipeline,
+    StreamSpeechPipeline,
+)
 
 
 class StreamSpeechAgent(EchoStreamAgent):

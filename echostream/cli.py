@@ -16,11 +16,11 @@ from tqdm import tqdm
 from echostream import __version__
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import ENCODER_FRAME_MS, EmformerConfig
-from echostream.convert import add_convert_parser
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
 from echostream.live.command import add_live_parsers
 from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.session import Session
+from echostream.streamspeech.convert import add_convert_parser
 
 DEFAULT_CHUNK_MS = 320
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from echostream.assets import SYSTEMS
-from echostream.evaluation.comparison import ComparedRun, compare_runs
-from echostream.evaluation.run_folder import RunFolder, check_same_utterances, load_run
-from echostream.evaluation.tables import figure
+from echostream.evaluation.runs.comparison import ComparedRun, compare_runs
+from echostream.evaluation.runs.run_folder import RunFolder, check_same_utterances, load_run
+from echostream.evaluation.runs.tables import figure
 
 # (column, heading, decimals); times in ms.
 ROWS = (

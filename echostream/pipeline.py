@@ -30,7 +30,8 @@ from echostream.models.decoders.ctc_decoder_policy import (
     whole_word_mode,
 )
 from echostream.models.decoders.transformer_decoder import Hypothesis
-from echostream.models.echostream_model import EchoStreamState, Heard
+from echostream.models.echostream_model import EchoStreamState
+from echostream.models.heard import Heard
 from echostream.models.transformer_layer import TRIM_SLACK
 from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
 from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens

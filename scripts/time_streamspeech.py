@@ -21,7 +21,11 @@ from echostream.audio import CMVN
 from echostream.checkpoint import System
 from echostream.config import preset
 from echostream.models.echostream_model import seeded_model
-from echostream.recompute import RecomputePipeline, RecomputeState, StreamSpeechPipeline
+from echostream.streamspeech.recompute import (
+    RecomputePipeline,
+    RecomputeState,
+    StreamSpeechPipeline,
+)
 from echostream.text import Vocabulary
 
 STAGES = ("features", "encoder", "ctc", "mt", "units", "vocoder")

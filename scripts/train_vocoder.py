@@ -8,7 +8,7 @@
 
 import sys
 
-from echostream.vocoder_training.command import main
+from echostream.training.vocoder.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

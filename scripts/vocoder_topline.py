@@ -6,7 +6,7 @@
 
 import sys
 
-from echostream.vocoder_training.topline import main
+from echostream.training.vocoder.topline import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,89 +1,214 @@
-"""Who may import whom, read from the source."""
+"""The rooms of the house and who may import whom, read from the source (docs/architecture.md)."""
+
+from __future__ import annotations
 
 import ast
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
-# Later layers may import earlier ones, never back.
-LAYERS = [
-    ("echostream.config",),
-    ("echostream.streaming", "echostream.audio", "echostream.text"),
-    (
-        "echostream.models.transformer_layer",
-        "echostream.models.emformer_layer",
-        "echostream.models.chunk_conv",
-        "echostream.models.chunk_conformer_layer",
-    ),
-    (
-        "echostream.models.decoders",
-        "echostream.models.echostream_encoder",
-        "echostream.models.chunk_conformer_encoder",
-    ),
-    ("echostream.models.echostream_model",),
-    ("echostream.checkpoint", "echostream.restricted_pickle", "echostream.fairseq_settings"),
-    ("echostream.convert", "echostream.fairseq_export", "echostream.streamspeech_frontend"),
-    ("echostream.pipeline",),
-    ("echostream.recompute", "echostream.recompute_search"),
+LONGEST_FILE = 400
+# Rooms from the ground up; the first name that fits decides. A room may import itself and rooms
+# below it, on lower floors. Rooms on one floor do not know each other.
+FLOORS = [
+    {"config": ("echostream.config",), "version": ("echostream",)},
+    {"basics": ("echostream.audio", "echostream.text", "echostream.streaming")},
+    {
+        "layers": (
+            "echostream.models.transformer_layer",
+            "echostream.models.emformer_layer",
+            "echostream.models.emformer_masks",
+            "echostream.models.emformer_stack",
+            "echostream.models.causal_convolution",
+            "echostream.models.chunk_conv",
+            "echostream.models.chunk_conformer_layer",
+        ),
+    },
+    {
+        "encoders": (
+            "echostream.models.echostream_encoder",
+            "echostream.models.chunk_conformer_encoder",
+        ),
+        "decoders": ("echostream.models.decoders",),
+    },
+    {"model": ("echostream.models.echostream_model", "echostream.models.heard")},
+    {
+        "checkpoint": ("echostream.checkpoint", "echostream.assets"),
+        "streams": ("echostream.streams",),
+    },
+    {"pipeline": ("echostream.spine", "echostream.pipeline", "echostream.synthetic")},
+    {"session": ("echostream.session",)},
+    {"evaluation": ("echostream.evaluation",)},
+    {"streamspeech": ("echostream.streamspeech",)},
+    {
+        "agents": ("echostream.agents",),
+        "training": ("echostream.training",),
+        "fairseq_plugin": ("echostream.fairseq_plugin",),
+        "live": ("echostream.live",),
+        "simulstream": ("echostream.simulstream",),
+    },
+    {"commands": ("echostream.cli", "echostream.demo")},
 ]
-ALLOWED = {
+EMPTY_PACKAGES = {"echostream.models"}  # hold other rooms and nothing of their own
+HEAVY = {
     "simuleval": ("agents/", "echostream/evaluation/"),
     "fairseq": ("echostream/fairseq_plugin/",),
 }
 
 
-def sources():
+def module_name(path: str) -> str:
+    name = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return "echostream.agents" + name.removeprefix("agents") if name.startswith("agents") else name
+
+
+def read_sources(root: Path) -> dict[str, tuple[str, ast.Module]]:
+    """Module name to path and syntax tree of everything installed."""
+    found = {}
     for folder in ("echostream", "agents"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((root / folder).rglob("*.py")):
+            relative = path.relative_to(root).as_posix()
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found[module_name(relative)] = (relative, tree)
+    return found
 
 
-def imported(tree):
+def imported(tree: ast.Module, modules: set[str]) -> set[str]:
+    """Modules that a file imports anywhere, those of this project as files."""
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            submodules = [name for name in inside if name in modules]
+            names.update(submodules)
+            if len(submodules) < len(inside):
+                names.add(node.module)
+    return names
 
 
-def module_name(path):
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+def room_of(module: str) -> tuple[int, str] | None:
+    """Floor and name of a module's room; the longest prefix decides."""
+    best: tuple[int, int, str] | None = None
+    for floor, rooms in enumerate(FLOORS):
+        for room, prefixes in rooms.items():
+            for prefix in prefixes:
+                if module == prefix or module.startswith(prefix + "."):
+                    if prefix == "echostream" and module != prefix:
+                        continue
+                    if best is None or len(prefix) > best[0]:
+                        best = (len(prefix), floor, room)
+    return None if best is None else best[1:]
 
 
-def layer(module):
-    for index, names in enumerate(LAYERS):
-        if any(module == name or module.startswith(name + ".") for name in names):
-            return index
-    return None
+def forbidden(sources: dict[str, tuple[str, ast.Module]]) -> list[str]:
+    """Imports that the floors do not allow."""
+    faults = []
+    for module, (path, tree) in sources.items():
+        own = room_of(module)
+        if own is None:
+            continue
+        for name in sorted(imported(tree, set(sources))):
+            other = room_of(name)
+            if other is None or other == own:
+                continue
+            if other[0] >= own[0]:
+                faults.append(f"{path} ({own[1]}) imports {name} ({other[1]})")
+    return faults
 
 
-def test_heavy_frameworks_stay_behind_their_doors():
-    for path, tree in sources():
-        for name in imported(tree):
-            folders = ALLOWED.get(name.split(".")[0])
+def circles(sources: dict[str, tuple[str, ast.Module]]) -> list[list[str]]:
+    """Import circles between files, found by depth-first search."""
+    graph = {
+        module: imported(tree, set(sources)) & set(sources) - {module}
+        for module, (_, tree) in sources.items()
+    }
+    found, done, path = [], set(), []
+
+    def visit(module: str) -> None:
+        if module in path:
+            found.append([*path[path.index(module) :], module])
+            return
+        if module in done:
+            return
+        path.append(module)
+        for name in sorted(graph[module]):
+            visit(name)
+        path.pop()
+        done.add(module)
+
+    for module in sorted(graph):
+        visit(module)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return read_sources(ROOT)
+
+
+def test_every_module_has_a_room(sources):
+    homeless = [name for name in sources if room_of(name) is None and name not in EMPTY_PACKAGES]
+    assert not homeless
+
+
+def test_imports_go_one_way(sources):
+    assert not forbidden(sources)
+
+
+def test_there_is_no_import_circle(sources):
+    assert not circles(sources)
+
+
+def test_heavy_frameworks_stay_behind_their_doors(sources):
+    for path, tree in sources.values():
+        for name in imported(tree, set(sources)):
+            folders = HEAVY.get(name.split(".")[0])
             assert folders is None or path.startswith(folders), f"{path} imports {name}"
 
 
-def test_imports_go_one_way():
-    for path, tree in sources():
-        own = layer(module_name(path))
-        if own is None:
-            continue
-        for name in imported(tree):
-            other = layer(name)
-            assert other is None or other <= own, f"{path} imports {name}"
-
-
-def test_policy_imports_configuration_alone():
-    path = ROOT / "echostream/models/decoders/ctc_decoder_policy.py"
-    names = [n for n in imported(ast.parse(path.read_text())) if n.startswith("echostream")]
+def test_policy_imports_configuration_alone(sources):
+    _, tree = sources["echostream.models.decoders.ctc_decoder_policy"]
+    names = [n for n in imported(tree, set(sources)) if n.startswith("echostream")]
     assert names == ["echostream.config"]
 
 
-def test_decoders_do_not_import_encoders():
-    for path, tree in sources():
-        if path.startswith("echostream/models/decoders/"):
+def test_decoders_do_not_import_encoders(sources):
+    for module, (path, tree) in sources.items():
+        if module.startswith("echostream.models.decoders."):
             assert not [
                 n
-                for n in imported(tree)
+                for n in imported(tree, set(sources))
                 if "encoder" in n.rsplit(".", 1)[-1] and "decoder" not in n
             ], path
+
+
+def test_no_file_is_too_long(sources):
+    for path, _ in sources.values():
+        lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
+        assert lines <= LONGEST_FILE, f"{path} has {lines} lines"
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("echostream.pipeline", "from echostream.session import Session"),
+        ("echostream.session", "import echostream.evaluation.runs.run_folder"),
+        ("echostream.models.decoders.vocoder", "from echostream.models import echostream_model"),
+        ("echostream.spine", "def late():\n    from echostream.streamspeech import recompute"),
+        ("echostream.streams.endpoint", "from echostream import checkpoint"),
+    ],
+)
+def test_a_forbidden_import_is_noticed(sources, module, line):
+    path, tree = sources[module]
+    changed = ast.Module(body=[*tree.body, *ast.parse(line).body], type_ignores=[])
+    assert len(forbidden({**sources, module: (path, changed)})) == len(forbidden(sources)) + 1
+
+
+def test_a_circle_is_noticed(sources):
+    path, tree = sources["echostream.config.policy"]
+    changed = ast.Module(
+        body=[*tree.body, *ast.parse("from echostream.config import system").body], type_ignores=[]
+    )
+    assert circles({**sources, "echostream.config.policy": (path, changed)})

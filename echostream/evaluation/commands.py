@@ -84,20 +84,20 @@ def run_compare(args: argparse.Namespace) -> int:
     """Compare folders and write everything under ``--output``."""
     if (args.segmentation is None) != (args.segment_references is None):
         raise ValueError("--segmentation and --segment-references belong together")
-    from echostream.evaluation import comparison, tables
-    from echostream.evaluation.curves import (
+    from echostream.evaluation.figures.curves import (
         longest_common,
         plot_backlog,
         plot_curves,
         representatives,
     )
-    from echostream.evaluation.run_folder import (
+    from echostream.evaluation.figures.timeline import plot_timeline
+    from echostream.evaluation.runs import comparison, tables
+    from echostream.evaluation.runs.run_folder import (
         check_same_utterances,
         keep_common,
         keep_listed,
         load_run,
     )
-    from echostream.evaluation.timeline import plot_timeline
 
     runs = [load_run(argument) for argument in args.runs]
     if args.only is not None:
@@ -159,11 +159,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Run a grid, then write tables and curves for each of its test sets."""
     if args.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
-    from echostream.evaluation import comparison, tables
-    from echostream.evaluation.curves import plot_curves
-    from echostream.evaluation.grid import load_grid
-    from echostream.evaluation.grid_runner import CellError, run_grid
-    from echostream.evaluation.run_folder import check_same_utterances, load_run
+    from echostream.evaluation.figures.curves import plot_curves
+    from echostream.evaluation.grid.definition import load_grid
+    from echostream.evaluation.grid.runner import CellError, run_grid
+    from echostream.evaluation.runs import comparison, tables
+    from echostream.evaluation.runs.run_folder import check_same_utterances, load_run
 
     grid = load_grid(args.grid, args.output)
     try:

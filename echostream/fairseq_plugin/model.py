@@ -26,7 +26,7 @@ from echostream.fairseq_plugin.sentences import (
     sentence_segment_ends,
     sentence_windows,
 )
-from echostream.models.decoders.transformer_decoder import ctc_emission, streaming_visibility
+from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
 from echostream.models.echostream_model import EchoStreamModel, ModelOutput
 from echostream.text import Vocabulary
 

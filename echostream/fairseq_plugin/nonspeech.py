@@ -82,7 +82,7 @@ def mix(features: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.logaddexp(features, other).astype(np.float32)
 
 
-def speech_span(features: np.ndarray, *, above_db: float = 12.0) -> tuple[int, int]:
+def speech_span(features: np.ndarray, *, above_db: float = 5.0) -> tuple[int, int]:
     """First frame of an utterance's speech and the one behind its last: where (T, F) features
     rise ``above_db`` over the quieter edge, or everything if nowhere."""
     level = features.mean(axis=1)

@@ -24,7 +24,9 @@ from echostream.config import FrontendConfig
 from echostream.fairseq_plugin.data_config import ASR_TASK, ST_TASK
 from echostream.fairseq_plugin.dataset import EchoStreamDataset, Utterance, pad_rows
 from echostream.fairseq_plugin.features import load_features, spec_augment
+from echostream.fairseq_plugin.losses import ctc_frames_needed
 from echostream.fairseq_plugin.nonspeech import DB, FLOOR, NonspeechPool, mix, speech_span
+from echostream.fairseq_plugin.sentences import SUBSAMPLING
 from echostream.text import Vocabulary
 
 SHORT_PAUSE = 0.4  # share of pauses that are hardly any
@@ -231,6 +233,12 @@ class StreamDataset(EchoStreamDataset):
         where = f"{self.manifest}, line {entry.line}"
         return load_features(entry.features, frames=entry.frames, bins=self.data.bins, where=where)
 
+    def _least_frames(self, row: int) -> int:
+        """Filterbank frames without which the CTC heads could not say the row's texts and ends."""
+        identifier = self.rows[row].id
+        texts = (self.texts[task][identifier].tokens for task in (ASR_TASK, ST_TASK))
+        return SUBSAMPLING * (max(ctc_frames_needed(text) for text in texts) + 2)
+
     def __getitem__(self, index: int) -> Stream:
         plan = self.plans[index]
         rng = np.random.default_rng((*plan.seed, 1))
@@ -263,6 +271,9 @@ class StreamDataset(EchoStreamDataset):
                 start = max(first - EDGE_FRAMES, 0) if gap or tight else 0
                 goes_on = gap + 1 < len(pieces) or plan.onset is not None
                 stop = last + EDGE_FRAMES if goes_on else len(after)
+                if stop - start < self._least_frames(plan.rows[gap]):
+                    # Where speech was not found as it should, nothing is cut.
+                    start, stop, first, last = 0, len(after), 0, len(after)
                 spans.append((position + first - start, position + last - start))
                 parts.append(after[start:stop])
                 pieces_at.append((position, position + len(parts[-1])))

@@ -13,7 +13,7 @@ from echostream.config import ChunkConformerConfig
 from echostream.live.protocol import ProtocolError
 from echostream.live.translator import RecomputeTranslator, StreamTranslator, Translator
 from echostream.pipeline import Pipeline, Task
-from echostream.recompute import RecomputePipeline
+from echostream.streamspeech.recompute import RecomputePipeline
 
 # A recomputing model's cost per chunk grows without bound; longer sources are refused.
 RECOMPUTE_LIMIT_S = 120

@@ -134,4 +134,3 @@ def run_serve(args: argparse.Namespace) -> int:
     server = uvicorn.Server(uvicorn.Config(app, **uvicorn_settings(args.host, port)))
     server.run(sockets=[listener])
     return 0 if server.started else 1
-

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from echostream.pipeline import ChunkOutput, Pipeline, PipelineState
-from echostream.recompute import RecomputeOutput, RecomputePipeline
+from echostream.streamspeech.recompute import RecomputeOutput, RecomputePipeline
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.config import EmformerConfig
-from echostream.models.emformer_layer import EmformerLayerState, EmformerStack
+from echostream.models.emformer_layer import EmformerLayerState
+from echostream.models.emformer_stack import EmformerStack
 from echostream.streaming import lengths_to_padding_mask, segment_lengths
 
 STRIDE = 2  # of each of the two convolutions

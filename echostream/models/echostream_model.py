@@ -38,6 +38,7 @@ from echostream.models.decoders.unit_decoder import (
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
 from echostream.models.decoders.vocoder_integration import StreamingVocoder, VocoderState
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder, EncoderState
+from echostream.models.heard import Heard
 from echostream.models.transformer_layer import UnidirectionalState
 from echostream.text import SPECIALS, Vocabulary
 
@@ -68,53 +69,6 @@ class EchoStreamState:
     asr_collapse: CollapseState = CollapseState()
     st_collapse: CollapseState = CollapseState()
     unit_collapse: CollapseState = CollapseState()
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What listening to new features brought.
-
-    Attributes:
-        asr_tokens, st_tokens: newly emitted CTC tokens.
-        asr_frames, st_frames: at which of the completed frames each was emitted.
-        asr_tail, st_tail: tokens of encoder frames that will still change (chunk Conformer only);
-            they replace the previous call's.
-        tail: (1, P, D) those encoder frames, or None.
-        frames: encoder frames completed by this call.
-    """
-
-    asr_tokens: tuple[int, ...]
-    st_tokens: tuple[int, ...]
-    asr_tail: tuple[int, ...]
-    st_tail: tuple[int, ...]
-    tail: Tensor | None
-    frames: int
-    asr_frames: tuple[int, ...] = ()
-    st_frames: tuple[int, ...] = ()
-
-    def cut(self, start: int, stop: int | None, sentence_end: int | None = None) -> Heard:
-        """What frames ``start`` to ``stop`` brought (None: to the end, with what is provisional),
-        without the symbol ``sentence_end``."""
-        end = self.frames if stop is None else stop
-        parts = []
-        for tokens, frames in (
-            (self.asr_tokens, self.asr_frames),
-            (self.st_tokens, self.st_frames),
-        ):
-            kept = [
-                (token, frame - start)
-                for token, frame in zip(tokens, frames, strict=True)
-                if start <= frame < end and token != sentence_end
-            ]
-            parts.append((tuple(t for t, _ in kept), tuple(f for _, f in kept)))
-        (asr, asr_frames), (st, st_frames) = parts
-        if stop is not None:
-            return Heard(asr, st, (), (), None, end - start, asr_frames, st_frames)
-        tails = [
-            tuple(token for token in tail if token != sentence_end)
-            for tail in (self.asr_tail, self.st_tail)
-        ]
-        return Heard(asr, st, *tails, self.tail, end - start, asr_frames, st_frames)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from echostream.checkpoint import save_model_dir
-from echostream.evaluation.logged_instances import read_log_lines
+from echostream.evaluation.runs.logged_instances import read_log_lines
 from echostream.synthetic import random_system
 from tests.evaluation.conftest import ROOT, S2S_METRICS, run_command
 

@@ -19,10 +19,10 @@ from echostream.config import FrontendConfig
 from echostream.fairseq_plugin.data_config import DataConfig, load_text_tasks
 from echostream.fairseq_plugin.features import load_features
 from echostream.fairseq_plugin.manifest import read_speech_manifest, read_text_manifest
-from echostream.preparation import command, steps
-from echostream.preparation.cvss import SPLITS, Corpus, normalize_text
-from echostream.units.extractor import UnitExtractor
-from echostream.units.kmeans import KMeans
+from echostream.training.preparation import command, steps
+from echostream.training.preparation.cvss import SPLITS, Corpus, normalize_text
+from echostream.training.units.extractor import UnitExtractor
+from echostream.training.units.kmeans import KMeans
 from tests.fairseq_plugin.corpus import run_training
 
 CLIPS = {"train": 12, "dev": 3, "test": 4}

@@ -6,14 +6,9 @@ import torchaudio
 from torch.nn import functional as F
 
 from echostream.config import EmformerConfig
-from echostream.models.emformer_layer import (
-    CausalConvolution,
-    EmformerStack,
-    SegmentLayout,
-    attention_mask,
-    from_torchaudio_names,
-    right_windows,
-)
+from echostream.models.causal_convolution import CausalConvolution
+from echostream.models.emformer_masks import SegmentLayout, attention_mask, right_windows
+from echostream.models.emformer_stack import EmformerStack, from_torchaudio_names
 
 # torchaudio's softmax runs in float32 whatever the input, which limits the agreement.
 TOLERANCE = 1e-5

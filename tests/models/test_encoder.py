@@ -36,9 +36,7 @@ def chunks(total, size):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("frames", TAILS)
 def test_streaming_equals_forward(subsampler, right, kernel, frames):
-    encoder = make(
-        subsampler=subsampler, right_context_frames=right, depthwise_kernel_size=kernel
-    )
+    encoder = make(subsampler=subsampler, right_context_frames=right, depthwise_kernel_size=kernel)
     x = torch.randn(2, frames, 80, dtype=torch.double)
     for size in (1, 7, 32, 1000):
         out, segments, _ = stream(encoder, x, chunks(frames, size))

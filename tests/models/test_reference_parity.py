@@ -10,11 +10,8 @@ from echostream.config import (
     UnitDecoderConfig,
 )
 from echostream.models.decoders.ctc_decoder import CTCDecoder
-from echostream.models.decoders.transformer_decoder import (
-    TransformerMTDecoder,
-    ctc_emission,
-    streaming_visibility,
-)
+from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
+from echostream.models.decoders.transformer_decoder import TransformerMTDecoder
 from echostream.models.decoders.unit_decoder import (
     CTCTransformerUnitDecoder,
     T2UEncoder,

@@ -6,11 +6,8 @@ import pytest
 import torch
 
 from echostream.config import MTDecoderConfig
-from echostream.models.decoders.transformer_decoder import (
-    TransformerMTDecoder,
-    ctc_emission,
-    streaming_visibility,
-)
+from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
+from echostream.models.decoders.transformer_decoder import TransformerMTDecoder
 from echostream.models.transformer_layer import TRIM_SLACK, KVCache, causal_mask, visible_mask
 
 SOURCE, VOCAB = 12, 20

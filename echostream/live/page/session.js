@@ -29,8 +29,9 @@ export class Session {
       if (this.token) first.token = this.token;
       socket.send(JSON.stringify(first));
     };
-    socket.onmessage = ({ data }) => this.receive(data);
-    socket.onclose = () => this.lost();
+    // A connection that another one has followed has no say any more.
+    socket.onmessage = ({ data }) => socket === this.socket && this.receive(data);
+    socket.onclose = () => socket === this.socket && this.lost();
   }
 
   receive(data) {
@@ -95,6 +96,7 @@ export class Session {
       this.finish({ code: "lost", message: "The connection to the server is lost." });
       return;
     }
+    this.socket = null;
     this.on.state("reconnecting");
     setTimeout(() => this.connect(), RETRY_MS);
   }

@@ -1,0 +1,49 @@
+"""Typed, frozen configuration of every component, with a strict loader.
+
+One dataclass per component, nested in :class:`EchoStreamConfig`. A model directory stores the
+whole tree as YAML, so a checkpoint describes itself. Unknown keys, missing keys and wrong types
+are errors that name the file and the key.
+"""
+
+from echostream.config.decoders import (
+    CTCHeadConfig,
+    MTDecoderConfig,
+    T2UEncoderConfig,
+    UnitDecoderConfig,
+)
+from echostream.config.encoders import (
+    ENCODER_FRAME_MS,
+    ChunkConformerConfig,
+    EmformerConfig,
+    EncoderConfig,
+    FrontendConfig,
+)
+from echostream.config.loading import MAY_BE_MISSING, from_dict, load_yaml, to_dict
+from echostream.config.policy import BacklogConfig, EndpointConfig, PolicyConfig
+from echostream.config.system import EchoStreamConfig, load_config, preset, save_config
+from echostream.config.vocoder import DurationPredictorConfig, VocoderConfig
+
+__all__ = [
+    "ENCODER_FRAME_MS",
+    "MAY_BE_MISSING",
+    "BacklogConfig",
+    "CTCHeadConfig",
+    "ChunkConformerConfig",
+    "DurationPredictorConfig",
+    "EchoStreamConfig",
+    "EmformerConfig",
+    "EncoderConfig",
+    "EndpointConfig",
+    "FrontendConfig",
+    "MTDecoderConfig",
+    "PolicyConfig",
+    "T2UEncoderConfig",
+    "UnitDecoderConfig",
+    "VocoderConfig",
+    "from_dict",
+    "load_config",
+    "load_yaml",
+    "preset",
+    "save_config",
+    "to_dict",
+]

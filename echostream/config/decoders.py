@@ -1,0 +1,86 @@
+"""CTC heads, text decoder and unit decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from echostream.config.checks import require, require_heads, require_layers, require_window
+
+
+@dataclass(frozen=True)
+class CTCHeadConfig:
+    """A CTC head on the encoder; ``layers`` 0 is a plain projection (StreamSpeech's recipe)."""
+
+    layers: int = 0
+    attention_heads: int = 4
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    context_frames: int | None = 256
+
+    def __post_init__(self) -> None:
+        require_layers("CTC head", self.layers, least=0)
+        require_window("CTC head", "context_frames", self.context_frames)
+
+
+@dataclass(frozen=True)
+class MTDecoderConfig:
+    """Autoregressive text decoder.
+
+    ``context_tokens`` and ``source_context_frames`` bound what attention looks back at, and with
+    it the streaming state; ``None`` leaves them unbounded.
+    """
+
+    layers: int = 4
+    embed_dim: int = 256
+    attention_heads: int = 4
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    context_tokens: int | None = 512
+    source_context_frames: int | None = 1500
+
+    def __post_init__(self) -> None:
+        require_heads("mt", self.embed_dim, self.attention_heads)
+        require_layers("mt", self.layers)
+        require_window("mt", "context_tokens", self.context_tokens)
+        require_window("mt", "source_context_frames", self.source_context_frames)
+
+
+@dataclass(frozen=True)
+class T2UEncoderConfig:
+    """Unidirectional Transformer over MT decoder states (StreamSpeech's synthesizer encoder)."""
+
+    layers: int = 0
+    attention_heads: int = 4
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    context_tokens: int | None = 512
+
+    def __post_init__(self) -> None:
+        require_layers("t2u", self.layers, least=0)
+        require_window("t2u", "context_tokens", self.context_tokens)
+
+
+@dataclass(frozen=True)
+class UnitDecoderConfig:
+    """Non-autoregressive CTC unit decoder.
+
+    ``positions``: ``upsample`` marks each of the ``upsample_ratio`` copies of a text state with a
+    sinusoid; ``streamspeech`` repeats the original's arithmetic, which adds one constant vector
+    per batch row.
+    """
+
+    layers: int = 6
+    upsample_ratio: int = 5
+    embed_dim: int = 256
+    attention_heads: int = 4
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    positions: Literal["upsample", "streamspeech"] = "upsample"
+    context_tokens: int | None = 512
+
+    def __post_init__(self) -> None:
+        require_heads("unit", self.embed_dim, self.attention_heads)
+        require_layers("unit", self.layers)
+        require_window("unit", "context_tokens", self.context_tokens)
+        require(self.upsample_ratio > 0, "unit: upsample_ratio must be positive")

@@ -1,0 +1,111 @@
+"""Filterbank and encoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from echostream.config.checks import require, require_heads, require_layers
+
+ENCODER_FRAME_MS = 40  # 10 ms fbank shift times 4x subsampling
+
+
+@dataclass(frozen=True)
+class FrontendConfig:
+    """Kaldi-compatible log-mel filterbank."""
+
+    sample_rate: int = 16000
+    num_mel_bins: int = 80
+    window_ms: int = 25
+    shift_ms: int = 10
+
+    def __post_init__(self) -> None:
+        require(
+            self.window_ms >= self.shift_ms > 0,
+            "frontend: window_ms must be at least shift_ms and shift_ms positive, "
+            f"got {self.window_ms} and {self.shift_ms}",
+        )
+
+    @property
+    def window_samples(self) -> int:
+        return self.sample_rate * self.window_ms // 1000
+
+    @property
+    def shift_samples(self) -> int:
+        return self.sample_rate * self.shift_ms // 1000
+
+
+@dataclass(frozen=True)
+class EmformerConfig:
+    """Streaming Emformer encoder (Shi et al., ICASSP 2021).
+
+    ``segment_frames`` is only the default partition: weights serve any segment length.
+    ``conv_channels`` counts the channels of both Conv2d layers, or those of the first
+    Conv1d-GLU layer before its gate. ``depthwise_kernel_size`` frames enter a causal convolution
+    behind the attention of every layer; 0 leaves it out, as the paper and torchaudio do.
+    """
+
+    kind: Literal["emformer"] = "emformer"
+    input_dim: int = 80
+    subsampler: Literal["conv2d", "conv1d_glu"] = "conv2d"
+    conv_channels: int = 64
+    conv_kernel_sizes: tuple[int, ...] = (5, 5)
+    embed_dim: int = 256
+    layers: int = 16
+    attention_heads: int = 4
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    segment_frames: int = 8
+    left_context_frames: int = 32
+    right_context_frames: int = 0
+    memory_size: int = 4
+    tanh_on_memory: bool = False
+    depthwise_kernel_size: int = 0
+
+    def __post_init__(self) -> None:
+        require_heads("encoder", self.embed_dim, self.attention_heads)
+        require_layers("encoder", self.layers)
+        require(self.segment_frames > 0, "encoder: segment_frames must be positive")
+        for name in (
+            "left_context_frames",
+            "right_context_frames",
+            "memory_size",
+            "depthwise_kernel_size",
+        ):
+            require(getattr(self, name) >= 0, f"encoder: {name} must not be negative")
+
+
+@dataclass(frozen=True)
+class ChunkConformerConfig:
+    """StreamSpeech's chunk Conformer encoder, under StreamSpeech's state-dict names.
+
+    ``conv_chunk_frames`` is the chunk of the convolutions; the original ties it to 8 or 16
+    whatever the attention chunk is. ``None`` derives it from the segment length as the
+    original's agent does.
+    """
+
+    kind: Literal["chunk_conformer"] = "chunk_conformer"
+    input_dim: int = 80
+    conv_channels: int = 1024
+    conv_kernel_sizes: tuple[int, ...] = (5, 5)
+    embed_dim: int = 256
+    layers: int = 12
+    attention_heads: int = 4
+    ffn_dim: int = 2048
+    depthwise_kernel_size: int = 31
+    dropout: float = 0.1
+    segment_frames: int = 8
+    conv_chunk_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        require_heads("encoder", self.embed_dim, self.attention_heads)
+        require_layers("encoder", self.layers)
+        require(self.segment_frames > 0, "encoder: segment_frames must be positive")
+        require(
+            self.depthwise_kernel_size % 2 == 1,
+            f"encoder: depthwise_kernel_size must be odd, got {self.depthwise_kernel_size}",
+        )
+
+
+EncoderConfig = EmformerConfig | ChunkConformerConfig

@@ -1,0 +1,1 @@
+"""Speech recognisers that listen to speech output."""

@@ -1,0 +1,169 @@
+"""Speech recognisers behind one interface, chosen by the value of ``--asr-model``."""
+
+from __future__ import annotations
+
+import functools
+import string
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+SPECS = "pocketsphinx, wav2vec2:PATH, hf:PATH, whisper:SIZE_OR_PATH"
+SAMPLE_RATE = 16000
+
+
+class Recognizer(Protocol):
+    """Turns speech into text.
+
+    ``name`` is what score tables print; ``sample_rate`` is what ``transcribe`` expects, Hz.
+    """
+
+    name: str
+    sample_rate: int
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        """Recognise mono speech (T), float32 in [-1, 1]."""
+        ...
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """Split ``kind:argument`` and check the kind.
+
+    Raises:
+        ValueError: not one of the known forms.
+    """
+    kind, _, argument = spec.partition(":")
+    if kind == "pocketsphinx" and not argument:
+        return kind, ""
+    if kind in ("wav2vec2", "hf", "whisper") and argument:
+        return kind, argument
+    raise ValueError(f"unknown recogniser {spec!r}; --asr-model takes one of: {SPECS}")
+
+
+def recognizer_name(spec: str) -> str:
+    """The name for tables: the kind and the last part of the path."""
+    kind, argument = split_spec(spec)
+    return f"{kind}:{Path(argument).name}" if argument else kind
+
+
+def full_spec(spec: str) -> str:
+    """The specification with its path in full: what tells two recognisers apart."""
+    kind, argument = split_spec(spec)
+    if argument and Path(argument).exists():
+        argument = str(Path(argument).resolve())
+    return f"{kind}:{argument}" if argument else kind
+
+
+@functools.lru_cache(maxsize=2)
+def load_recognizer(spec: str, *, device: str = "auto", language: str = "en") -> Recognizer:
+    """Load a recogniser; the last ones stay loaded for the second figure of the same run.
+
+    Raises:
+        ValueError: ``spec`` is not one of the known forms, or the model does not fit it.
+        FileNotFoundError: the model is not there.
+        ImportError: the package behind it is not installed; the message names the extra.
+    """
+    kind, argument = split_spec(spec)
+    if kind == "pocketsphinx":
+        return PocketsphinxRecognizer(language)
+    if kind == "whisper":
+        return WhisperRecognizer(argument, device, language)
+    # torch is needed from here on.
+    from echostream.evaluation.recognizers import ctc
+
+    resolved = ctc.resolve_device(device)
+    if kind == "wav2vec2":
+        from echostream.evaluation.recognizers.fairseq_wav2vec2 import load_fairseq_recognizer
+
+        return load_fairseq_recognizer(Path(argument), resolved)
+    return ctc.load_hf_recognizer(argument, resolved)
+
+
+def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    """Resample (T) as StreamSpeech's toolkit does, with torchaudio's windowed sinc."""
+    if source_rate == target_rate:
+        return samples
+    import torch
+    from torchaudio.functional import resample as torchaudio_resample
+
+    tensor = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+    return torchaudio_resample(tensor, source_rate, target_rate).numpy()
+
+
+class PocketsphinxRecognizer:
+    """CMU Sphinx with the US English model inside its wheel: weak, but there on any machine."""
+
+    name = "pocketsphinx"
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, language: str) -> None:
+        if language != "en":
+            raise ValueError(
+                f"pocketsphinx brings an English model only, got target language {language!r}; "
+                "use --asr-model hf:PATH or whisper:SIZE_OR_PATH"
+            )
+        try:
+            import pocketsphinx
+        except ImportError as error:
+            raise ImportError(
+                "the pocketsphinx recogniser needs the package pocketsphinx: "
+                "pip install 'echostream[asr]'"
+            ) from error
+        self._decoder = pocketsphinx.Decoder(samprate=self.sample_rate, loglevel="FATAL")
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        decoder = self._decoder
+        # The front-end remembers what it has heard; without this a transcript would depend on the
+        # order of the test set.
+        decoder.reinit_feat()
+        pcm = np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
+        decoder.start_utt()
+        decoder.process_raw(pcm.tobytes(), full_utt=True)
+        decoder.end_utt()
+        hypothesis = decoder.hyp()
+        return hypothesis.hypstr if hypothesis is not None else ""
+
+
+# Apostrophes are letters to the CTC recognisers and stay; everything else they cannot write goes.
+_WHISPER_TO_SPACE = str.maketrans(dict.fromkeys("-/–—…", " "))
+_WHISPER_TO_NOTHING = str.maketrans(dict.fromkeys(string.punctuation.replace("'", "") + "¡¿«»“”„♪"))
+
+
+def strip_punctuation(text: str) -> str:
+    """Reduce punctuated text to what a letter CTC recogniser could have written."""
+    plain = text.replace("’", "'").translate(_WHISPER_TO_SPACE).translate(_WHISPER_TO_NOTHING)
+    return " ".join(plain.split())
+
+
+class WhisperRecognizer:
+    """Whisper through faster-whisper, greedy, without context between segments.
+
+    Its punctuation is removed: the references of CVSS-C and the CTC recognisers have none.
+    """
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, size_or_path: str, device: str, language: str) -> None:
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise ImportError(
+                "whisper recognisers need the package faster-whisper: "
+                "pip install 'echostream[whisper]'"
+            ) from error
+        self.name = f"whisper:{Path(size_or_path).name}"
+        self._language = language
+        self._model = WhisperModel(
+            size_or_path, device=device, compute_type="float32" if device == "cpu" else "default"
+        )
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        segments, _ = self._model.transcribe(
+            np.ascontiguousarray(samples, dtype=np.float32),
+            language=self._language,
+            beam_size=1,
+            temperature=0.0,
+            condition_on_previous_text=False,
+        )
+        return strip_punctuation("".join(segment.text for segment in segments))

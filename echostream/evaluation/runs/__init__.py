@@ -1,0 +1,1 @@
+"""Reading and scoring runs: folders, transcripts, latency, tables."""

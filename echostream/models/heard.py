@@ -1,0 +1,57 @@
+"""What listening brings: tokens of the CTC heads, and at which encoder frames they stand.
+
+Shapes: P provisional encoder frames, D model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What listening to new features brought.
+
+    Attributes:
+        asr_tokens, st_tokens: newly emitted CTC tokens.
+        asr_frames, st_frames: at which of the completed frames each was emitted.
+        asr_tail, st_tail: tokens of encoder frames that will still change (chunk Conformer only);
+            they replace the previous call's.
+        tail: (1, P, D) those encoder frames, or None.
+        frames: encoder frames completed by this call.
+    """
+
+    asr_tokens: tuple[int, ...]
+    st_tokens: tuple[int, ...]
+    asr_tail: tuple[int, ...]
+    st_tail: tuple[int, ...]
+    tail: Tensor | None
+    frames: int
+    asr_frames: tuple[int, ...] = ()
+    st_frames: tuple[int, ...] = ()
+
+    def cut(self, start: int, stop: int | None, sentence_end: int | None = None) -> Heard:
+        """What frames ``start`` to ``stop`` brought (None: to the end, with what is provisional),
+        without the symbol ``sentence_end``."""
+        end = self.frames if stop is None else stop
+        parts = []
+        for tokens, frames in (
+            (self.asr_tokens, self.asr_frames),
+            (self.st_tokens, self.st_frames),
+        ):
+            kept = [
+                (token, frame - start)
+                for token, frame in zip(tokens, frames, strict=True)
+                if start <= frame < end and token != sentence_end
+            ]
+            parts.append((tuple(t for t, _ in kept), tuple(f for _, f in kept)))
+        (asr, asr_frames), (st, st_frames) = parts
+        if stop is not None:
+            return Heard(asr, st, (), (), None, end - start, asr_frames, st_frames)
+        tails = [
+            tuple(token for token in tail if token != sentence_end)
+            for tail in (self.asr_tail, self.st_tail)
+        ]
+        return Heard(asr, st, *tails, self.tail, end - start, asr_frames, st_frames)

@@ -1,0 +1,1 @@
+"""StreamSpeech's own ways: its checkpoints in and out, its settings, filterbank and recomputing."""

@@ -1,0 +1,348 @@
+"""Conversion of StreamSpeech checkpoints (fairseq format) to model directories and back.
+
+Nothing of fairseq is needed and nothing in a checkpoint is executed (``unpickler``).
+Sizes come from the settings that the checkpoint stores and from its multitask YAML
+(``settings``), and every tensor must find its place with the right shape. The way back
+is in ``export``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from echostream.audio import CMVN
+from echostream.checkpoint import VOCODER_PREFIX, System, load_state, save_model_dir
+from echostream.config import EchoStreamConfig, VocoderConfig, load_yaml
+from echostream.models.decoders.vocoder import vocoder_config_from_json
+from echostream.models.echostream_model import EchoStreamModel, freeze
+from echostream.streamspeech.checkpoint_files import StandIn, read_checkpoint
+from echostream.streamspeech.export import export_to_fairseq
+from echostream.streamspeech.settings import (
+    ASR_TASK,
+    MT_TASK,
+    TIED,
+    VERSIONS,
+    check_tasks,
+    config_from_settings,
+)
+from echostream.streamspeech.trained import export_checkpoint, is_training_checkpoint
+from echostream.text import SPECIALS, Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_data_file(name: str, data_bin: Path) -> Path:
+    """Find a file that a data directory's YAML names.
+
+    A path that exists (relative ones inside ``data_bin``, never the current directory) is taken
+    as it is. Released YAML files hold the paths of the machine that trained, so any other is
+    looked up by file name inside ``data_bin``; among several, the one sharing the longest end of
+    the path wins.
+
+    Raises:
+        FileNotFoundError: no file of that name.
+        ValueError: several that fit equally well.
+    """
+    wanted = Path(name)
+    direct = data_bin / wanted  # an absolute path stays as it is
+    if direct.is_file():
+        return direct
+    candidates = sorted(path for path in data_bin.rglob(wanted.name) if path.is_file())
+    if not candidates:
+        raise FileNotFoundError(f"{name}: neither there nor, by file name, inside {data_bin}")
+
+    def shared_end(path: Path) -> int:
+        pairs = zip(reversed(path.parts), reversed(wanted.parts), strict=False)
+        count = 0
+        for ours, theirs in pairs:
+            if ours != theirs:
+                break
+            count += 1
+        return count
+
+    best = max(map(shared_end, candidates))
+    chosen = [path for path in candidates if shared_end(path) == best]
+    if len(chosen) > 1:
+        listed = ", ".join(str(path) for path in chosen)
+        raise ValueError(f"{name}: several files inside {data_bin} fit equally well: {listed}")
+    return chosen[0]
+
+
+def read_streamspeech(
+    checkpoint: Path,
+    data_bin: Path,
+    *,
+    config_yaml: str | None = None,
+    multitask_config_yaml: str | None = None,
+    vocoder: Path | None = None,
+    vocoder_cfg: Path | None = None,
+) -> System:
+    """Read a StreamSpeech checkpoint with its data directory into a ready model.
+
+    Args:
+        checkpoint: fairseq checkpoint.
+        data_bin: data directory; the YAML files and everything they name are looked up there.
+        config_yaml, multitask_config_yaml: file names, by default those of the training run.
+        vocoder, vocoder_cfg: CodeHiFiGAN checkpoint and JSON, by default those that the data
+            YAML names, if they can be found.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a damaged file, a part that does not exist here, or tensors that do not fit.
+    """
+    if not data_bin.is_dir():
+        raise FileNotFoundError(f"no such data directory: {data_bin}")
+    saved = read_checkpoint(checkpoint, keep=("cfg", "args", "model"))
+    state, args = _state_dict(saved, checkpoint), _arguments(saved, checkpoint)
+    data_file = resolve_data_file(
+        str(config_yaml or args.get("config_yaml") or "config.yaml"), data_bin
+    )
+    tasks_name = multitask_config_yaml or args.get("multitask_config_yaml")
+    if not tasks_name:
+        raise ValueError(f"{checkpoint}: names no multitask YAML; pass --multitask-config-yaml")
+    tasks_file = resolve_data_file(str(tasks_name), data_bin)
+    data, tasks = _mapping(data_file), _mapping(tasks_file)
+    check_tasks(tasks, tasks_file)
+    source, target = (
+        _vocabulary(tasks[task], data_bin, f"{tasks_file}: {task}") for task in (ASR_TASK, MT_TASK)
+    )
+    speech = _vocoder(data, data_bin, vocoder, vocoder_cfg)
+    config = config_from_settings(
+        args,
+        data,
+        tasks,
+        (len(source), len(target)),
+        speech[0] if speech else None,
+        str(checkpoint),
+    )
+    weights = drop_tied_weights(state, str(checkpoint))
+    if speech:
+        weights |= {VOCODER_PREFIX + key: tensor for key, tensor in speech[1].items()}
+    _check_sizes(config, weights, str(checkpoint))
+    model = EchoStreamModel(config)
+    load_state(model, weights, str(checkpoint))
+    stats = data.get("global_cmvn") or {}
+    if not isinstance(stats, dict):
+        raise ValueError(f"{data_file}: global_cmvn must be a mapping, got {reprlib.repr(stats)}")
+    if "stats_npz_path" not in stats:
+        logger.warning(
+            "%s: names no CMVN statistics (global_cmvn: stats_npz_path), so features stay as they "
+            "are",
+            data_file,
+        )
+        cmvn = CMVN.identity(config.frontend.num_mel_bins)
+    else:
+        cmvn = CMVN.from_npz(resolve_data_file(str(stats["stats_npz_path"]), data_bin))
+    return System(config, freeze(model), source, target, cmvn)
+
+
+def _state_dict(saved: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    state = saved.get("model")
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path}: has no 'model' entry with weights")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{path}: model entry {key!r} is no tensor")
+    return state
+
+
+def _arguments(saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Model and task settings, merged; ``args`` is how checkpoints stored them before Hydra."""
+    merged: dict[str, Any] = {}
+    settings = saved.get("cfg")
+    if isinstance(settings, dict):
+        for part in ("task", "model"):
+            if isinstance(settings.get(part), dict):
+                merged |= settings[part]
+    elif isinstance(saved.get("args"), dict):
+        merged = dict(saved["args"])
+    if not merged:
+        raise ValueError(f"{path}: stores neither 'cfg' nor 'args' with the training settings")
+    return {key: value for key, value in merged.items() if not isinstance(value, (StandIn, Tensor))}
+
+
+def _check_sizes(config: EchoStreamConfig, weights: Mapping[str, Tensor], where: str) -> None:
+    """The settings describe the stored tensors; seen before any memory is taken for the model."""
+    for name in ("encoder", "asr_ctc", "st_ctc", "mt", "t2u", "unit"):
+        layers = getattr(config, name).layers
+        if layers > len(weights):
+            raise ValueError(
+                f"{where}: every layer needs weights, but the settings give {name} {layers} "
+                f"layers and the file holds {len(weights)} tensors"
+            )
+    try:
+        with torch.device("meta"):
+            model = EchoStreamModel(config)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{where}: no model has the sizes in the settings: {reason}") from error
+    load_state(model, {key: tensor.to("meta") for key, tensor in weights.items()}, where)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    data = load_yaml(path)
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a mapping, got {type(data).__name__}")
+    return data
+
+
+def _vocabulary(task: Mapping[str, Any], data_bin: Path, where: str) -> Vocabulary:
+    if not task.get("dict"):
+        raise ValueError(f"{where}: names no dict")
+    dictionary = resolve_data_file(str(task["dict"]), data_bin)
+    same_name = dictionary.with_suffix(".model")
+    models = [same_name] if same_name.is_file() else sorted(dictionary.parent.glob("*.model"))
+    model = models[0] if len(models) == 1 else None
+    vocabulary = Vocabulary.load(dictionary, model)
+    if vocabulary.processor is not None:
+        processor = vocabulary.processor
+        for piece in vocabulary.pieces[len(SPECIALS) :]:
+            if processor.id_to_piece(processor.piece_to_id(piece)) != piece:
+                raise ValueError(
+                    f"{dictionary} does not belong to {model}: every piece of the dictionary must "
+                    f"be in the SentencePiece model beside it, which lacks {piece!r}"
+                )
+    return vocabulary
+
+
+def _vocoder(
+    data: Mapping[str, Any], data_bin: Path, checkpoint: Path | None, config: Path | None
+) -> tuple[VocoderConfig, dict[str, Tensor]] | None:
+    if (checkpoint is None) != (config is None):
+        raise ValueError("a vocoder and its configuration go together, got only one of them")
+    if checkpoint is None or config is None:
+        named = data.get("vocoder")
+        if not isinstance(named, dict) or "checkpoint" not in named or "config" not in named:
+            return None
+        try:
+            checkpoint = resolve_data_file(str(named["checkpoint"]), data_bin)
+            config = resolve_data_file(str(named["config"]), data_bin)
+        except FileNotFoundError as error:
+            logger.warning("no vocoder converted: %s", error)
+            return None
+    generator = read_checkpoint(checkpoint, keep=("generator",)).get("generator")
+    if not isinstance(generator, dict) or not generator:
+        raise ValueError(f"{checkpoint}: has no 'generator' entry with weights")
+    return vocoder_config_from_json(config), fold_weight_norm(generator)
+
+
+def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weight-normalised tensors, ``g v / |v|``, to the weights they stand for.
+
+    The ratio ``g / |v|`` comes first, as in torch, so that folding what
+    ``export.add_weight_norm`` made, where it is exactly 1, returns the same bits.
+    """
+    folded = {}
+    for key, tensor in state.items():
+        if key.endswith(".weight_g"):
+            stem = key.removesuffix("_g")
+            if f"{stem}_v" not in state:
+                raise ValueError(f"vocoder weight {key} lacks its {stem}_v")
+            direction = state[f"{stem}_v"]
+            folded[stem] = direction * (tensor / torch.norm_except_dim(direction, 2, 0))
+        elif not key.endswith(".weight_v"):
+            folded[key] = tensor
+    return folded
+
+
+def drop_tied_weights(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Remove what fairseq stores twice or for itself.
+
+    The text decoder's output projection is its embedding, the unit decoder's embedding is its
+    output projection, and ``version`` and ``_float_tensor`` are fairseq's own marks.
+
+    Raises:
+        ValueError: a pair that should be the same tensor is not, or decoders older than the
+            final norm.
+    """
+    kept = dict(state)
+    for key in VERSIONS:
+        # fairseq leaves out the final norm of decoders below version 3.
+        version = state.get(key)
+        if version is None or version.numel() != 1 or not float(version) >= 3:
+            got = "none" if version is None else reprlib.repr(version.tolist())
+            raise ValueError(f"{where}: {key} must be one number of at least 3, got {got}")
+    for copy, original in TIED:
+        if copy in kept and original in kept:
+            if not torch.equal(kept[copy], kept[original]):
+                raise ValueError(f"{where}: {copy} and {original} differ, they should be tied")
+            del kept[copy]
+    for key in state:
+        if key in VERSIONS or key.endswith("embed_positions._float_tensor"):
+            del kept[key]
+    return kept
+
+
+def add_convert_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``convert`` to a command line; the parsed arguments' ``func`` runs it."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="convert StreamSpeech checkpoints to model directories and back",
+        description="Convert a StreamSpeech checkpoint to a model directory, or back.",
+    )
+    parser.add_argument("--checkpoint", type=Path, help="fairseq checkpoint (.pt)")
+    parser.add_argument(
+        "--data-bin",
+        type=Path,
+        help="its data directory (YAML, vocabularies); checkpoints trained here need none",
+    )
+    parser.add_argument("--config-yaml", help="data YAML, default: the training run's")
+    parser.add_argument("--multitask-config-yaml", help="task YAML, default: the training run's")
+    parser.add_argument("--vocoder", type=Path, help="CodeHiFiGAN checkpoint")
+    parser.add_argument("--vocoder-cfg", type=Path, help="its JSON configuration")
+    parser.add_argument(
+        "--to-fairseq", type=Path, metavar="MODEL_DIR", help="model directory to convert back"
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="store the model directory's weights in float16"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to create")
+    parser.set_defaults(func=run_convert, parser=parser)
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Run ``convert``; returns the exit status."""
+    forward = ("checkpoint", "data_bin", "config_yaml", "multitask_config_yaml", "vocoder")
+    given = [name for name in (*forward, "vocoder_cfg") if getattr(args, name) is not None]
+    dtype = torch.float16 if args.half else None
+    if args.to_fairseq is not None:
+        if args.half:
+            given.append("half")
+        if given:
+            args.parser.error(f"--to-fairseq and --{given[0].replace('_', '-')} exclude each other")
+        export_to_fairseq(args.to_fairseq, args.out)
+    else:
+        if args.checkpoint is None:
+            args.parser.error("--checkpoint is required (or --to-fairseq)")
+        if is_training_checkpoint(read_checkpoint(args.checkpoint, keep=("task_state",))):
+            # Trained here: the checkpoint holds its configuration, vocabularies and CMVN.
+            export_checkpoint(
+                args.checkpoint,
+                args.out,
+                vocoder=args.vocoder,
+                vocoder_cfg=args.vocoder_cfg,
+                dtype=dtype,
+            )
+            logger.info("wrote %s", args.out)
+            return 0
+        if args.data_bin is None:
+            args.parser.error("--data-bin is required for a StreamSpeech checkpoint")
+        system = read_streamspeech(
+            args.checkpoint,
+            args.data_bin,
+            config_yaml=args.config_yaml,
+            multitask_config_yaml=args.multitask_config_yaml,
+            vocoder=args.vocoder,
+            vocoder_cfg=args.vocoder_cfg,
+        )
+        save_model_dir(args.out, system, dtype=dtype)
+    logger.info("wrote %s", args.out)
+    return 0

@@ -1,0 +1,1 @@
+"""What is never needed to run a model: corpora, data preparation, units, vocoder training."""

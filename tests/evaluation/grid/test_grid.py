@@ -1,0 +1,302 @@
+"""Grids: the strict loader, and runs that are killed, sharded and spread over workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from echostream.evaluation.grid import runner as grid_runner
+from echostream.evaluation.grid.definition import Cell, Grid, cells, load_grid, source_paths
+from echostream.evaluation.grid.runner import is_finished, run_grid
+from echostream.evaluation.grid.shards import CellError, shards
+from echostream.evaluation.recognizers.loading import split_spec
+from tests.evaluation.conftest import ROOT, Corpus, build_corpus
+
+SCRIPTS = [
+    [(10, 0), (20, 8000), (5, 1600)],
+    [(40, 1600), (90, 0), (5, 0), (250, 16000), (40, 0), (5, 320), (90, 0), (40, 4800)],
+    [(10, 0), (20, 0), (30, 320), (700, 0), (5, 900)],
+    [(1, 4000), (1, 4000), (1, 4000), (1, 4000)],
+]
+REFERENCES = ["one two three", "a b c d e f g h", "nothing at all", "four words are here"]
+TABLES = ("table.md", "table.tex", "table.csv", "table.json")
+
+COMMAND = """
+import argparse, sys
+from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
+parser = argparse.ArgumentParser()
+commands = parser.add_subparsers(required=True)
+add_evaluate_parser(commands)
+add_compare_parser(commands)
+args = parser.parse_args()
+sys.exit(args.func(args))
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", COMMAND, *arguments]
+
+
+def environment() -> dict[str, str]:
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def grid_content(corpus: Corpus, **changes: object) -> dict[str, object]:
+    system = {"agent": "agent.py", "files": [], "trace": True}
+    content: dict[str, object] = {
+        "output": "results",
+        "systems": [
+            {"name": "fast", "options": ["--wait", "0.02"], **system},
+            {"name": "slow", "options": ["--wait", "0.02", "--pace", "3"], **system},
+        ],
+        "chunk_ms": [320, 640, 960],
+        "test_sets": [
+            {"name": "demo", "source": "source.txt", "target": "target.txt", "shard_size": None}
+        ],
+        "quality_metrics": ["BLEU"],
+        "latency_metrics": ["AL", "ATD", "StartOffset", "DiscontinuitySum"],
+        "computation_aware": True,
+        "target_speech_lang": "en",
+        "asr_model": "pocketsphinx",
+        "device": "cpu",
+    }
+    return {**content, **changes}
+
+
+def write_grid(corpus: Corpus, name: str = "grid.yaml", **changes: object) -> Path:
+    path = corpus.folder / name
+    path.write_text(yaml.safe_dump(grid_content(corpus, **changes)))
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return build_corpus(tmp_path / "corpus", SCRIPTS, REFERENCES)
+
+
+def results(folder: Path) -> dict[str, str]:
+    """Scores of every cell."""
+    found = sorted(folder.rglob("scores.tsv")) + sorted(folder.rglob("utterances.tsv"))
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / "demo" / name).read_bytes() for name in TABLES}
+
+
+def test_paths_are_relative_to_the_grid_file(corpus: Corpus, tmp_path: Path) -> None:
+    grid = load_grid(write_grid(corpus))
+    assert grid.output == str(corpus.folder / "results")
+    assert grid.systems[0].agent == str(corpus.agent)
+    assert grid.test_sets[0].source == str(corpus.source_list)
+    assert load_grid(write_grid(corpus), tmp_path / "else").output == str(tmp_path / "else")
+    names = [cell.name for cell in cells(grid)]
+    assert len(names) == 6 and names[0] == "demo/fast/chunk_320"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chunk_ms": [320, 320]}, "chunk_ms must be positive and differ"),
+        ({"chunk_ms": []}, "chunk_ms must not be empty"),
+        ({"chunks": [1]}, "unknown key 'chunks'"),
+        ({"computation_aware": "yes"}, "computation_aware: expected bool, got 'yes'"),
+        ({"device": None}, "device: expected str"),
+        (
+            {"test_sets": [{"name": "a/b", "source": "s", "target": "t", "shard_size": None}]},
+            "name must be letters",
+        ),
+        (
+            {"test_sets": [{"name": "a", "source": "s", "target": "t", "shard_size": 0}]},
+            "shard_size must be positive or null",
+        ),
+    ],
+)
+def test_mistakes_in_a_grid_are_named(
+    corpus: Corpus, change: dict[str, object], message: str
+) -> None:
+    path = write_grid(corpus, **change)
+    with pytest.raises(ValueError, match=message) as error:
+        load_grid(path)
+    assert "grid.yaml" in str(error.value)
+
+
+def test_a_missing_key_is_named(corpus: Corpus) -> None:
+    content = grid_content(corpus)
+    del content["device"]
+    path = corpus.folder / "grid.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="missing key 'device'"):
+        load_grid(path)
+
+
+def test_missing_files_are_found_before_anything_runs(corpus: Corpus) -> None:
+    grid = load_grid(write_grid(corpus))
+    corpus.target_list.write_text("one\n")
+    with pytest.raises(ValueError, match="4 sources but 1 references"):
+        run_grid(grid)
+    corpus.agent.unlink()
+    with pytest.raises(FileNotFoundError, match="system fast: no agent file"):
+        run_grid(grid)
+    assert not Path(grid.output).exists()
+
+
+def test_relative_sources_are_relative_to_their_list(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus.source_list.write_text("".join(f"{path.name}\n" for path in corpus.sources))
+    one = {"systems": grid_content(corpus)["systems"][:1], "chunk_ms": [960]}
+    grid = load_grid(write_grid(corpus, **one), tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    expected = [str(path) for path in corpus.sources]
+    assert source_paths(grid.test_sets[0]) == expected
+    below = "".join(f"{corpus.folder.name}/{path.name}\n" for path in corpus.sources)
+    corpus.source_list.write_text(below)
+    assert source_paths(grid.test_sets[0]) == expected
+    (cell,) = run_grid(grid)
+    assert len((cell.folder / "instances.log").read_text().splitlines()) == 4
+    corpus.sources[2].unlink()
+    with pytest.raises(FileNotFoundError, match="line 3 names .*source2.wav"):
+        run_grid(grid)
+
+
+def test_the_recognisers_path_is_relative_to_the_grid_file(corpus: Corpus) -> None:
+    for given, expected in (
+        ("wav2vec2:models/w2v.pt", f"wav2vec2:{corpus.folder}/models/w2v.pt"),
+        ("hf:./fr", f"hf:{corpus.folder}/fr"),
+        ("hf:owner/name", "hf:owner/name"),
+        ("pocketsphinx", "pocketsphinx"),
+    ):
+        assert load_grid(write_grid(corpus, asr_model=given)).asr_model == expected
+
+
+GRIDS = sorted((ROOT / "eval_configs" / "grids").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.name)
+def test_shipped_grids_load(path: Path) -> None:
+    grid = load_grid(path)
+    assert list(cells(grid))
+    text = path.read_text()
+    assert not [line for line in text.splitlines() if ": /" in line], "machine path"
+    for system in grid.systems:
+        assert Path(system.agent).is_file()
+    split_spec(grid.asr_model)
+
+
+def test_grids_are_shipped() -> None:
+    assert {"echo-mini.yaml", "side-by-side-fr-en.yaml"} <= {path.name for path in GRIDS}
+    assert {f"streamspeech-cvss-c-{x}-en.yaml" for x in ("fr", "es", "de")} <= {
+        path.name for path in GRIDS
+    }
+
+
+def test_shards_cover_the_test_set_once(corpus: Corpus) -> None:
+    test_set = {"name": "demo", "source": "source.txt", "target": "target.txt", "shard_size": 3}
+    cell = next(cells(load_grid(write_grid(corpus, test_sets=[test_set]))))
+    assert [(shard.start, shard.end) for shard in shards(cell)] == [(0, 3), (3, 4)]
+
+
+def small(grid_path: Path, output: Path) -> Grid:
+    return load_grid(grid_path, output)
+
+
+def test_a_finished_cell_is_kept_and_sharding_changes_nothing(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    one = {"systems": grid_content(corpus)["systems"][:1], "chunk_ms": [320]}
+    whole = small(write_grid(corpus, **one), tmp_path / "whole")
+    test_set = {"name": "demo", "source": "source.txt", "target": "target.txt", "shard_size": 3}
+    sharded = small(write_grid(corpus, test_sets=[test_set], **one), tmp_path / "sharded")
+    (cell,) = run_grid(whole)
+    run_grid(sharded, jobs=2)
+    assert results(tmp_path / "whole") == results(tmp_path / "sharded")
+    for name in ("trace.jsonl", "metrics.tsv"):
+        parts = [Path(grid.output) / "demo/fast/chunk_320" / name for grid in (whole, sharded)]
+        assert parts[0].read_text() == parts[1].read_text()
+    entries = [json.loads(line) for line in (cell.folder / "trace.jsonl").open()]
+    assert sorted({entry["index"] for entry in entries}) == [0, 1, 2, 3]
+
+    log = cell.folder / "instances.log"
+    before = log.stat().st_mtime_ns
+    assert is_finished(cell)
+    run_grid(whole)
+    assert log.stat().st_mtime_ns == before
+
+    corpus.target_list.write_text("\n".join(reversed(REFERENCES)) + "\n")
+    with pytest.raises(ValueError, match="made with other settings"):
+        run_grid(whole)
+
+
+def test_cells_are_scored_side_by_side(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recognising speech takes longer than translating it: ``--jobs`` must hold for both."""
+    both = threading.Barrier(2, timeout=20)
+    scored = []
+
+    def score(cell: Cell) -> None:
+        both.wait()
+        scored.append(cell.name)
+
+    monkeypatch.setattr(grid_runner, "run_shard", lambda shard: shard.name)
+    monkeypatch.setattr(grid_runner, "finish_cell", score)
+    grid = small(write_grid(corpus, chunk_ms=[320, 640]), tmp_path / "out")
+    every = run_grid(grid, jobs=2)
+    assert sorted(scored) == sorted(cell.name for cell in every) and len(every) == 4
+
+
+def test_a_failing_agent_is_reported_with_what_it_said(corpus: Corpus, tmp_path: Path) -> None:
+    systems = [{**grid_content(corpus)["systems"][0], "options": ["--wait", "never"]}]
+    grid = small(write_grid(corpus, systems=systems, chunk_ms=[320]), tmp_path / "out")
+    with pytest.raises(CellError, match="(?s)demo/fast/chunk_320.*invalid float value: 'never'"):
+        run_grid(grid)
+
+
+@pytest.mark.slow
+def test_a_killed_grid_ends_with_the_same_tables(corpus: Corpus, tmp_path: Path) -> None:
+    path = write_grid(corpus)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    arguments = ("evaluate", str(path), "--jobs", "2", "--output")
+    subprocess.run(command(*arguments, str(whole)), env=environment(), check=True)
+
+    process = subprocess.Popen(command(*arguments, str(killed)), env=environment())
+    deadline = time.monotonic() + 60
+    # In the middle: some utterance of the second pair of cells is done, and not all cells are.
+    while len(list(killed.rglob("scores.tsv"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = len(list(killed.rglob("scores.tsv")))
+    assert 2 <= finished < 6
+    subprocess.run(command(*arguments, str(killed)), env=environment(), check=True)
+    assert results(killed) == results(whole) and len(results(whole)) == 12
+    assert tables(killed) == tables(whole)
+    assert not list(killed.rglob("shards"))
+
+
+@pytest.mark.slow
+def test_ray_gives_identical_scores(corpus: Corpus, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    test_set = {"name": "demo", "source": "source.txt", "target": "target.txt", "shard_size": 2}
+    changes = {"chunk_ms": [320, 640], "test_sets": [test_set]}
+    path = write_grid(corpus, **changes)
+    run_grid(load_grid(path, tmp_path / "here"), jobs=2)
+    arguments = ("evaluate", str(path), "--ray", "local:2", "--output", str(tmp_path / "ray"))
+    subprocess.run(command(*arguments), env=environment(), check=True, timeout=300)
+    assert results(tmp_path / "ray") == results(tmp_path / "here")
+    assert len(results(tmp_path / "ray")) == 8
