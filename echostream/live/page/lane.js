@@ -26,6 +26,7 @@ export class Lane {
     if (message.type === "status" && "lag_ms" in message) this.status(message);
     if (message.type === "speech") {
       this.speech.push(samples);
+      this.show("backlog", message.backlog_ms);
       const from = Math.max(this.playEnd, now);
       this.playEnd = from + samples.length / this.sampleRate;
       this.spans.push({ from, to: this.playEnd, level: 0.8 });
