@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 from echostream import assets
+from echostream.live.files import add_translate_parser
+from echostream.live.microphone import add_listen_parser
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,8 @@ TOKEN_VARIABLE = "ECHOSTREAM_TOKEN"
 
 def add_live_parsers(commands: argparse._SubParsersAction) -> None:
     """Register the commands of this room."""
+    add_translate_parser(commands)
+    add_listen_parser(commands)
     add_serve_parser(commands)
 
 

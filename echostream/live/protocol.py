@@ -227,8 +227,8 @@ def decode_samples(data: bytes, sample_format: SampleFormat, position: int) -> n
 def encode_speech(waveform: np.ndarray) -> bytes:
     """(T,) float samples to s16le bytes.
 
-    Rounded down and clipped as libsndfile does when it writes a 16-bit file, so that a session and
-    a file of ``echostream translate`` hold the same samples.
+    As libsndfile does when it writes a 16-bit file, by way of 32 bits of which it keeps the upper
+    half, so that a session and a file of ``echostream translate`` hold the same samples.
     """
-    scaled = np.floor(np.asarray(waveform, dtype=np.float32) * 32768)
+    scaled = np.floor(np.rint(np.asarray(waveform, dtype=np.float64) * 2**31) / 2**16)
     return np.clip(scaled, -32768, 32767).astype("<i2").tobytes()
