@@ -29,6 +29,7 @@ setup(
         "echostream": ["py.typed"],
         "echostream.assets": ["echo_mini/*", "echo_mini/*/*"],
         "echostream.training.corpus": ["data/*"],
+        "echostream.live": ["page/*", "page/*/*"],
     },
     install_requires=[
         "torch>=2.5",
@@ -54,6 +55,15 @@ setup(
         "hf": ["transformers>=4.40"],
         "whisper": ["faster-whisper>=1.0"],
         "ray": ["ray>=2.9"],
+        "serve": [
+            "starlette>=0.40",
+            "uvicorn>=0.34",
+            "websockets>=14",
+            "prometheus-client>=0.20",
+        ],
+        "live": ["sounddevice>=0.5", "websockets>=14"],
+        "simulstream": ["simulstream>=1.0"],
+        "browser": ["playwright>=1.50"],
         "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.5"],
     },
     entry_points={"console_scripts": ["echostream = echostream.cli:main"]},

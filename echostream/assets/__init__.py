@@ -6,6 +6,7 @@ from pathlib import Path
 
 ECHO_MINI = Path(__file__).parent / "echo_mini"
 SYSTEMS = ("echostream", "streamspeech")
+LANGUAGES = ("es", "en")  # source and target of all of them
 
 
 def model_dir(system: str) -> Path:
@@ -17,3 +18,8 @@ def model_dir(system: str) -> Path:
     if system not in SYSTEMS:
         raise ValueError(f"shipped systems are {', '.join(SYSTEMS)}, got {system!r}")
     return ECHO_MINI / system
+
+
+def languages(folder: Path) -> tuple[str, str] | None:
+    """Source and target language of a shipped model directory; None for any other folder."""
+    return LANGUAGES if folder.resolve().parent == ECHO_MINI.resolve() else None

@@ -1,0 +1,140 @@
+"""``echostream serve``: parse, build, run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import socket
+from pathlib import Path
+
+import torch
+
+from echostream import assets
+from echostream.live.files import add_translate_parser
+from echostream.live.microphone import add_listen_parser
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORT = 8000
+TOKEN_VARIABLE = "ECHOSTREAM_TOKEN"
+
+
+def add_live_parsers(commands: argparse._SubParsersAction) -> None:
+    """Register the commands of this room."""
+    add_translate_parser(commands)
+    add_listen_parser(commands)
+    add_serve_parser(commands)
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """
+    Raises:
+        ValueError: one of ``modules`` is not installed; names the extra that has it.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"{module} is not installed; pip install 'echostream[{extra}]'")
+
+
+def add_serve_parser(commands: argparse._SubParsersAction) -> None:
+    serve = commands.add_parser("serve", help="translate live speech for browsers and programs")
+    serve.add_argument(
+        "--model-dir",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="model directory; several times for several (default: the shipped systems)",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="default 8000; 0: a free one")
+    serve.add_argument(
+        "--max-sessions", type=int, default=16, help="open at once; more are refused (default 16)"
+    )
+    serve.add_argument(
+        "--token",
+        default=os.environ.get(TOKEN_VARIABLE),
+        help=f"what clients must present (default: ${TOKEN_VARIABLE})",
+    )
+    serve.add_argument(
+        "--no-token", action="store_true", help="listen to other machines without a token"
+    )
+    serve.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="page of another origin that may connect, as https://host[:port]; several times",
+    )
+    serve.add_argument(
+        "--chunk-ms", type=int, default=320, help="source per decision (default 320)"
+    )
+    serve.add_argument("--threads", type=int, default=1, help="of the model (default 1)")
+    serve.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    serve.set_defaults(func=run_serve)
+
+
+def check_serve(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: options that do not go together.
+    """
+    from echostream.live.protocol import MAX_LIVE_CHUNK_MS, MIN_LIVE_CHUNK_MS
+    from echostream.live.security import is_loopback
+
+    if not is_loopback(args.host) and not args.token and not args.no_token:
+        raise ValueError(
+            f"--host {args.host} lets other machines connect: give --token, or --no-token if "
+            "anybody who reaches this machine may use it"
+        )
+    if args.token and args.no_token:
+        raise ValueError("--token and --no-token exclude each other")
+    for name in ("max_sessions", "threads"):
+        if getattr(args, name) < 1:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be at least 1, got {getattr(args, name)}")
+    if not MIN_LIVE_CHUNK_MS <= args.chunk_ms <= MAX_LIVE_CHUNK_MS:
+        raise ValueError(
+            f"--chunk-ms must lie between {MIN_LIVE_CHUNK_MS} and {MAX_LIVE_CHUNK_MS}, got "
+            f"{args.chunk_ms}"
+        )
+    if not 0 <= args.port <= 65535:
+        raise ValueError(f"--port must lie between 0 and 65535, got {args.port}")
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    require_extra("serve", "starlette", "uvicorn", "websockets", "prometheus_client")
+    check_serve(args)
+    import uvicorn
+
+    from echostream.live.catalog import Catalog
+    from echostream.live.security import Gate, is_loopback
+    from echostream.live.server import create_app, uvicorn_settings
+    from echostream.live.sessions import Limits
+
+    torch.set_num_threads(args.threads)
+    folders = args.model_dir or [assets.model_dir(name) for name in assets.SYSTEMS]
+    catalog = Catalog.load(folders, device=args.device)
+    app = create_app(
+        catalog,
+        gate=Gate(
+            token=args.token,
+            loopback_only=is_loopback(args.host),
+            origins=tuple(args.allow_origin),
+        ),
+        limits=Limits(max_sessions=args.max_sessions),
+        chunk_ms=args.chunk_ms,
+    )
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    # Bound here, so that the address is known (and a taken port is one line) before serving.
+    listener = socket.create_server((args.host, args.port), family=family)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    names = ", ".join(catalog.models)
+    print(f"EchoStream serves {names} at http://{shown}:{port}/ (stop with Ctrl-C)", flush=True)
+    if args.token and not is_loopback(args.host):
+        print("Pages ask for the token; programs send it as Authorization: Bearer TOKEN")
+    server = uvicorn.Server(uvicorn.Config(app, **uvicorn_settings(args.host, port)))
+    server.run(sockets=[listener])
+    return 0 if server.started else 1

@@ -1,0 +1,197 @@
+"""``echostream translate``: sound files through a model, as a stream or whole."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from echostream import assets
+from echostream.checkpoint import load_model_dir
+from echostream.live.captions import Captions, show_words
+from echostream.pipeline import ChunkOutput, Pipeline
+from echostream.session import Session
+from echostream.spine import MAX_CHUNK_MS
+
+DEFAULT_CHUNK_MS = 320
+OFFLINE_BEAM = 5
+
+
+def add_translate_parser(commands: argparse._SubParsersAction) -> None:
+    translate = commands.add_parser("translate", help="stream sound files through a model")
+    translate.add_argument("inputs", type=Path, nargs="+", metavar="IN.wav")
+    translate.add_argument(
+        "--model-dir",
+        type=Path,
+        default=assets.model_dir("echostream"),
+        help="model directory (default: the shipped system)",
+    )
+    translate.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="translated speech, WAV; for several files a folder, one FILE.wav each",
+    )
+    translate.add_argument("--task", choices=("asr", "s2tt", "s2st"), default="s2st")
+    translate.add_argument("--srt", action="store_true", help="also write subtitles beside it")
+    translate.add_argument("--json", action="store_true", help="also write sentences and times")
+    translate.add_argument(
+        "--chunk-ms", type=int, default=DEFAULT_CHUNK_MS, help="source per decision (default 320)"
+    )
+    translate.add_argument(
+        "--realtime", action="store_true", help="read no faster than the file would sound"
+    )
+    translate.add_argument(
+        "--offline", action="store_true", help="one decision over the whole file, with beam search"
+    )
+    translate.add_argument(
+        "--text", action="store_true", help="print transcript and translation as they grow"
+    )
+    translate.add_argument(
+        "--beam", type=int, help=f"beam width (default 1; with --offline {OFFLINE_BEAM})"
+    )
+    translate.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    translate.set_defaults(func=run_translate)
+
+
+def audio_blocks(path: Path, block_ms: int = 100) -> Iterator[tuple[np.ndarray, int, bool]]:
+    """Yield (samples, sample rate, last) blocks of a sound file without loading all of it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no such sound file: {path}")
+    try:
+        with soundfile.SoundFile(path) as file:
+            size = max(file.samplerate * block_ms // 1000, 1)
+            remaining = file.frames
+            while True:
+                block = file.read(size, dtype="float32")
+                remaining -= len(block)
+                last = remaining <= 0 or not len(block)
+                yield block, file.samplerate, last
+                if last:
+                    return
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: not a readable sound file: {error}") from error
+
+
+def paced(
+    blocks: Iterator[tuple[np.ndarray, int, bool]],
+) -> Iterator[tuple[np.ndarray, int, bool]]:
+    """The same blocks, each no sooner than its last sample would have sounded."""
+    begun, samples = time.monotonic(), 0
+    for block, rate, last in blocks:
+        samples += len(block)
+        time.sleep(max(begun + samples / rate - time.monotonic(), 0))
+        yield block, rate, last
+
+
+def translate_file(
+    pipeline: Pipeline, path: Path, out: Path, *, realtime: bool = False
+) -> Iterator[ChunkOutput]:
+    """Stream a file through a pipeline, yield every decision and leave the speech in ``out``.
+
+    The waveform is written beside ``out`` and moved into place at the end, so an interrupted run
+    leaves no file that looks whole. Without speech output (tasks ``asr`` and ``s2tt``) there is
+    no file.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    session = Session(pipeline)
+    blocks = audio_blocks(path)
+    try:
+        with soundfile.SoundFile(
+            partial, "w", pipeline.output_rate, 1, subtype="PCM_16", format="WAV"
+        ) as speech:
+            for samples, rate, last in paced(blocks) if realtime else blocks:
+                for output in session.iterate(samples, rate, final=last):
+                    speech.write(output.waveform)
+                    yield output
+        if pipeline.task == "s2st":
+            os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def targets(inputs: list[Path], out: Path) -> list[Path]:
+    """Where each file's speech goes.
+
+    Raises:
+        FileNotFoundError: an input is missing.
+        ValueError: two inputs would go to one place.
+    """
+    for path in inputs:
+        if not path.is_file():
+            raise FileNotFoundError(f"no such sound file: {path}")
+    if len(inputs) == 1 and not out.is_dir():
+        return [out]
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder for several files, {out} is a file")
+    places = [out / f"{path.stem}.wav" for path in inputs]
+    if len(set(places)) != len(places):
+        raise ValueError("two of the files have the same name; translate them one by one")
+    taken = {path.resolve() for path in inputs} & {place.resolve() for place in places}
+    if taken:
+        raise ValueError(f"--out would overwrite the source {min(taken)}")
+    return places
+
+
+def run_translate(args: argparse.Namespace) -> int:
+    places = targets(args.inputs, args.out)
+    beam = args.beam if args.beam is not None else (OFFLINE_BEAM if args.offline else 1)
+    pipeline = Pipeline(
+        load_model_dir(args.model_dir, device=args.device),
+        chunk_ms=MAX_CHUNK_MS if args.offline else args.chunk_ms,
+        task=args.task,
+        beam=beam,
+    )
+    for path, place in zip(args.inputs, places, strict=True):
+        _translate_one(pipeline, path, place, args)
+    return 0
+
+
+def _translate_one(pipeline: Pipeline, path: Path, out: Path, args: argparse.Namespace) -> None:
+    captions, seconds, speech = Captions(), 0.0, 0
+    with tqdm(
+        total=_duration_s(path),
+        desc=path.name,
+        unit="s",
+        disable=None,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}]",
+    ) as progress:
+        for output in translate_file(pipeline, path, out, realtime=args.realtime):
+            progress.update(output.source_ms / 1000 - seconds)
+            seconds = output.source_ms / 1000
+            speech += len(output.waveform)
+            captions.add(output)
+            if args.text:
+                for line in show_words(output):
+                    tqdm.write(line)
+    if args.srt:
+        out.with_suffix(".srt").write_text(captions.srt(), encoding="utf-8")
+    if args.json:
+        report = {
+            "source": path.name,
+            "source_s": seconds,
+            "speech_s": speech / pipeline.output_rate,
+            "sentences": captions.to_dicts(),
+        }
+        text = json.dumps(report, ensure_ascii=False, indent=1)
+        out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    if pipeline.task == "s2st":
+        said = f"{speech / pipeline.output_rate:.2f} s of speech from {seconds:.2f} s of source"
+    else:
+        said = " / ".join(caption.text for caption in captions.sentences)
+    print(f"{out if pipeline.task == 's2st' else path}: {said}")
+
+
+def _duration_s(path: Path) -> float | None:
+    try:
+        return soundfile.info(path).duration
+    except soundfile.LibsndfileError:
+        return None  # reading it says what is wrong

@@ -1,0 +1,178 @@
+"""``echostream listen``: the microphone to captions and the loudspeaker."""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echostream import assets
+from echostream.checkpoint import load_model_dir
+from echostream.live.captions import show_words
+from echostream.pipeline import Pipeline
+from echostream.session import Session
+
+BLOCK_MS = 40
+QUEUE_BLOCKS = 250  # 10 s of source that may wait for the model
+
+
+def add_listen_parser(commands: argparse._SubParsersAction) -> None:
+    listen = commands.add_parser("listen", help="translate the microphone, until Ctrl-C")
+    listen.add_argument(
+        "--model-dir",
+        type=Path,
+        default=assets.model_dir("echostream"),
+        help="model directory (default: the shipped system)",
+    )
+    listen.add_argument("--task", choices=("asr", "s2tt", "s2st"), default="s2st")
+    listen.add_argument("--chunk-ms", type=int, default=320, help="default 320")
+    listen.add_argument("--input", help="microphone, by name or number (default: the system's)")
+    listen.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
+    listen.add_argument("--list-devices", action="store_true", help="show the devices and stop")
+    listen.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    listen.set_defaults(func=run_listen)
+
+
+def load_sounddevice() -> Any:
+    """
+    Raises:
+        ValueError: the extra or the PortAudio library is missing; says which.
+    """
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise ValueError("sounddevice is not installed; pip install 'echostream[live]'") from error
+    except OSError as error:
+        raise ValueError(f"{error}; on Debian: apt-get install libportaudio2") from error
+    return sounddevice
+
+
+def find_device(sounddevice: Any, name: str | None, kind: str) -> dict[str, Any]:
+    """The device to use for ``kind``, ``input`` or ``output``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    wanted = int(name) if name is not None and name.isdigit() else name
+    try:
+        return sounddevice.query_devices(wanted, kind)
+    except (ValueError, sounddevice.PortAudioError) as error:
+        what = {"input": "microphone", "output": "loudspeaker"}[kind]
+        raise ValueError(
+            f"no {what} found ({error}); --list-devices shows what there is, and "
+            "`echostream serve` takes the microphone of any browser"
+        ) from error
+
+
+class Player:
+    """Samples that wait for the loudspeaker; its callback takes what it needs."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[np.ndarray] = deque()
+        self._lock = threading.Lock()
+
+    def add(self, samples: np.ndarray) -> None:
+        with self._lock:
+            if len(samples):
+                self._pieces.append(samples)
+
+    def take(self, count: int) -> np.ndarray:
+        """(count,) samples, silence where none wait."""
+        out = np.zeros(count, dtype=np.float32)
+        filled = 0
+        with self._lock:
+            while filled < count and self._pieces:
+                piece = self._pieces.popleft()
+                used = min(count - filled, len(piece))
+                out[filled : filled + used] = piece[:used]
+                if used < len(piece):
+                    self._pieces.appendleft(piece[used:])
+                filled += used
+        return out
+
+    @property
+    def waiting(self) -> int:
+        with self._lock:
+            return sum(len(piece) for piece in self._pieces)
+
+
+def run_listen(args: argparse.Namespace) -> int:
+    sounddevice = load_sounddevice()
+    if args.list_devices:
+        print(sounddevice.query_devices() or "no sound devices found")
+        return 0
+    microphone = find_device(sounddevice, args.input, "input")
+    speaks = args.task == "s2st"
+    loudspeaker = find_device(sounddevice, args.output, "output") if speaks else None
+    pipeline = Pipeline(
+        load_model_dir(args.model_dir, device=args.device), chunk_ms=args.chunk_ms, task=args.task
+    )
+    rate = int(microphone["default_samplerate"])
+    heard: queue.Queue[np.ndarray] = queue.Queue(QUEUE_BLOCKS)
+    lost = threading.Event()
+    player = Player()
+
+    def hear(samples: np.ndarray, frames: int, times: Any, status: Any) -> None:
+        try:
+            heard.put_nowait(samples[:, 0].copy())
+        except queue.Full:
+            lost.set()
+
+    def play(out: np.ndarray, frames: int, times: Any, status: Any) -> None:
+        out[:, 0] = player.take(frames)
+
+    streams = [
+        sounddevice.InputStream(
+            samplerate=rate,
+            blocksize=rate * BLOCK_MS // 1000,
+            channels=1,
+            device=microphone["index"],
+            callback=hear,
+        )
+    ]
+    if loudspeaker is not None:
+        streams.append(
+            sounddevice.OutputStream(
+                samplerate=pipeline.output_rate,
+                channels=1,
+                device=loudspeaker["index"],
+                callback=play,
+            )
+        )
+    print(f"Listening to {microphone['name']}; Ctrl-C ends.", flush=True)
+    for stream in streams:
+        stream.start()
+    try:
+        translate_queue(Session(pipeline), rate, heard, player, lost)
+    finally:
+        for stream in streams:
+            stream.close()
+    return 0
+
+
+def translate_queue(
+    session: Session,
+    rate: int,
+    heard: queue.Queue[np.ndarray | None],
+    player: Player,
+    lost: threading.Event,
+) -> None:
+    """Translate blocks as they come, print words and hand speech on; None ends the stream."""
+    while True:
+        block = heard.get()
+        if lost.is_set():
+            lost.clear()
+            print("This machine is too slow: some source was lost.", file=sys.stderr)
+        samples = np.zeros(0, np.float32) if block is None else block
+        for output in session.iterate(samples, rate, final=block is None):
+            player.add(output.waveform)
+            for line in show_words(output):
+                print(line, flush=True)
+        if block is None:
+            return

@@ -1,0 +1,231 @@
+// The page: choices, one or two sessions on the same source, and what comes of them.
+import { Source, Speaker } from "./audio.js";
+import { drawCompute, drawTimeline } from "./charts.js";
+import { Lane } from "./lane.js";
+import * as save from "./save.js";
+import { Session } from "./session.js";
+
+const $ = (id) => document.getElementById(id);
+const EXAMPLE_GAP_S = 1.0;
+const FILE_TAIL_S = 0.5;
+let models = [];
+let examples = [];
+let run = null;
+
+function say(text) { $("state").textContent = text; }
+
+function fault(text) {
+  $("fault").hidden = !text;
+  $("fault").textContent = text;
+}
+
+function token() { return $("token").value || decodeURIComponent(location.hash.slice(1)); }
+
+async function fetchModels() {
+  const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
+  const answer = await fetch("v1/models", { headers });
+  $("token-field").hidden = answer.status !== 401 && !$("token").value;
+  if (answer.status === 401) {
+    if (token()) fault("The server does not know this token.");
+    return;
+  }
+  const { models: listed, chunk_ms: chunk } = await answer.json();
+  fault("");
+  models = listed;
+  $("model").replaceChildren(...models.map(({ name }) => new Option(name, name)));
+  if ([...$("chunk").options].some(({ value }) => Number(value) === chunk)) $("chunk").value = chunk;
+  const [{ source_language: source, target_language: target }] = models;
+  if (source) {
+    const name = (code) => new Intl.DisplayNames("en", { type: "language" }).of(code);
+    $("about").textContent = `Speak ${name(source)}; hear and read ${name(target)} while you go on.`;
+  }
+  $("twin-field").hidden = !twinOf($("model").value);
+}
+
+function twinOf(name) { return models.find((model) => model.recompute && model.name !== name); }
+
+async function fetchExamples() {
+  examples = await (await fetch("examples/index.json")).json();
+  const options = examples.map(({ title }, index) => new Option(title, String(index)));
+  $("example").replaceChildren(new Option("all of them, one after the other", "all"), ...options);
+}
+
+function chosenSource() { return new FormData($("controls")).get("source"); }
+
+function showChoices() {
+  $("file-field").hidden = chosenSource() !== "file";
+  $("example-field").hidden = chosenSource() !== "example";
+  $("monitor-field").hidden = chosenSource() === "microphone";
+  $("twin-field").hidden = !twinOf($("model").value);
+}
+
+async function openSource(source) {
+  if (chosenSource() === "microphone") return source.openMicrophone();
+  if (chosenSource() === "file") {
+    if (!$("file").files.length) throw new Error("Choose a sound file first.");
+    return source.openFiles([...$("file").files], FILE_TAIL_S);
+  }
+  const chosen = $("example").value === "all" ? examples : [examples[Number($("example").value)]];
+  const blobs = await Promise.all(chosen.map(async ({ file }) => (await fetch(file)).blob()));
+  return source.openFiles(blobs, blobs.length > 1 ? EXAMPLE_GAP_S : FILE_TAIL_S);
+}
+
+class Run {
+  constructor() {
+    this.levels = [];
+    this.blocks = [];
+    this.lanes = [];
+    this.heard = null;
+  }
+
+  get now() { return this.begun ? (performance.now() - this.begun) / 1000 : 0; }
+
+  async begin() {
+    this.source = new Source((block) => this.hear(block), () => this.sessions.forEach((s) => s.end()));
+    this.sessions = [];
+    await this.source.prepare();
+    await openSource(this.source);
+    const names = [$("model").value];
+    const twin = $("twin").checked && twinOf(names[0]);
+    if (twin) names.push(twin.name);
+    const rate = models.find(({ name }) => name === names[0]).sample_rate;
+    this.speaker = new Speaker(rate, (report) => this.report(report));
+    await this.speaker.prepare();
+    setVolume(this);
+    this.lanes = names.map((name, index) => this.addLane(name, index, names.length));
+    this.heard = this.lanes[0];
+    $("lanes").replaceChildren(...this.lanes.map((lane) => lane.element));
+    $("key-second").hidden = names.length < 2;
+    this.begun = performance.now();
+    this.sessions = this.lanes.map((lane) => this.addSession(lane));
+    await this.source.begin($("monitor").checked);
+    this.frame();
+  }
+
+  addLane(name, index, count) {
+    const lane = new Lane(name, index > 0);
+    const listen = lane.find("listen");
+    listen.hidden = count < 2;
+    listen.querySelector("input").checked = index === 0;
+    listen.addEventListener("change", () => {
+      this.heard = lane;
+      this.speaker.node.port.postMessage("clear");
+    });
+    lane.name = name;
+    return lane;
+  }
+
+  addSession(lane) {
+    const start = {
+      sample_rate: this.source.sampleRate,
+      chunk_ms: Number($("chunk").value),
+      model: lane.name,
+      task: "s2st",
+    };
+    return new Session(start, token(), {
+      message: (message, samples) => {
+        lane.take(message, samples, this.now);
+        if (samples && lane === this.heard) this.speaker.play(samples);
+      },
+      closed: (reason) => this.closed(lane, reason),
+      state: (text) => say(text === "live" ? "Live" : "Reconnecting"),
+    });
+  }
+
+  hear(block) {
+    let sum = 0;
+    for (const value of block) sum += value * value;
+    const level = Math.min(1, Math.sqrt(sum / block.length) * 6);
+    this.levels.push({ from: this.now - block.length / this.source.sampleRate, to: this.now, level });
+    this.blocks.push(block);
+    this.sessions.forEach((session) => session.send(block));
+  }
+
+  report({ queuedMs }) {
+    if (this.heard && this.begun) this.heard.show("backlog", queuedMs);
+  }
+
+  stop() { this.source.stop(); }
+
+  closed(lane, reason) {
+    if (reason) fault(`${lane.title}: ${reason.message}`);
+    if (!this.sessions.every((session) => session.over)) return;
+    this.source.stop();
+    this.ended = this.now;
+    say(reason ? "Stopped" : "Done");
+    $("start").disabled = $("choices").disabled = false;
+    $("stop").disabled = true;
+    document.querySelectorAll("[data-save]").forEach((button) => (button.disabled = false));
+  }
+
+  frame() {
+    const rows = [{ color: "--source", spans: this.levels }, ...this.lanes];
+    const last = Math.max(0, ...this.lanes.map((lane) => lane.playEnd));
+    const now = this.ended ? Math.min(this.now, Math.max(this.ended, last)) : this.now;
+    drawTimeline($("timeline"), rows, now);
+    drawCompute($("compute"), this.lanes);
+    $("compute-text").textContent = this.lanes
+      .filter((lane) => lane.points.length)
+      .map((lane) => `${lane.title}: ${Math.round(lane.points.at(-1).computeMs)} ms for the last chunk`)
+      .join(", ");
+    if (!this.ended || this.now < Math.max(this.ended, last) + 1) requestAnimationFrame(() => this.frame());
+  }
+}
+
+function setVolume(target) {
+  if (!target?.speaker) return;
+  const muted = $("mute").getAttribute("aria-pressed") === "true";
+  target.speaker.volume = muted ? 0 : Number($("volume").value) / 100;
+}
+
+$("controls").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  fault("");
+  if (!models.length) await fetchModels();
+  if (!models.length) return;
+  run?.speaker?.close();
+  run = new Run();
+  $("start").disabled = $("choices").disabled = true;
+  document.querySelectorAll("[data-save]").forEach((button) => (button.disabled = true));
+  say("Starting");
+  const reading = $("choices");
+  reading.disabled = false; // a disabled field has no value while the choices are read
+  try {
+    await run.begin();
+    $("stop").disabled = false;
+  } catch (error) {
+    fault(error.name === "NotAllowedError" ? "The browser does not allow the microphone." : error.message);
+    say("Not started");
+    run.source?.stop();
+    $("start").disabled = false;
+    return;
+  }
+  reading.disabled = true;
+});
+
+$("controls").addEventListener("change", showChoices);
+$("token").addEventListener("change", fetchModels);
+$("stop").addEventListener("click", () => run?.stop());
+$("volume").addEventListener("input", () => setVolume(run));
+$("mute").addEventListener("click", () => {
+  const pressed = $("mute").getAttribute("aria-pressed") === "true";
+  $("mute").setAttribute("aria-pressed", String(!pressed));
+  setVolume(run);
+});
+
+const MAKERS = {
+  speech: (lane) => [save.wav(lane.speech, lane.sampleRate), "wav"],
+  source: () => [save.wav(run.blocks, run.source.sampleRate), "wav"],
+  text: (lane) => [save.text(lane.said), "txt"],
+  subtitles: (lane) => [save.subtitles(lane.said), "srt"],
+  log: (lane) => [save.log(lane.messages), "json"],
+};
+document.querySelectorAll("[data-save]").forEach((button) => {
+  button.addEventListener("click", () => {
+    const [blob, ending] = MAKERS[button.dataset.save](run.heard);
+    save.offer(blob, `echostream-${button.dataset.save}.${ending}`);
+  });
+});
+
+fetchExamples();
+fetchModels().then(showChoices);

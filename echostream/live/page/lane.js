@@ -1,0 +1,72 @@
+// One translation on the page: its words, its meters, and all that it received.
+
+export class Lane {
+  constructor(title, second) {
+    const copy = document.getElementById("lane").content.cloneNode(true);
+    this.element = copy.querySelector(".lane");
+    this.element.classList.toggle("second", second);
+    this.element.querySelector("h2").textContent = title;
+    this.color = second ? "--second" : "--first";
+    this.title = title;
+    this.messages = [];
+    this.speech = [];
+    this.spans = []; // when translated speech sounded, or would have
+    this.points = []; // compute per chunk
+    this.sentences = [];
+    this.playEnd = 0;
+  }
+
+  find(name) { return this.element.querySelector(`.${name}`); }
+
+  // `now`: seconds since the start.
+  take(message, samples, now) {
+    this.messages.push({ at_s: Number(now.toFixed(3)), ...message });
+    if (message.type === "ready") this.sampleRate = message.sample_rate;
+    if (message.type === "transcript" || message.type === "translation") this.words(message);
+    if (message.type === "status" && "lag_ms" in message) this.status(message);
+    if (message.type === "speech") {
+      this.speech.push(samples);
+      this.show("backlog", message.backlog_ms);
+      const from = Math.max(this.playEnd, now);
+      this.playEnd = from + samples.length / this.sampleRate;
+      this.spans.push({ from, to: this.playEnd, level: 0.8 });
+    }
+  }
+
+  words({ type, text, tail, sentence, source_ms: ms }) {
+    const known = (this.sentences[sentence] ??= { transcript: "", translation: "", fromMs: ms, toMs: ms });
+    if (text) {
+      if (type === "translation" && !known.translation) known.fromMs = ms;
+      if (type === "translation") known.toMs = ms;
+      known[type] = known[type] ? `${known[type]} ${text}` : text;
+    }
+    const list = this.find(type);
+    let item = list.querySelector(`[data-sentence="${sentence}"]`);
+    if (!item) {
+      item = document.createElement("li");
+      item.dataset.sentence = sentence;
+      list.append(item);
+    }
+    item.textContent = known[type];
+    if (tail) {
+      const provisional = document.createElement("span");
+      provisional.className = "tail";
+      provisional.textContent = `${known[type] ? " " : ""}${tail}`;
+      item.append(provisional);
+    }
+    list.scrollTop = list.scrollHeight;
+  }
+
+  status({ source_ms: sourceMs, compute_ms: computeMs, lag_ms: lagMs }) {
+    this.points.push({ sourceMs, computeMs });
+    this.show("lag", lagMs);
+    this.find("compute-text").textContent = `${Math.round(computeMs)} ms a chunk`;
+  }
+
+  show(name, ms) {
+    this.find(name).value = ms;
+    this.find(`${name}-text`).textContent = `${Math.round(ms)} ms`;
+  }
+
+  get said() { return this.sentences.filter(Boolean); }
+}

@@ -1,0 +1,337 @@
+"""Sessions of a server: what they have sent and are owed, with or without a connection.
+
+Everything here runs on the event loop; the scheduler's callbacks are carried over to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from echostream.live.catalog import Catalog, ServedModel, new_translator
+from echostream.live.metrics import Metrics
+from echostream.live.outbox import Outbox
+from echostream.live.protocol import (
+    CLOSE_NORMAL,
+    ProtocolError,
+    Start,
+    decode_samples,
+    encode_speech,
+)
+from echostream.live.scheduler import Scheduler, StepResult, Stream
+from echostream.live.translator import Update, chunk_samples
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a server.
+
+    Attributes:
+        max_sessions: open at once, dropped ones that may still be resumed included.
+        queue_s: source that may wait for the model; beyond it the server stops reading.
+        unsent_bytes: results that may wait for a client; beyond it the stream pauses.
+        keep_bytes: sent results that stay for a client that resumes.
+        resume_s: how long a dropped session waits for its client.
+        start_s: how long a connection may take to its first message.
+        idle_s: how long a session may send nothing.
+        stall_s: how long a client may take to accept a message.
+        session_s: longest source of a session.
+    """
+
+    max_sessions: int = 16
+    queue_s: float = 10.0
+    unsent_bytes: int = 1 << 20
+    keep_bytes: int = 2 << 20
+    resume_s: float = 30.0
+    start_s: float = 10.0
+    idle_s: float = 120.0
+    stall_s: float = 60.0
+    session_s: float = 4 * 3600.0
+
+
+class LiveSession:
+    """One stream of one client.
+
+    Args:
+        request: what the client asked for.
+        model: that serves it.
+        chunk_ms: source per decision.
+        limits, scheduler, metrics, catalog: the server's.
+    """
+
+    def __init__(
+        self,
+        request: Start,
+        model: ServedModel,
+        chunk_ms: int,
+        *,
+        limits: Limits,
+        scheduler: Scheduler,
+        metrics: Metrics,
+        catalog: Catalog,
+    ) -> None:
+        self.id = secrets.token_urlsafe(18)
+        self.request, self.model, self.chunk_ms = request, model, chunk_ms
+        self.limits, self.scheduler, self.metrics = limits, scheduler, metrics
+        pipeline = catalog.pipeline(model, chunk_ms, request.task)
+        loop = asyncio.get_running_loop()
+        self.stream = Stream(
+            lambda: new_translator(pipeline),
+            batch_key=id(pipeline),
+            chunk=chunk_samples(chunk_ms, request.sample_rate),
+            sample_rate=request.sample_rate,
+            on_result=_on_loop(loop, self._on_result),
+            on_error=_on_loop(loop, self._on_error),
+        )
+        self.outbox = Outbox(limits.keep_bytes)
+        self.received = self.spoken = 0
+        self.ended = self.over = False
+        self.close_code = CLOSE_NORMAL
+        self.owner: object | None = None
+        self.dropped_at = time.monotonic()
+        self.news, self.room = asyncio.Event(), asyncio.Event()
+        self.room.set()
+        self._shown = {"transcript": "", "translation": ""}
+        scheduler.add(self.stream)
+
+    def ready(self, **more: object) -> dict[str, object]:
+        """The message that opens or reopens the session."""
+        return {
+            "type": "ready",
+            "session": self.id,
+            "model": self.model.name,
+            "task": self.request.task,
+            "chunk_ms": self.chunk_ms,
+            "sample_rate": self.model.output_rate,
+            "source_language": self.model.source_language,
+            "target_language": self.model.target_language,
+            "received": self.received,
+            **more,
+        }
+
+    def feed(self, data: bytes) -> None:
+        """A binary message.
+
+        Raises:
+            ProtocolError: the message is unusable, or comes after the end or beyond the longest
+                source.
+        """
+        if self.ended:
+            raise ProtocolError("ended", "samples came after end")
+        samples = decode_samples(data, self.request.format, self.received)
+        self.received += len(samples)
+        rate = self.request.sample_rate
+        limit_s = min(self.limits.session_s, self.model.limit_s or self.limits.session_s)
+        if self.received > limit_s * rate:
+            raise ProtocolError(
+                "too_long", f"a session of model {self.model.name} may last {limit_s:g} s"
+            )
+        self._check_room(self.scheduler.feed(self.stream, np.ascontiguousarray(samples)))
+
+    def end(self) -> None:
+        """Everything received is to be translated, then the session is done."""
+        self.ended = True
+        self.scheduler.end(self.stream)
+
+    def fail(self, error: ProtocolError) -> None:
+        """Say a fault; nothing follows it."""
+        if not self.over:
+            self.metrics.faults.labels(error.code).inc()
+            self._finish({"type": "error", "code": error.code, "message": error.message})
+            self.close_code = error.close_code
+
+    def close(self) -> None:
+        """Leave the scheduler."""
+        self.over = True
+        self.scheduler.remove(self.stream)
+
+    def sent(self) -> None:
+        """The connection has taken a message off the outbox."""
+        if self.stream.held and self.outbox.unsent_bytes <= self.limits.unsent_bytes // 2:
+            self.scheduler.hold(self.stream, False)
+
+    def release(self) -> None:
+        """The connection is gone; the session waits for another one."""
+        self.owner, self.dropped_at = None, time.monotonic()
+
+    def post(self, fields: dict[str, object], binary: bytes | None = None) -> None:
+        """Hand a message to whichever connection the session has."""
+        self.outbox.post(fields, binary)
+        self.news.set()
+
+    def _finish(self, fields: dict[str, object]) -> None:
+        self.post(fields)
+        self.close()
+        self.room.set()
+
+    def _on_error(self, error: Exception) -> None:
+        self.fail(ProtocolError("internal", "the translation of this session failed"))
+
+    def _on_result(self, result: StepResult) -> None:
+        if self.over:
+            return
+        for update in result.updates:
+            self._post_update(update)
+        self._count(result)
+        rate = self.request.sample_rate
+        self.post(
+            {
+                "type": "status",
+                "source_ms": round(1000 * result.processed / rate, 1),
+                "lag_ms": round(result.lag_ms, 1),
+                "compute_ms": round(result.compute_ms, 1),
+                "queued_ms": round(1000 * result.queued / rate, 1),
+                "received": self.received,
+            }
+        )
+        if result.final:
+            self._finish({"type": "done", "received": self.received, "spoken": self.spoken})
+            return
+        self._check_room(result.queued)
+        if self.outbox.unsent_bytes > self.limits.unsent_bytes:
+            self.scheduler.hold(self.stream, True)
+
+    def _post_update(self, update: Update) -> None:
+        place = {"source_ms": round(update.source_ms, 1), "sentence": update.sentence}
+        for kind, words, tail in (
+            ("transcript", update.transcript, update.transcript_tail),
+            ("translation", update.translation, update.translation_tail),
+        ):
+            if words or tail != self._shown[kind]:
+                self._shown[kind] = tail
+                self.post({"type": kind, "text": " ".join(words), "tail": tail, **place})
+        if len(update.waveform):
+            self.spoken += len(update.waveform)
+            self.post(
+                {
+                    "type": "speech",
+                    "samples": len(update.waveform),
+                    "backlog_ms": round(update.backlog_ms, 1),
+                    **place,
+                },
+                encode_speech(update.waveform),
+            )
+
+    def _count(self, result: StepResult) -> None:
+        name, metrics = self.model.name, self.metrics
+        metrics.chunks.labels(name).inc()
+        metrics.source.labels(name).inc(
+            min(self.stream.chunk, self.received) / self.request.sample_rate
+        )
+        speech = sum(len(update.waveform) for update in result.updates)
+        metrics.speech.labels(name).inc(speech / self.model.output_rate)
+        metrics.compute.labels(name).observe(result.compute_ms)
+        metrics.lag.labels(name).observe(result.lag_ms)
+        metrics.batch.observe(result.batch)
+
+    def _check_room(self, queued: int) -> None:
+        """Stop or go on reading; say so when it changes."""
+        limit = self.limits.queue_s * self.request.sample_rate
+        if queued > limit and self.room.is_set():
+            self.room.clear()
+            self.post({"type": "status", "throttled": True, "received": self.received})
+        elif queued <= limit / 2 and not self.room.is_set():
+            self.room.set()
+            self.post({"type": "status", "throttled": False, "received": self.received})
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, function: Callable) -> Callable:
+    """``function``, callable from another thread; silent once the loop is closed."""
+
+    def call(argument: object) -> None:
+        try:
+            loop.call_soon_threadsafe(function, argument)
+        except RuntimeError:
+            logger.debug("a result came after the server had stopped")
+
+    return call
+
+
+class SessionTable:
+    """The open sessions.
+
+    Args:
+        limits, scheduler, metrics, catalog: the server's.
+        chunk_ms: for clients that name none.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        scheduler: Scheduler,
+        metrics: Metrics,
+        limits: Limits,
+        *,
+        chunk_ms: int,
+    ) -> None:
+        self.catalog, self.scheduler, self.metrics = catalog, scheduler, metrics
+        self.limits, self.chunk_ms = limits, chunk_ms
+        self._sessions: dict[str, LiveSession] = {}
+
+    def __len__(self) -> int:
+        """Sessions that still translate, dropped ones that may be resumed included."""
+        return sum(not session.over for session in self._sessions.values())
+
+    def open(self, request: Start) -> LiveSession:
+        """
+        Raises:
+            ProtocolError: ``busy``, ``unknown_model`` or ``unsupported_task``.
+        """
+        self.expire()
+        model = self.catalog.find(request.model)
+        if len(self) >= self.limits.max_sessions:
+            raise ProtocolError(
+                "busy", f"all {self.limits.max_sessions} sessions are taken; try again later"
+            )
+        session = LiveSession(
+            request,
+            model,
+            request.chunk_ms or self.chunk_ms,
+            limits=self.limits,
+            scheduler=self.scheduler,
+            metrics=self.metrics,
+            catalog=self.catalog,
+        )
+        self._sessions[session.id] = session
+        self.metrics.started.inc()
+        self.metrics.sessions.set(len(self))
+        return session
+
+    def find(self, session_id: str) -> LiveSession:
+        """
+        Raises:
+            ProtocolError: ``unknown_session``.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise ProtocolError(
+                "unknown_session",
+                f"no such session; a dropped one can be resumed for {self.limits.resume_s:g} s",
+            )
+        return session
+
+    def remove(self, session: LiveSession) -> None:
+        session.close()
+        self._sessions.pop(session.id, None)
+        self.metrics.sessions.set(len(self))
+
+    def expire(self) -> None:
+        """Forget sessions without a connection whose time is up, and the oldest of those that are
+        over and only kept for a client that missed their end."""
+        now = time.monotonic()
+        orphans = [session for session in self._sessions.values() if session.owner is None]
+        for session in orphans:
+            if now - session.dropped_at > self.limits.resume_s:
+                self.remove(session)
+        over = [session for session in orphans if session.over and session.id in self._sessions]
+        for session in over[: max(len(over) - self.limits.max_sessions, 0)]:
+            self.remove(session)
+        self.metrics.sessions.set(len(self))

@@ -1,0 +1,127 @@
+"""``serve``, ``listen`` and ``translate`` on the command line."""
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import numpy as np
+import pytest
+import soundfile
+
+from echostream import cli
+from echostream.live.microphone import Player, translate_queue
+from echostream.pipeline import Pipeline
+from echostream.session import Session
+from tests.live.conftest import AUDIO, read_clip
+
+CLIPS = [AUDIO / "test_00041.flac", AUDIO / "test_00051.flac"]
+
+
+def test_translate_several_files(tmp_path, capsys, expected):
+    files = [str(path) for path in CLIPS]
+    out = tmp_path / "out"
+    assert cli.main(["translate", *files, "--out", str(out), "--srt", "--json"]) == 0
+    for path in CLIPS:
+        samples, rate = read_clip(path.name)
+        transcript, translation, speech = expected(samples, rate)
+        written, _ = soundfile.read(out / f"{path.stem}.wav", dtype="int16")
+        assert written.astype("<i2").tobytes() == speech
+        report = json.loads((out / f"{path.stem}.json").read_text())
+        (sentence,) = report["sentences"]
+        assert " ".join(sentence["translation"]) == translation
+        assert " ".join(sentence["transcript"]) == transcript
+        assert report["source_s"] == pytest.approx(len(samples) / rate)
+        subtitles = (out / f"{path.stem}.srt").read_text()
+        assert subtitles.startswith("1\n00:00:0") and f"\n{translation}\n" in subtitles
+    assert len(list(out.iterdir())) == 6
+
+
+def test_translate_offline_searches_with_a_beam(tmp_path, capsys, shipped):
+    samples, rate = read_clip(CLIPS[0].name)
+    for task in ("asr", "s2tt", "s2st"):
+        out = tmp_path / f"{task}.wav"
+        flags = ["--out", str(out), "--task", task, "--offline", "--json"]
+        assert cli.main(["translate", str(CLIPS[0]), *flags]) == 0
+        pipeline = Pipeline(shipped, chunk_ms=3_600_000, task=task, beam=5)
+        outputs, _ = pipeline.step(samples, rate, pipeline.init_state(), final=True)
+        (sentence,) = json.loads(out.with_suffix(".json").read_text())["sentences"]
+        assert len(outputs) == 1
+        assert sentence["transcript"] == list(outputs[0].transcript)
+        assert sentence["translation"] == list(outputs[0].translation)
+        assert out.exists() == (task == "s2st")
+
+
+def test_translate_keeps_to_the_clock(tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr("echostream.live.files.time.sleep", slept.append)
+    flags = ["--out", str(tmp_path / "x.wav"), "--task", "asr", "--realtime"]
+    assert cli.main(["translate", str(CLIPS[0]), *flags]) == 0
+    seconds = soundfile.info(CLIPS[0]).duration
+    assert seconds - 1.5 < max(slept) <= seconds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["translate", str(CLIPS[0]), "nowhere.wav", "--out", "x"], "no such sound file"),
+        (["translate", str(CLIPS[0]), str(CLIPS[0]), "--out", "x"], "the same name"),
+        (["serve", "--host", "0.0.0.0"], "give --token, or --no-token"),
+        (["serve", "--token", "x", "--no-token"], "exclude each other"),
+        (["serve", "--chunk-ms", "1"], "--chunk-ms must lie"),
+        (["serve", "--port", "99999"], "--port must lie"),
+        (["serve", "--max-sessions", "0"], "--max-sessions must be"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys, monkeypatch):
+    monkeypatch.delenv("ECHOSTREAM_TOKEN", raising=False)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_serve_prints_its_address_and_answers():
+    command = [sys.executable, "-m", "echostream.cli", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            line = server.stdout.readline()
+            address = next(word for word in line.split() if word.startswith("http://127.0.0.1:"))
+            with urllib.request.urlopen(f"{address}healthz", timeout=20) as response:
+                assert json.load(response)["status"] == "ok"
+            with urllib.request.urlopen(address, timeout=10) as response:
+                assert b"EchoStream" in response.read()
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def test_listen_without_a_microphone_says_so(capsys, monkeypatch):
+    class NoDevices:
+        PortAudioError = RuntimeError
+
+        @staticmethod
+        def query_devices(device=None, kind=None):
+            raise RuntimeError("Error querying device -1")
+
+    monkeypatch.setitem(sys.modules, "sounddevice", NoDevices)
+    assert cli.main(["listen"]) == 2
+    error = capsys.readouterr().err
+    assert "no microphone found" in error and "echostream serve" in error
+
+
+def test_listen_translates_what_it_hears(shipped, expected, capsys):
+    samples, rate = read_clip(CLIPS[0].name)
+    heard, player = queue.Queue(), Player()
+    for start in range(0, len(samples), 640):
+        heard.put(samples[start : start + 640])
+    heard.put(None)
+    translate_queue(Session(Pipeline(shipped)), rate, heard, player, threading.Event())
+    _, translation, speech = expected(samples, rate)
+    printed = [line for line in capsys.readouterr().out.splitlines() if " translation " in line]
+    assert " ".join(word for line in printed for word in line.split()[3:]) == translation
+    assert player.waiting * 2 == len(speech)
+    pieces = [player.take(1000) for _ in range(player.waiting // 1000 + 2)]
+    assert player.waiting == 0
+    assert len(np.concatenate(pieces)) * 2 > len(speech)

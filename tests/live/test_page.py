@@ -1,0 +1,204 @@
+"""The page in a headless Chromium: what it sends, shows, plays and saves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.live.conftest import AUDIO
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+if CHROMIUM is None:
+    pytest.skip("Chromium is not installed (Debian package chromium)", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="the extra 'browser' is not installed")
+
+CLIP = "test_00051.flac"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def microphone(tmp_path_factory) -> Path:
+    """A WAV file that the fake microphone plays: a shipped clip and a second of silence."""
+    samples, rate = soundfile.read(AUDIO / CLIP, dtype="float32")
+    path = tmp_path_factory.mktemp("microphone") / "speaker.wav"
+    soundfile.write(path, np.concatenate([samples, np.zeros(rate, np.float32)]), rate)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(microphone):
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[*FLAGS, f"--use-file-for-fake-audio-capture={microphone}%noloop"],
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900}, permissions=["microphone"], accept_downloads=True
+    )
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(f"http://{address}/")
+    until(opened, "document.querySelector('#model').options.length > 0")
+    yield opened
+    context.close()
+    assert not complaints, complaints
+
+
+def until(page, condition: str, timeout_s: float = 50.0) -> None:
+    """Wait for a JavaScript condition. Playwright's own waiting evaluates strings inside the page,
+    which the page's policy forbids."""
+    for _ in range(int(timeout_s / 0.1)):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"{condition} did not come true; the page says {page.inner_text('#state')!r}")
+
+
+def choose_example(page, title: str) -> None:
+    page.check("input[value=example]")
+    page.select_option("#example", label=title)
+
+
+def wait_done(page) -> None:
+    until(page, "document.querySelector('#state').textContent === 'Done'")
+
+
+def saved(page, what: str) -> bytes:
+    with page.expect_download() as waiting:
+        page.click(f"[data-save={what}]")
+    return Path(waiting.value.path()).read_bytes()
+
+
+def lines(page, kind: str) -> str:
+    return " ".join(page.locator(f".lane:first-child .{kind} li").all_inner_texts())
+
+
+def check_against_pipeline(page, tmp_path, expected) -> tuple[str, str]:
+    """What the page shows and saves is what the pipeline gives for the samples that it sent."""
+    for name in ("source", "speech"):
+        (tmp_path / f"{name}.wav").write_bytes(saved(page, name))
+    sent, rate = soundfile.read(tmp_path / "source.wav", dtype="float32")
+    spoken, spoken_rate = soundfile.read(tmp_path / "speech.wav", dtype="int16")
+    transcript, translation, speech = expected(sent, rate)
+    assert lines(page, "transcript") == transcript and lines(page, "translation") == translation
+    assert spoken_rate == 16000 and spoken.astype("<i2").tobytes() == speech
+    return transcript, translation
+
+
+def test_microphone_to_words_and_speech(page, tmp_path, expected):
+    page.click("#start")
+    until(page, "document.querySelector('.translation li')?.textContent.length > 10")
+    page.wait_for_timeout(4500)
+    assert page.locator(".tail").count() <= 2
+    page.click("#stop")
+    wait_done(page)
+    transcript, translation = check_against_pipeline(page, tmp_path, expected)
+    assert "bakery" in translation and len(transcript.split()) >= 4
+    captions = saved(page, "subtitles").decode()
+    assert re.match(r"1\n00:00:\d\d,\d{3} --> 00:00:\d\d,\d{3}\n", captions)
+    assert translation in captions
+    assert saved(page, "text").decode() == f"{transcript}\n{translation}\n"
+    log = json.loads(saved(page, "log"))
+    assert log[0]["type"] == "ready" and log[-1]["type"] == "done"
+
+
+def test_example_beside_the_twin(page, tmp_path, expected):
+    choose_example(page, "señor cómo se llega a la panadería")
+    page.check("#twin")
+    page.click("#start")
+    wait_done(page)
+    assert page.locator(".lane").count() == 2
+    assert page.locator(".lane h2").all_inner_texts() == ["echostream", "streamspeech"]
+    check_against_pipeline(page, tmp_path, expected)
+    assert len(page.locator(".lane").nth(1).locator(".translation li").inner_text()) > 10
+    drawn = page.evaluate(
+        """() => ['timeline', 'compute'].map((id) => {
+            const canvas = document.getElementById(id);
+            const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+            return new Set(new Uint32Array(pixels.data.buffer)).size;
+        })"""
+    )
+    assert min(drawn) > 3, "both pictures show something"
+
+
+def test_sound_file_by_keyboard(page, tmp_path, expected):
+    page.set_input_files("#file", AUDIO / "test_00041.flac")
+    page.focus("input[value=microphone]")
+    page.keyboard.press("ArrowDown")
+    assert page.is_visible("#file")
+    page.focus("#start")
+    page.keyboard.press("Enter")
+    wait_done(page)
+    check_against_pipeline(page, tmp_path, expected)
+
+
+def test_broken_connection_is_resumed(page, tmp_path, expected):
+    page.evaluate(
+        """() => {
+            const Real = WebSocket;
+            window.links = [];
+            window.WebSocket = class extends Real {
+                constructor(...given) { super(...given); window.links.push(this); }
+            };
+        }"""
+    )
+    choose_example(page, "más tarde nevará en la ciudad")
+    page.click("#start")
+    until(page, "document.querySelector('.translation li')")
+    # The page gives its connection up; to the server it is still open until the next one comes.
+    page.evaluate("window.links[0].onclose()")
+    until(page, "window.links.length > 1")
+    wait_done(page)
+    check_against_pipeline(page, tmp_path, expected)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_is_cut_off(page, width):
+    page.set_viewport_size({"width": width, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_everything_has_a_name(page):
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('input, select, button')]
+            .filter((e) => !e.labels?.length && !e.textContent.trim() && !e.ariaLabel)
+            .map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_page_is_strict_and_needs_nothing_from_outside(address):
+    from urllib.request import urlopen
+
+    with urlopen(f"http://{address}/", timeout=10) as response:
+        policy = response.headers["Content-Security-Policy"]
+        body = response.read().decode()
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert not re.search(r"(src|href)=\"(https?:)?//", body)
+    assert not re.search(r"<script(?![^>]*src=)|style=|\son\w+=", body)
