@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from echostream.assets import SYSTEMS
+from echostream.evaluation.longform.command import ROWS as TALK_ROWS
+from echostream.evaluation.longform.talks import read_sentences, score_talks
 from echostream.evaluation.runs.comparison import ComparedRun, compare_runs
 from echostream.evaluation.runs.run_folder import RunFolder, check_same_utterances, load_run
 from echostream.evaluation.runs.tables import figure
@@ -31,6 +34,8 @@ ROWS = (
     ("ComputeRTF", "compute per second of source", 3),
 )
 EXAMPLES = 3
+TALK_EXAMPLES = 6  # sentences of the talk
+SENTENCES = Path(__file__).resolve().parents[1] / "data" / "echo_mini" / "talk" / "sentences.tsv"
 
 
 def table(results: Sequence[ComparedRun]) -> list[str]:
@@ -92,11 +97,42 @@ def report(output: Path, systems: Sequence[str] = SYSTEMS) -> list[str]:
     return lines
 
 
+def talk_report(output: Path, systems: Sequence[str] = SYSTEMS) -> list[str]:
+    """What came of the talk, line by line: running text, and figures over its whole length.
+
+    Raises:
+        FileNotFoundError, ValueError: a run is missing or damaged.
+        ImportError: OmniSTEval is not installed.
+    """
+    talks = read_sentences(SENTENCES)
+    runs = [load_run(f"{system}={output / 'talk' / system}") for system in systems]
+    trace = runs[0].trace()
+    lines = [f"\n{systems[0]}, a talk as one stream"]
+    for item in runs[0].utterances:
+        last: dict[int, dict[str, Any]] = {}
+        for line in trace.get(item.index, []):
+            if line["translation"]:
+                last[line["sentence"]] = line
+        for line in list(last.values())[:TALK_EXAMPLES]:
+            seconds = line["source_ms"] / 1000
+            lines += [f"{seconds:7.2f} s  es  {line['transcript']}"]
+            lines += [f"{'':9s}  en  {line['translation']}"]
+    scores = [asdict(score_talks(run, talks)) for run in runs]
+    lines += ["", f"{'':38s}" + "".join(f"{system:>14s}" for system in systems)]
+    for key, heading, decimals in TALK_ROWS:
+        cells = ["-" if s[key] is None else f"{s[key]:.{decimals}f}" for s in scores]
+        lines.append(f"{heading:38s}" + "".join(f"{cell:>14s}" for cell in cells))
+    lines += [f"speech: {run.path / 'wavs'}/" for run in runs]
+    return lines
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m echostream.demo", description=__doc__)
     parser.add_argument("output", type=Path, help="the demonstration's output folder")
     args = parser.parse_args(argv)
     print("\n".join(report(args.output)))
+    if (args.output / "talk").is_dir():
+        print("\n".join(talk_report(args.output)))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sacrebleu
 import soundfile
@@ -12,6 +13,7 @@ from echostream.assets import ECHO_MINI, SYSTEMS, model_dir
 from echostream.checkpoint import KNOWN_FILES, load_model_dir
 from echostream.config import ChunkConformerConfig, EmformerConfig
 from echostream.pipeline import Pipeline
+from echostream.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 TEST_AUDIO = ROOT / "data" / "echo_mini" / "test_audio"
@@ -63,9 +65,36 @@ def test_shipped_utterances_are_translated(systems, name):
         assert before_the_end, wav
         seconds = sum(len(out.waveform) for out in outputs) / pipeline.output_rate
         assert 0.5 < seconds < 10, wav
-    assert sacrebleu.corpus_bleu(written, [references]).score > 50
+    assert sacrebleu.corpus_bleu(written, [references]).score > 60
 
 
 def test_unknown_systems_are_named():
     with pytest.raises(ValueError, match="echostream, streamspeech, got 'other'"):
         model_dir("other")
+
+
+def test_the_talk_is_translated_as_one_stream(systems):
+    """Its first 40 seconds, 12 sentences; the model card has whole talks and an hour."""
+    samples, rate = soundfile.read(ROOT / "data/echo_mini/talk/talk.flac", dtype="float32")
+    references = (ROOT / "data/echo_mini/talk/target.txt").read_text().split()
+    session = Session(Pipeline(systems["echostream"], chunk_ms=320, task="s2tt"))
+    session.push(samples[: 40 * rate], rate, final=True)
+    said = [sentence for sentence in session.sentences if sentence.translation]
+    assert 9 <= len(said) <= 16
+    words = session.translation
+    part = " ".join(references[: len(words)])
+    assert sacrebleu.corpus_bleu([" ".join(words)], [[part]]).score > 45
+
+
+@pytest.mark.parametrize("sound", ["silence", "noise", "tone"])
+def test_nothing_said_nothing_spoken(systems, sound):
+    rng, seconds = np.random.default_rng(0), 20
+    samples = {
+        "silence": np.zeros(16000 * seconds),
+        "noise": 0.2 * rng.standard_normal(16000 * seconds),
+        "tone": 0.3 * np.sin(np.arange(16000 * seconds) * 2 * np.pi * 440 / 16000),
+    }[sound].astype(np.float32)
+    session = Session(Pipeline(systems["echostream"], chunk_ms=320))
+    session.push(samples, 16000, final=True)
+    assert len(session.translation) <= 1
+    assert session.samples_written <= 16000 * bool(session.translation)
