@@ -161,7 +161,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
     from echostream.evaluation.figures.curves import plot_curves
     from echostream.evaluation.grid.definition import load_grid
-    from echostream.evaluation.grid.runner import CellError, run_grid
+    from echostream.evaluation.grid.runner import run_grid
+    from echostream.evaluation.grid.shards import CellError
     from echostream.evaluation.runs import comparison, tables
     from echostream.evaluation.runs.run_folder import check_same_utterances, load_run
 

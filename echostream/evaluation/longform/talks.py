@@ -214,6 +214,8 @@ def score_talks(
 
     trace = run.trace()
     names = talk_names(run)
+    if len(names) == len(talks) == 1:
+        names = list(talks)  # one file, one talk, whatever their names
     for name, item in zip(names, run.utterances, strict=True):
         if name not in talks:
             raise ValueError(f"{run.path}: no sentences of talk {name!r}; there are {list(talks)}")

@@ -119,7 +119,8 @@ def test_words_carry_the_time_of_their_decision():
 def test_bad_lists_and_missing_traces_are_named(tmp_path, listed):
     run = write_run(tmp_path / "run", SENTENCES)
     with pytest.raises(ValueError, match="no sentences of talk 'talk_01'"):
-        score_talks(run, {"other": read_sentences(listed)["talk_01"]})
+        sentences = read_sentences(listed)["talk_01"]
+        score_talks(run, {"one": sentences, "other": sentences})
     (run.path / "trace.jsonl").unlink()
     with pytest.raises(ValueError, match="run the agent with --trace"):
         score_talks(run, read_sentences(listed))
