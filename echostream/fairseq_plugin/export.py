@@ -5,6 +5,13 @@ from echostream.streamspeech.trained import (
     export_checkpoint,
     is_training_checkpoint,
     read_training_checkpoint,
+    with_vocoder,
 )
 
-__all__ = ["STATE_KEY", "export_checkpoint", "is_training_checkpoint", "read_training_checkpoint"]
+__all__ = [
+    "STATE_KEY",
+    "export_checkpoint",
+    "is_training_checkpoint",
+    "read_training_checkpoint",
+    "with_vocoder",
+]
