@@ -60,7 +60,7 @@ def run_talks(args: argparse.Namespace) -> int:
     talks = read_sentences(args.sentences)
     runs = [load_run(argument) for argument in args.runs]
     scores = [asdict(score_talks(run, talks)) for run in runs]
-    names = [run.system for run in runs]
+    names = [run.name for run in runs]
     print(table(names, scores))
     if args.output is not None:
         content = json.dumps(dict(zip(names, scores, strict=True)), indent=1)
