@@ -146,8 +146,15 @@ def write_speech_manifest(
     utterances: Sequence[Utterance],
     features: Mapping[str, tuple[int, int, int]],
     units: Mapping[str, np.ndarray],
+    *,
+    suffix: str = "",
+    archives: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``fbank2unit/<split>.tsv`` and the plain text files beside it.
+
+    Args:
+        suffix: of the folder's name.
+        archives: feature archive of utterances that are not in the common one.
 
     Raises:
         ValueError: an utterance has no features or no units.
@@ -162,7 +169,7 @@ def write_speech_manifest(
         rows.append(
             (
                 utterance.id,
-                f"{FBANK_ZIP}:{offset}:{size}",
+                f"{(archives or {}).get(utterance.id, FBANK_ZIP)}:{offset}:{size}",
                 frames,
                 utterance.src_text,
                 utterance.tgt_text,
@@ -170,7 +177,7 @@ def write_speech_manifest(
                 len(reduced),
             )
         )
-    target = folder / MANIFESTS
+    target = folder / f"{MANIFESTS}{suffix}"
     write_table(target / f"{split}.tsv", SPEECH_COLUMNS, rows)
     write_atomically(target / f"{split}.txt", "".join(f"{row[4].lower()}\n" for row in rows))
     write_atomically(target / f"{split}.src", "".join(f"{row[3].lower()}\n" for row in rows))
@@ -222,22 +229,36 @@ def write_text_task(
 ) -> None:
     """Write one text task: SentencePiece model, dictionary and pieces of every split."""
 
-    def text_of(utterance: Utterance) -> str:
-        return normalize(utterance.src_text if side == "src" else utterance.tgt_text)
-
     target = folder / text_folder(side, vocab_size)
-    model = train_sentencepiece(target, [text_of(u) for u in splits["train"]], vocab_size)
+    train = [_side_text(side, utterance) for utterance in splits["train"]]
+    write_pieces(target, side, splits, train_sentencepiece(target, train, vocab_size))
+
+
+def _side_text(side: str, utterance: Utterance) -> str:
+    return normalize(utterance.src_text if side == "src" else utterance.tgt_text)
+
+
+def write_pieces(
+    target: Path, side: str, splits: Mapping[str, Sequence[Utterance]], model: Path
+) -> None:
+    """Write ``<split>.tsv`` with the pieces of every text."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     for split, utterances in splits.items():
-        rows = ((u.id, " ".join(processor.encode(text_of(u), out_type=str))) for u in utterances)
+        rows = (
+            (u.id, " ".join(processor.encode(_side_text(side, u), out_type=str)))
+            for u in utterances
+        )
         write_table(target / f"{split}.tsv", TEXT_COLUMNS, rows)
 
 
-def write_configs(folder: Path, vocab_size: int, decoder_args: Mapping[str, int]) -> None:
+def write_configs(
+    folder: Path, vocab_size: int, decoder_args: Mapping[str, int], suffix: str = ""
+) -> None:
     """Write the two YAML files beside the manifests.
 
     Args:
         decoder_args: ``decoder_layers`` and sizes of the MT decoder.
+        suffix: of the names of the folders of manifests and text tasks.
     """
     features = {
         "audio_root": "..",
@@ -254,7 +275,7 @@ def write_configs(folder: Path, vocab_size: int, decoder_args: Mapping[str, int]
     }
 
     def task(kind: str, side: str, weight: float, layers: int) -> dict[str, Any]:
-        data = f"../{text_folder(side, vocab_size)}"
+        data = f"../{text_folder(side, vocab_size)}{suffix}"
         return {
             "decoder_type": kind,
             "dict": f"{data}/spm_unigram_{SOURCE_LANGUAGE}.txt",
@@ -274,7 +295,7 @@ def write_configs(folder: Path, vocab_size: int, decoder_args: Mapping[str, int]
         ("config_gcmvn.yaml", features),
         ("config_mtl_asr_st_ctcst.yaml", tasks),
     ):
-        write_atomically(folder / MANIFESTS / name, yaml.safe_dump(content, sort_keys=False))
+        write_atomically(folder / f"{MANIFESTS}{suffix}" / name, yaml.safe_dump(content, sort_keys=False))
 
 
 def write_simuleval_lists(
