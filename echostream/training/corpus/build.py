@@ -144,7 +144,8 @@ def extract_features(
             return index
         logger.info("%s holds other utterances, extracting again", archive)
     moments = layout.RunningMoments()
-    found = parallel_map(partial(features_of, folder=folder), utterances, options.jobs, "filterbank")
+    worker = partial(features_of, folder=folder)
+    found = parallel_map(worker, utterances, options.jobs, "filterbank")
     layout.write_feature_zip(archive, found, moments)
     moments.save(stats)
     return layout.index_feature_zip(archive)

@@ -10,7 +10,8 @@ _BE = {
     "past": {"1s": "was", "2s": "were", "3s": "was", "1p": "were", "3p": "were"},
 }
 _DOUBLING = set(
-    "run swim get sit set put plan forget hit cut hug drop wrap pet knit win forbid admit".split()
+    "run swim get sit set put plan forget hit cut hug drop wrap pet knit win forbid admit "
+    "prefer".split()
 )
 # A silent h, or a letter u or eu that sounds like "you", decides against the spelling.
 _AN_ANYWAY = re.compile(r"(hour|honest)", re.IGNORECASE)

@@ -13,7 +13,7 @@ import gzip
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from echostream.training.corpus.composition import Composer, Retry
@@ -32,7 +32,6 @@ MIN_WORDS, MAX_WORDS = 4, 24
 CHECKSUMS = "SHA256SUMS"
 # Withheld: one pattern in 12 and one combination in 15.
 _PATTERN_SHARE, _COMBINATION_SHARE = 1 / 12, 1 / 15
-# Labels whose meaning is their place in a sentence; a topic stands in for the present corpus's.
 _TOPIC = "composition"
 
 
@@ -93,13 +92,14 @@ def compose(tree: Tree, chooser: Chooser) -> Composed | None:
     return Composed(tree, frozenset(composer.combinations), es, en)
 
 
-class _Novelty:
-    """Sentences so far, in both languages."""
+class Novelty:
+    """Sentences so far, in both languages; those of the present corpus to begin with."""
 
-    def __init__(self, texts: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, present: Mapping[str, Sequence[Utterance]]) -> None:
         self._known: set[str] = set()
-        for es, en in texts:
-            self._known |= self._keys(es, en)
+        for rows in present.values():
+            for row in rows:
+                self._known |= self._keys(row.src_text, row.tgt_text)
 
     @staticmethod
     def _keys(es: str, en: str) -> set[str]:
@@ -114,18 +114,11 @@ class _Novelty:
         return True
 
 
-def generate_extension(
-    present: Mapping[str, Sequence[Utterance]], seed: int, sizes: ExtendedSizes
-) -> dict[str, list[Composed]]:
-    """Make the sentences of all splits.
-
-    Args:
-        present: the present corpus, none of whose sentences occurs again.
-    """
-    novelty = _Novelty((row.src_text, row.tgt_text) for rows in present.values() for row in rows)
+def compose_training(novelty: Novelty, seed: int, count: int) -> list[Composed]:
+    """Training sentences one after another; few are the beginning of many."""
     chooser = Chooser(seed, "extension")
     training: list[Composed] = []
-    while len(training) < sizes.extension:
+    while len(training) < count:
         tree = sample_tree(chooser)
         if withheld_pattern(seed, str(tree)):
             continue
@@ -134,6 +127,19 @@ def generate_extension(
             continue
         if novelty.admit(made.es, made.en):
             training.append(made)
+    return training
+
+
+def generate_extension(
+    present: Mapping[str, Sequence[Utterance]], seed: int, sizes: ExtendedSizes
+) -> dict[str, list[Composed]]:
+    """Make the sentences of all splits.
+
+    Args:
+        present: the present corpus, none of whose sentences occurs again.
+    """
+    novelty = Novelty(present)
+    training = compose_training(novelty, seed, sizes.extension)
     counts = Counter(word for made in training for word in made.words())
     labels = set().union(*(made.tree.labels() for made in training))
     chooser = Chooser(seed, "combinations")

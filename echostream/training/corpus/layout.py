@@ -295,7 +295,8 @@ def write_configs(
         ("config_gcmvn.yaml", features),
         ("config_mtl_asr_st_ctcst.yaml", tasks),
     ):
-        write_atomically(folder / f"{MANIFESTS}{suffix}" / name, yaml.safe_dump(content, sort_keys=False))
+        target = folder / f"{MANIFESTS}{suffix}" / name
+        write_atomically(target, yaml.safe_dump(content, sort_keys=False))
 
 
 def write_simuleval_lists(

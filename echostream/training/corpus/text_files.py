@@ -92,7 +92,8 @@ def text_digests(utterances: Mapping[str, list[Utterance]]) -> dict[str, str]:
 def write_texts(utterances: Mapping[str, list[Utterance]], folder: Path) -> None:
     """Write ``<split>.tsv`` and their checksums."""
     for split, rows in utterances.items():
-        write_atomically(folder / f"{split}.tsv", "".join(f"{line}\n" for line in table_lines(rows)))
+        lines = "".join(f"{line}\n" for line in table_lines(rows))
+        write_atomically(folder / f"{split}.tsv", lines)
     sums = text_digests(utterances)
     write_atomically(folder / CHECKSUMS, "".join(f"{sums[split]}  {split}.tsv\n" for split in sums))
 
