@@ -174,8 +174,12 @@ def make_extension(
     seed: int = 1,
     sizes: ExtendedSizes | None = None,
 ) -> dict[str, list[Utterance]]:
-    """The extension with ids and speakers: new ones for training, the present ones held out."""
-    made = generate_extension(present, seed, sizes or ExtendedSizes())
+    """The whole text of the extension, from a seed."""
+    return assign_voices(generate_extension(present, seed, sizes or ExtendedSizes()), seed)
+
+
+def assign_voices(made: Mapping[str, list[Composed]], seed: int) -> dict[str, list[Utterance]]:
+    """Give every pair an id and a speaker: new ones in training, the present ones held out."""
     speakers = {EXTENSION: "extension", COMBDEV: "dev", COMBTEST: "test"}
     utterances = {}
     for split, rows in made.items():

@@ -31,10 +31,11 @@ from echostream.training.corpus.extended_texts import (
     MIN_WORDS,
     ExtendedSizes,
     Novelty,
+    assign_voices,
     compose,
     compose_training,
     extension_digests,
-    make_extension,
+    generate_extension,
     read_extension,
     withheld_combination,
     withheld_pattern,
@@ -311,6 +312,7 @@ def test_a_seed_gives_the_committed_texts(present, committed):
     assert {f"{split}.tsv": value for split, value in made.items()} == sums
     # Sentences are drawn one after another: few are the beginning of many, in any process.
     few = compose_training(Novelty(present), 1, 800)
+    assert not any(withheld_combination(1, pair) for made in few for pair in made.combinations)
     for short, long in zip(few, committed[EXTENSION], strict=False):
         assert (short.es, short.en, short.pattern) == (long.src_text, long.tgt_text, long.pattern)
     code = (
@@ -324,7 +326,11 @@ def test_a_seed_gives_the_committed_texts(present, committed):
 
 @pytest.mark.slow
 def test_a_seed_gives_all_committed_texts(present, committed):
-    assert extension_digests(make_extension(present)) == extension_digests(committed)
+    made = generate_extension(present, 1, ExtendedSizes())
+    assert extension_digests(assign_voices(made, 1)) == extension_digests(committed)
+    for split in (COMBDEV, COMBTEST):
+        for row in made[split]:
+            assert any(withheld_combination(1, pair) for pair in row.combinations), row
 
 
 def test_sizes_and_vocabulary(present, committed):
