@@ -129,7 +129,7 @@ def load_sound(path: Path) -> torch.Tensor:
     return torch.from_numpy(samples)
 
 
-def _features(utterance: Utterance, folder: Path) -> tuple[str, np.ndarray]:
+def features_of(utterance: Utterance, folder: Path) -> tuple[str, np.ndarray]:
     waveform = load_sound(sound_path(folder, "source", utterance))
     return utterance.id, fbank(waveform, FrontendConfig()).numpy()
 
@@ -146,13 +146,15 @@ def extract_features(
             return index
         logger.info("%s holds other utterances, extracting again", archive)
     moments = feature_archive.RunningMoments()
-    found = parallel_map(partial(_features, folder=folder), utterances, options.jobs, "filterbank")
+    found = parallel_map(
+        partial(features_of, folder=folder), utterances, options.jobs, "filterbank"
+    )
     feature_archive.write_feature_zip(archive, found, moments)
     moments.save(stats)
     return feature_archive.index_feature_zip(archive)
 
 
-def _units(utterance: Utterance, folder: Path, model: Path) -> tuple[str, np.ndarray]:
+def units_of(utterance: Utterance, folder: Path, model: Path) -> tuple[str, np.ndarray]:
     # Read per utterance, so that workers need no state; the file is 32 kB.
     extractor = UnitExtractor.load(model)
     return utterance.id, extractor(load_sound(sound_path(folder, "target", utterance)))
@@ -195,7 +197,7 @@ def extract_units(
             if set(known) == {utterance.id for utterance in utterances}:
                 units[split] = known
                 continue
-        worker = partial(_units, folder=folder, model=model)
+        worker = partial(units_of, folder=folder, model=model)
         units[split] = dict(parallel_map(worker, utterances, options.jobs, f"units {split}"))
         write_units(path, units[split])
     return units

@@ -9,7 +9,10 @@ _BE = {
     "pres": {"1s": "am", "2s": "are", "3s": "is", "1p": "are", "3p": "are"},
     "past": {"1s": "was", "2s": "were", "3s": "was", "1p": "were", "3p": "were"},
 }
-_DOUBLING = {"run", "swim", "get", "sit", "set", "put", "plan", "forget"}
+_DOUBLING = set(
+    "run swim get sit set put plan forget hit cut hug drop wrap pet knit win forbid admit "
+    "prefer".split()
+)
 # A silent h, or a letter u or eu that sounds like "you", decides against the spelling.
 _AN_ANYWAY = re.compile(r"(hour|honest)", re.IGNORECASE)
 _A_ANYWAY = re.compile(r"(uni|use|euro|one\b)", re.IGNORECASE)
@@ -38,6 +41,8 @@ def _with_s(word: str, hissing: str) -> str:
 def gerund(base: str) -> str:
     if base in _DOUBLING:
         return base + base[-1] + "ing"
+    if base.endswith("ie"):
+        return base[:-2] + "ying"
     if base.endswith("e") and not base.endswith("ee"):
         return base[:-1] + "ing"
     return base + "ing"

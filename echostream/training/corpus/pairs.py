@@ -71,6 +71,9 @@ class Chooser:
     def __init__(self, *seed: object) -> None:
         self._random = random.Random(":".join(map(str, seed)))
 
+    def fraction(self) -> float:
+        return self._random.random()
+
     def choice(self, items: Sequence[ItemT]) -> ItemT:
         return items[int(self._random.random() * len(items))]
 

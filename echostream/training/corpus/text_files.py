@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -75,7 +75,8 @@ def make_utterances(seed: int = 1, sizes: CorpusSizes | None = None) -> dict[str
     return assign_speakers(generate_pairs(seed, sizes), seed)
 
 
-def _lines(utterances: list[Utterance]) -> list[str]:
+def table_lines(utterances: Sequence[Utterance]) -> list[str]:
+    """The lines of a split file, header first."""
     rows = (
         "\t".join(str(int(v)) if isinstance(v, bool) else v for v in astuple(utterance))
         for utterance in utterances
@@ -85,15 +86,40 @@ def _lines(utterances: list[Utterance]) -> list[str]:
 
 def text_digests(utterances: Mapping[str, list[Utterance]]) -> dict[str, str]:
     """SHA-256 of every split file's contents."""
-    return {split: digest(_lines(rows)) for split, rows in utterances.items()}
+    return {split: digest(table_lines(rows)) for split, rows in utterances.items()}
 
 
 def write_texts(utterances: Mapping[str, list[Utterance]], folder: Path) -> None:
     """Write ``<split>.tsv`` and their checksums."""
     for split, rows in utterances.items():
-        write_atomically(folder / f"{split}.tsv", "".join(f"{line}\n" for line in _lines(rows)))
+        lines = "".join(f"{line}\n" for line in table_lines(rows))
+        write_atomically(folder / f"{split}.tsv", lines)
     sums = text_digests(utterances)
     write_atomically(folder / CHECKSUMS, "".join(f"{sums[split]}  {split}.tsv\n" for split in sums))
+
+
+def parse_lines(lines: Iterable[str], path: Path) -> list[Utterance]:
+    """Rows of a split file.
+
+    Args:
+        path: names the file in errors.
+
+    Raises:
+        ValueError: a malformed line, named by file and number.
+    """
+    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    header = next(reader, [])
+    if header != HEADER:
+        raise ValueError(f"{path}, line 1: columns must be {HEADER}, got {header}")
+    rows = []
+    for number, row in enumerate(reader, 2):
+        if len(row) != len(HEADER) or row[4] not in ("0", "1"):
+            raise ValueError(
+                f"{path}, line {number}: expected {len(HEADER)} columns with 0 or 1 "
+                f"under 'unseen', got {row}"
+            )
+        rows.append(Utterance(*row[:4], row[4] == "1", *row[5:]))
+    return rows
 
 
 def read_texts(folder: Path) -> dict[str, list[Utterance]]:
@@ -109,17 +135,5 @@ def read_texts(folder: Path) -> dict[str, list[Utterance]]:
         if not path.is_file():
             raise FileNotFoundError(f"no such corpus text: {path}")
         with path.open(encoding="utf-8", newline="") as stream:
-            reader = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-            header = next(reader, [])
-            if header != HEADER:
-                raise ValueError(f"{path}, line 1: columns must be {HEADER}, got {header}")
-            rows = []
-            for number, row in enumerate(reader, 2):
-                if len(row) != len(HEADER) or row[4] not in ("0", "1"):
-                    raise ValueError(
-                        f"{path}, line {number}: expected {len(HEADER)} columns with 0 or 1 "
-                        f"under 'unseen', got {row}"
-                    )
-                rows.append(Utterance(*row[:4], row[4] == "1", *row[5:]))
-        utterances[split] = rows
+            utterances[split] = parse_lines(stream, path)
     return utterances
