@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 SUBSAMPLING = 4  # filterbank frames per encoder frame
 # How far into the next sentence's speech its predecessor's end may be noticed, in encoder frames.
-LATE_FRAMES = 6
+LATE_FRAMES = 8
 
 
 @dataclass(frozen=True)

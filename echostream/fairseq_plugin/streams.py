@@ -31,6 +31,7 @@ from echostream.text import Vocabulary
 
 SHORT_PAUSE = 0.4  # share of pauses that are hardly any
 SHORT_PAUSE_MS = 200
+NO_PAUSE = 0.3  # share of joins where one sentence's speech touches the next one's
 KEEP_SPEAKER = 0.5  # share of utterances that are joined with others of their speaker
 STRETCH = 0.15  # share of pauses that hold a sound without speech
 STRETCH_MS = (1000, 6000)
@@ -39,8 +40,10 @@ NOISE_FLOOR = 0.6  # share of streams with a noise floor running through
 NOISE_FLOOR_DB = (-75.0, -42.0)
 EDGE_FRAMES = 3  # kept around an utterance's speech where another one follows or precedes
 TIGHT = 0.4  # share of streams that begin right with speech, but for their first pause
+# Frames of its first speech that a tight stream may lack: a boundary that was noticed late.
+LATE_START_FRAMES = 12
 ONSET = 0.4  # share of streams that break off as another sentence begins
-ONSET_MS = 240
+ONSET_MS = 400
 
 
 @dataclass(frozen=True)
@@ -152,20 +155,30 @@ def _draw_pauses(
 ) -> StreamPlan:
     rng = np.random.default_rng(seed)
     pauses, stretches = [], []
-    for _ in range(len(rows) + 1):
+    for gap in range(len(rows) + 1):
         longest = SHORT_PAUSE_MS if rng.random() < SHORT_PAUSE else options.pause_ms
         pause = int(rng.uniform(0, min(longest, options.pause_ms)) / shift_ms)
         stretch = 0
         if options.pause_ms and rng.random() < STRETCH:
             stretch = int(rng.uniform(*STRETCH_MS) / shift_ms)
+        if rng.random() < NO_PAUSE and 0 < gap < len(rows):
+            pause = stretch = 0
         pauses.append(pause + stretch)
         stretches.append(stretch)
-    total = int(sum(frames[row] for row in rows)) + sum(pauses)
     onset = None
     if rng.random() < ONSET:
         onset = (int(rng.integers(len(frames))), int(rng.uniform(0, ONSET_MS) / shift_ms))
+        if rng.random() < NO_PAUSE:
+            pauses[-1] = stretches[-1] = 0
+    total = int(sum(frames[row] for row in rows)) + sum(pauses)
+    if onset is not None:
         total += EDGE_FRAMES + onset[1]
     return StreamPlan(seed, tuple(rows), tuple(pauses), tuple(stretches), onset, total)
+
+
+def _edge(pause: int) -> int:
+    """Frames kept on either side of a join: recordings that touch keep nothing but speech."""
+    return EDGE_FRAMES if pause else 0
 
 
 @dataclass(frozen=True)
@@ -268,13 +281,15 @@ class StreamDataset(EchoStreamDataset):
             if after is not None:
                 first, last = speech_span(after)
                 # Recordings begin and end in silence, sentences of one speech need not.
-                start = max(first - EDGE_FRAMES, 0) if gap or tight else 0
+                start = max(first - _edge(plan.pauses[gap]), 0) if gap else 0
+                if tight and not gap:
+                    start = max(first + int(rng.integers(-EDGE_FRAMES, LATE_START_FRAMES)), 0)
                 goes_on = gap + 1 < len(pieces) or plan.onset is not None
-                stop = last + EDGE_FRAMES if goes_on else len(after)
+                stop = last + _edge(plan.pauses[gap + 1]) if goes_on else len(after)
                 if stop - start < self._least_frames(plan.rows[gap]):
                     # Where speech was not found as it should, nothing is cut.
                     start, stop, first, last = 0, len(after), 0, len(after)
-                spans.append((position + first - start, position + last - start))
+                spans.append((position + max(first - start, 0), position + last - start))
                 parts.append(after[start:stop])
                 pieces_at.append((position, position + len(parts[-1])))
                 position += len(parts[-1])
@@ -282,7 +297,8 @@ class StreamDataset(EchoStreamDataset):
             row, length = plan.onset
             beginning = self._load(row)
             first = speech_span(beginning)[0]
-            parts.append(beginning[max(first - EDGE_FRAMES, 0) : first + length])
+            edge = _edge(plan.pauses[-1])
+            parts.append(beginning[max(first - edge, 0) : first + length])
         features = np.concatenate(parts)
         if rng.random() < NOISE_FLOOR:
             floor = self.pool.draw(

@@ -29,7 +29,7 @@ from tests.fairseq_plugin.test_streaming_mask import (  # noqa: E402
 )
 
 # Three sentences in the first stream, two in the second; filterbank frames.
-SENTENCES = torch.tensor([[0, 8, 90], [0, 104, 190], [0, 260, 318], [1, 0, 120], [1, 130, 200]])
+SENTENCES = torch.tensor([[0, 8, 90], [0, 104, 190], [0, 252, 318], [1, 0, 120], [1, 130, 200]])
 FRAMES = [330, 210]
 
 
@@ -122,8 +122,8 @@ def test_a_sentence_does_not_see_its_neighbours():
     options = {"segment_frames": SEGMENT, "policy": TextPolicy(0, 1), "sentences": SENTENCES}
     out = model(features, lengths, previous, **options)
     changed = features.clone()
-    # Behind the frames at which the second sentence's end may still be noticed.
-    late = changed[0, 260 + 4 * LATE_FRAMES + 4 :]
+    # Behind the segment in which the end of the second sentence may be noticed at the latest.
+    late = changed[0, 252 + 4 * LATE_FRAMES + 4 :]
     late.copy_(torch.randn_like(late))
     other = model(changed, lengths, previous, **options)
     assert torch.allclose(out.mt[:2], other.mt[:2], atol=1e-5)
@@ -147,7 +147,7 @@ def test_windows_reach_from_the_end_of_speech_to_just_behind_the_next_beginning(
     windows = sentence_windows(SENTENCES, torch.tensor([83, 53]))
     assert windows.first.tolist() == [22, 47, 79, 30, 50]
     assert windows.last.tolist() == [
-        104 // 4 + LATE_FRAMES, 260 // 4 + LATE_FRAMES, 83, 130 // 4 + LATE_FRAMES, 53
+        104 // 4 + LATE_FRAMES, 252 // 4 + LATE_FRAMES, 83, 130 // 4 + LATE_FRAMES, 53
     ]  # fmt: skip
     allowed = windows.allowed(torch.tensor([83, 53]), 83)
     assert allowed[1].nonzero().flatten().tolist() == [*range(30, 32 + LATE_FRAMES), *range(50, 53)]
