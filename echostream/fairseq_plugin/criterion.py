@@ -73,6 +73,10 @@ class EchoStreamCriterionConfig(FairseqDataclass):
             "fraction, and an encoder that hears something does not collapse"
         },
     )
+    unit_interval: int = field(
+        default=1,
+        metadata={"help": "N: learn units at every Nth update only; the others take less time"},
+    )
     autocast: bool = field(
         default=False,
         metadata={
@@ -115,14 +119,17 @@ class EchoStreamCriterion(FairseqCriterion):
         super().__init__(task)
         if cfg.rdrop_alpha:
             raise ValueError(f"--rdrop-alpha must be 0, got {cfg.rdrop_alpha}: no R-Drop here")
+        if cfg.unit_interval < 1:
+            raise ValueError(f"--unit-interval must be at least 1, got {cfg.unit_interval}")
         if (
-            cfg.asr_updates
+            (cfg.asr_updates or cfg.unit_interval > 1)
             and cfg.world_size > 1
             and cfg.ddp_backend in ("pytorch_ddp", "c10d")
             and not cfg.find_unused_parameters
         ):
             raise ValueError(
-                f"--asr-updates with {cfg.world_size} processes needs --find-unused-parameters "
+                f"--asr-updates or --unit-interval with {cfg.world_size} processes needs "
+                "--find-unused-parameters "
                 f"(or --ddp-backend legacy_ddp), got --ddp-backend {cfg.ddp_backend} without it"
             )
         if not 0 <= cfg.label_smoothing < 1:
@@ -179,9 +186,11 @@ class EchoStreamCriterion(FairseqCriterion):
         visible_text = strided_visibility(
             previous.size(1), lagging_k2=max(self.cfg.k2, 0), stride_n2=stride
         )
+        with_units = not model.training or self.task.num_updates % self.cfg.unit_interval == 0
         with autocast(previous.device.type, self.cfg.autocast and model.training):
             out = model(
                 **net_input,
+                with_units=with_units,
                 segment_frames=segment,
                 policy=self.policy,
                 visible_text=visible_text.to(previous.device),
@@ -272,13 +281,12 @@ class EchoStreamCriterion(FairseqCriterion):
         }
 
     def _ctc_heads(self, out) -> dict[str, tuple[Tensor, int]]:
-        """(S, B, V) logits and blank of every CTC head."""
-        unit_blank = self.task.config.num_units + UNIT_OFFSET
-        return {
-            "unit": (out.unit.transpose(0, 1), unit_blank),
-            "asr": (out.asr, Vocabulary.blank),
-            "st": (out.st, Vocabulary.blank),
-        }
+        """(S, B, V) logits and blank of every CTC head that this pass computed."""
+        heads = {"asr": (out.asr, Vocabulary.blank), "st": (out.st, Vocabulary.blank)}
+        if out.unit.size(1):
+            unit_blank = self.task.config.num_units + UNIT_OFFSET
+            heads["unit"] = (out.unit.transpose(0, 1), unit_blank)
+        return heads
 
     def losses(self, out, inputs: dict[str, Tensor], sample: dict) -> dict[str, Tensor]:
         """Unweighted loss of every head, summed over the batch."""

@@ -162,6 +162,7 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         visible_text: Optional[Tensor] = None,
         waveform: bool = False,
         recognition_only: bool = False,
+        with_units: bool = True,
         sentences: Optional[Tensor] = None,
     ) -> ModelOutput | tuple[dict[str, list[Tensor]], Tensor]:
         """Teacher-forced pass; see :meth:`EchoStreamModel.forward`.
@@ -173,6 +174,8 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
                 target text then has a row per sentence.
             recognition_only: stop behind the recognition head and return the encoder's output
                 and its (S, B, V) logits.
+            with_units: with ``policy``, whether units are wanted; their logits are (B, 0, units)
+                if not.
         """
         if recognition_only:
             encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment_frames)
@@ -192,7 +195,9 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         segment = self.config.encoder.segment_frames if segment_frames is None else segment_frames
         if sentences is not None:
             source = (src_tokens, src_lengths, sentences)
-            return self.forward_streams(*source, prev_output_tokens, segment, policy, visible_text)
+            return self.forward_streams(
+                *source, prev_output_tokens, segment, policy, visible_text, with_units
+            )
         # The parent's wiring, with the policy between the heads and the text decoder.
         encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment)
         frames, masks = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
@@ -202,7 +207,12 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
             asr, st, prev_output_tokens.size(1), policy, segment
         )
         mt, unit = self.text_and_units(
-            prev_output_tokens, frames, masks[0] if masks else None, visible_source, visible_text
+            prev_output_tokens,
+            frames,
+            masks[0] if masks else None,
+            visible_source,
+            visible_text,
+            with_units,
         )
         return ModelOutput(asr, st, mt, unit, encoder_out)
 
@@ -213,11 +223,14 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         padding_mask: Optional[Tensor],
         visible_source: Tensor,
         visible_text: Optional[Tensor],
+        with_units: bool,
     ) -> tuple[Tensor, Tensor]:
         """(S, B, D) encoder output to (B, T, V) text and (B, T * r, units) unit logits."""
         mt, hidden = self.target_unigram_decoder(
             prev_output_tokens, frames, padding_mask, visible_source
         )
+        if not with_units:
+            return mt, mt.new_zeros(mt.size(0), 0, self.config.num_units)
         padding = prev_output_tokens.eq(Vocabulary.pad)
         text_padding = padding if bool(padding.any()) else None
         text = self.synthesizer_encoder(hidden.transpose(0, 1), text_padding)
@@ -232,6 +245,7 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         segment: int,
         policy: TextPolicy,
         visible_text: Optional[Tensor],
+        with_units: bool,
     ) -> ModelOutput:
         """:meth:`forward` on streams: encoder and CTC heads run through them, text and units live
         sentence by sentence, each with the source between two boundaries.
@@ -257,7 +271,12 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
             )
         rows, padding = gather(frames.transpose(0, 1), windows.stream, starts, ends)
         mt, unit = self.text_and_units(
-            prev_output_tokens, rows.transpose(0, 1), padding, visible_source, visible_text
+            prev_output_tokens,
+            rows.transpose(0, 1),
+            padding,
+            visible_source,
+            visible_text,
+            with_units,
         )
         return ModelOutput(asr, st, mt, unit, encoder_out)
 

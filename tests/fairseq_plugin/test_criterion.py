@@ -158,6 +158,28 @@ def test_first_updates_can_train_recognition_alone(corpus, arch):
     )
 
 
+def test_units_can_be_learned_at_some_updates_only(corpus):
+    task = make_task(corpus)
+    model = make_model(task).train()
+    task.load_dataset("train")
+    sample = batch(task, 0, 1)
+    criterion = make_criterion(task, n2=1, unit_interval=2)
+    logs = {}
+    for task.num_updates in (2, 3):
+        model.zero_grad()
+        loss, _, logs[task.num_updates] = criterion(model, sample)
+        loss.backward()
+        learns = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+        assert ("decoder" in learns) == (task.num_updates == 2)
+        assert "target_unigram_decoder" in learns
+    assert logs[2].keys() == logs[3].keys()
+    assert logs[2]["unit_tokens"] > 0 == logs[3]["unit_tokens"]
+    for head in ("asr_loss", "st_loss", "mt_loss"):
+        assert float(logs[2][head]) == pytest.approx(float(logs[3][head]), rel=1e-6)
+    with pytest.raises(ValueError, match="unit-interval must be at least 1, got 0"):
+        make_criterion(task, unit_interval=0)
+
+
 def test_processes_that_wait_for_every_gradient_are_refused(corpus):
     task = make_task(corpus)
     with pytest.raises(ValueError, match="2 processes needs --find-unused-parameters"):
