@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from echostream.training.corpus.pairs import normalize
 from echostream.training.corpus.speakers import Speaker, load_speakers, speakers_of
 from echostream.training.corpus.text_files import read_texts
 from echostream.training.units.extractor import UnitExtractor
+from echostream.training.units.kmeans import KMeans
 from echostream.training.units.sequences import read_units, reduce_units
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,6 +196,31 @@ def test_two_processes_give_the_same_archive(tmp_path, built, splits):
 
 def test_unit_model_reads_back(built):
     assert UnitExtractor.load(built / "units").num_units == 12
+
+
+def test_units_of_trained_weights_are_kept_and_not_fitted_again(tmp_path, built, splits):
+    """k-means differs between processors; a model that was trained on units needs those."""
+    given = tmp_path / "given"
+    centroids = UnitExtractor.load(built / "units").kmeans.centroids.flip(0)
+    UnitExtractor.mfcc_kmeans(KMeans(centroids)).save(given)
+    folder = tmp_path / "copy"
+    shutil.copytree(built, folder)
+    options = replace(OPTIONS, unit_model=given)
+    build(folder, splits, options)
+    assert torch.equal(UnitExtractor.load(folder / "units").kmeans.centroids, centroids)
+    fitted, copied = (read_units(root / "train.km12", 12) for root in (built, folder))
+    for name, units in fitted.items():
+        assert np.array_equal(copied[name], 11 - units)
+    modified = (folder / "train.km12").stat().st_mtime_ns
+    build(folder, splits, options)
+    assert (folder / "train.km12").stat().st_mtime_ns == modified
+    with pytest.raises(ValueError, match="has 12 units, not 13"):
+        build(folder, splits, replace(options, num_units=13))
+
+
+def test_the_units_of_the_shipped_systems_are_in_the_box():
+    extractor = UnitExtractor.load(DATA / "units")
+    assert extractor.num_units == BuildOptions().num_units == 200
 
 
 def test_missing_features_or_units_are_named(tmp_path, splits):

@@ -5,6 +5,7 @@ Every step leaves finished files alone, so an interrupted run goes on where it s
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from echostream.training.corpus.pairs import SPLITS, Chooser, digest
 from echostream.training.corpus.speakers import speaker
 from echostream.training.corpus.text_files import Utterance
 from echostream.training.data_folder import MANIFESTS
-from echostream.training.units.extractor import SETTINGS, UnitExtractor
+from echostream.training.units.extractor import CENTROIDS, SETTINGS, UnitExtractor
 from echostream.training.units.features import MFCCFeatures
 from echostream.training.units.sequences import read_units, write_units
 
@@ -43,6 +44,9 @@ class BuildOptions:
     Attributes:
         seed: of noise and levels, sampling for k-means, and k-means.
         jobs: processes.
+        unit_model: folder of a unit model with ``num_units``; None: fit one. k-means comes out
+            differently on different processors, so what weights trained before were trained on
+            must be kept, not fitted again.
         kmeans_utterances: training utterances that k-means is fitted on.
         decoder_args: MT decoder sizes for the multitask YAML, those of the *_mini architectures.
     """
@@ -50,6 +54,7 @@ class BuildOptions:
     seed: int = 1
     jobs: int = 1
     num_units: int = 200
+    unit_model: Path | None = None
     vocab_size: int = 500
     kmeans_utterances: int = 2000
     decoder_args: Mapping[str, int] = field(
@@ -160,27 +165,42 @@ def units_of(utterance: Utterance, folder: Path, model: Path) -> tuple[str, np.n
     return utterance.id, extractor(load_sound(sound_path(folder, "target", utterance)))
 
 
-def fit_units(folder: Path, utterances: Sequence[Utterance], options: BuildOptions) -> Path:
-    """Fit the unit model on a sample of target speech, unless it is there.
+def prepare_units(folder: Path, utterances: Sequence[Utterance], options: BuildOptions) -> Path:
+    """Copy the unit model, or fit one on a sample of target speech, unless it is there.
 
-    A model that was fitted on other utterances (of a trial with ``--limit``, say) is replaced, and
-    the units made with it are removed.
+    A model of other origin (fitted in a trial with ``--limit``, say) is replaced, and the units
+    made with it are removed.
+
+    Raises:
+        ValueError: the model to copy has another number of units.
     """
     model = folder / "units"
-    chosen = Chooser(options.seed, "k-means").shuffled(utterances)[: options.kmeans_utterances]
-    mark, sample = model / "fitted_on.sha256", digest(utterance.id for utterance in chosen)
-    if (model / SETTINGS).is_file() and mark.is_file() and mark.read_text() == sample:
+    if options.unit_model is None:
+        chosen = Chooser(options.seed, "k-means").shuffled(utterances)[: options.kmeans_utterances]
+        origin = digest(utterance.id for utterance in chosen)
+    else:
+        count = UnitExtractor.load(options.unit_model).num_units
+        if count != options.num_units:
+            raise ValueError(f"{options.unit_model} has {count} units, not {options.num_units}")
+        origin = hashlib.sha256((options.unit_model / CENTROIDS).read_bytes()).hexdigest()
+    mark = model / "origin.sha256"
+    if (model / SETTINGS).is_file() and mark.is_file() and mark.read_text() == origin:
         if UnitExtractor.load(model).num_units == options.num_units:
             return model
     for stale in folder.glob("*.km*"):
         stale.unlink()
-    waveforms = (
-        load_sound(sound_path(folder, "target", utterance))
-        for utterance in tqdm(chosen, desc="k-means features", mininterval=1.0)
-    )
-    extractor = UnitExtractor.fit(MFCCFeatures(), waveforms, options.num_units, seed=options.seed)
-    extractor.save(model)
-    write_atomically(mark, sample)
+    if options.unit_model is not None:
+        UnitExtractor.load(options.unit_model).save(model)
+    else:
+        waveforms = (
+            load_sound(sound_path(folder, "target", utterance))
+            for utterance in tqdm(chosen, desc="k-means features", mininterval=1.0)
+        )
+        extractor = UnitExtractor.fit(
+            MFCCFeatures(), waveforms, options.num_units, seed=options.seed
+        )
+        extractor.save(model)
+    write_atomically(mark, origin)
     return model
 
 
@@ -188,7 +208,7 @@ def extract_units(
     folder: Path, splits: Splits, options: BuildOptions
 ) -> dict[str, dict[str, np.ndarray]]:
     """Units of all target speech, one file ``<split>.km<K>`` per split."""
-    model = fit_units(folder, splits["train"], options)
+    model = prepare_units(folder, splits["train"], options)
     units = {}
     for split, utterances in splits.items():
         path = folder / f"{split}.km{options.num_units}"

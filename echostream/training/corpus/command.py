@@ -70,7 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="of everything random")
     parser.add_argument("--jobs", type=int, default=_DEFAULTS.jobs, help="processes")
     parser.add_argument(
-        "--num-units", type=int, default=_DEFAULTS.num_units, help="k-means clusters"
+        "--num-units",
+        type=int,
+        help=f"fit k-means with so many clusters; without it, the {_DEFAULTS.num_units} units of "
+        "the shipped systems are used",
     )
     parser.add_argument(
         "--vocab-size",
@@ -122,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit must be positive, got {args.limit}")
+    if args.num_units is not None and args.num_units < 1:
+        parser.error(f"--num-units must be positive, got {args.num_units}")
     if args.talks is not None and args.out is None:
         parser.error("--talks makes sound and goes with --out DIR")
     if args.extended and (args.talks is not None or not (args.out or args.write_texts)):
@@ -145,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = BuildOptions(
             seed=args.seed,
             jobs=args.jobs,
-            num_units=args.num_units,
+            num_units=args.num_units or _DEFAULTS.num_units,
+            unit_model=None if args.num_units else DATA / "units",
             vocab_size=args.vocab_size,
             kmeans_utterances=args.kmeans_utterances,
         )
