@@ -147,7 +147,7 @@ def _compare_talks(runs: list[RunFolder], args: argparse.Namespace) -> int:
     if others:
         raise ValueError(f"some runs are on talks, but {others[0]} has no sentences.tsv")
     for flag in ("timeline", "plot_quality", "bootstrap", "segmentation"):
-        if getattr(args, flag):
+        if getattr(args, flag) not in (None, 0):
             raise ValueError(f"--{flag.replace('_', '-')} is not for talks")
     spec = args.asr_model or noted_recognizer(runs[0])
     recognition = Recognition(spec, args.asr_device, args.target_speech_lang) if spec else None
