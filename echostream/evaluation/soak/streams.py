@@ -93,7 +93,7 @@ def without_speech(model_dir: str, chunk_ms: int, sound: str, minutes: float) ->
         Words heard and written, samples of speech, those of sentences without a word, and sizes.
     """
     pipeline = open_pipeline(model_dir, chunk_ms)
-    session, growth = Session(pipeline), Growth()
+    session, growth = Session(pipeline, keep_tokens=False), Growth()
     spoken: dict[int, int] = {}
 
     def push(samples: np.ndarray, final: bool) -> None:
@@ -194,7 +194,7 @@ def long_stream(
     """
     pipeline = open_pipeline(model_dir, chunk_ms)
     place = Path(folder)
-    session = Session(pipeline, trace=TraceWriter(place / TRACE_FILE))
+    session = Session(pipeline, trace=TraceWriter(place / TRACE_FILE), keep_tokens=False)
     speech = PlayedSpeech(place / "wavs" / WAV_FILE, pipeline.output_rate)
     growth, frames, compute_ms = Growth(), 0, 0.0
     with soundfile.SoundFile(sound) as file:
