@@ -7,12 +7,15 @@ run on the same sentences one at a time lies, and which recogniser the grid name
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from echostream.evaluation.longform.report import TalkRun
 from echostream.evaluation.longform.talks import read_sentences
 from echostream.evaluation.runs.run_folder import CELL_FILE, RunFolder, load_run
+
+logger = logging.getLogger(__name__)
 
 SENTENCES_FILE = "sentences.tsv"
 
@@ -54,6 +57,11 @@ def talk_run(
     talks = read_sentences(sentences or run.path / SENTENCES_FILE)
     if alone is None:
         noted = _cell(run).get("alone")
+        if noted is not None and run.is_reduced:
+            logger.warning(
+                "%s: talks were left out, so there is no ratio to sentences alone", run.path
+            )
+            noted = None
         if noted is None or not (run.path / noted / SENTENCES_FILE).is_file():
             return TalkRun(run, talks)
         alone = run.path / noted

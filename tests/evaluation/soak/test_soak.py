@@ -99,7 +99,7 @@ def test_speech_is_laid_out_as_it_is_played(tmp_path):
     wav, _ = soundfile.read(item.wav_path, dtype="float32")
     kept = remove_inserted_silence(wav, RATE, item.delays, item.durations)
     assert np.abs(kept - np.concatenate(pieces)).max() < 1e-4
-    assert len(wav) == pytest.approx((5340 + 2.5 - 640) * 16, abs=1)
+    assert len(wav) == pytest.approx((5320 + 2.5 - 640) * 16, abs=1)
     assert item.info["prediction_length"] == pytest.approx(len(wav) / RATE, abs=1e-4)
 
 
