@@ -284,8 +284,9 @@ def with_talks(corpus: Corpus) -> dict[str, object]:
         rows["single.tsv"].append(f"{source.stem}\t1\tu\t0\t190\tx\t{reference}")
     for name, lines in rows.items():
         (corpus.folder / name).write_text("\n".join(lines) + "\n")
-    common = {"source": "source.txt", "target": "target.txt", "shard_size": 3}
+    common = {"source": "source.txt", "target": "target.txt", "shard_size": None}
     return {
+        "systems": grid_content(corpus)["systems"][:1],
         "chunk_ms": [320],
         "test_sets": [
             {"name": "demo", **common},
@@ -296,34 +297,35 @@ def with_talks(corpus: Corpus) -> dict[str, object]:
 
 
 def test_talks_of_a_grid_have_a_table_of_their_own(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     pytest.importorskip("omnisteval")
     changes = with_talks(corpus)
-    # The scripted agent speaks of every word it will ever say; references are beside the point.
-    plain = small(write_grid(corpus, **{**changes, "test_sets": changes["test_sets"][:1]}),
-                  tmp_path / "plain")  # fmt: skip
-    grid = small(write_grid(corpus, **changes), tmp_path / "out")
-    assert {c.settings()["fingerprint"] for c in cells(plain)} == {
-        c.settings()["fingerprint"] for c in cells(grid) if c.test_set.name == "demo"
+    changes["test_sets"].pop()
+    plain = {**changes, "test_sets": changes["test_sets"][:1]}
+    before = {c.settings()["fingerprint"] for c in cells(load_grid(write_grid(corpus, **plain)))}
+    path = write_grid(corpus, **changes)
+    assert before == {
+        c.settings()["fingerprint"] for c in cells(load_grid(path)) if c.test_set.name == "demo"
     }, "sets without talks are what they were"
-    assert main(["evaluate", str(corpus.folder / "grid.yaml"), "--output", str(tmp_path / "out"),
-                 "--jobs", "2"]) == 0  # fmt: skip
+    out = tmp_path / "out"
+    assert main(["evaluate", str(path), "--output", str(out), "--jobs", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "# talks\n\n| | fast 320 ms | slow 320 ms |" in printed
-    assert "| sentences | 8 | 8 |" in printed and "| sentences | 4 | 4 |" in printed
-    folder = tmp_path / "out" / "talks"
+    assert "# talks\n\n| | fast 320 ms |" in printed and "| sentences | 8 |" in printed
+    folder = out / "talks"
     assert {path.name for path in folder.glob("talk*")} == {"talk.png", "talks.json", "talks.md"}
     assert not (folder / "table.md").exists() and not list(folder.rglob("scores.tsv"))
-    assert (tmp_path / "out" / "demo" / "table.md").is_file()
-    runs = [str(folder / name / "chunk_320") for name in ("fast", "slow")]
-    assert main(["compare", *runs, "--output", str(tmp_path / "compared")]) == 0
-    assert "| sentences | 8 | 8 |" in capsys.readouterr().out
-    assert (tmp_path / "compared" / "talks.json").read_text() == (folder / "talks.json").read_text()
-    other = str(tmp_path / "out" / "demo" / "slow" / "chunk_320")
-    assert main(["compare", runs[0], other, "--output", str(tmp_path / "compared")]) == 2
+    assert (out / "demo" / "table.md").is_file()
+    run, other = (str(out / name / "fast" / "chunk_320") for name in ("talks", "demo"))
+    compare = ["compare", "--output", str(tmp_path / "compared"), f"one={run}"]
+    assert main([*compare, f"two={run}"]) == 0
+    assert "| | one 320 ms | two 320 ms |" in capsys.readouterr().out
+    compared = json.loads((tmp_path / "compared" / "talks.json").read_text())
+    [figures] = json.loads((folder / "talks.json").read_text()).values()
+    assert list(compared.values()) == [figures, figures]
+    assert main([*compare, other]) == 2
     assert "has no sentences.tsv" in capsys.readouterr().err
-    assert main(["compare", *runs, "--bootstrap", "9", "--output", str(tmp_path / "c")]) == 2
+    assert main([*compare, "--bootstrap", "9"]) == 2
     assert "--bootstrap is not for talks" in capsys.readouterr().err
 
 
@@ -332,7 +334,7 @@ def test_sentences_one_at_a_time_are_found_beside_the_talks(corpus: Corpus) -> N
     changes["test_sets"][1]["longform"]["alone"] = "single"
     grid = load_grid(write_grid(corpus, **changes, quality_metrics=["ASR_BLEU"]))
     by_name = {cell.name: cell for cell in cells(grid)}
-    cell, alone = by_name["talks/slow/chunk_320"], by_name["single/slow/chunk_320"]
+    cell, alone = by_name["talks/fast/chunk_320"], by_name["single/fast/chunk_320"]
     noted = cell.settings()["longform"]
     assert (cell.folder / noted["alone"]).resolve() == alone.folder.resolve()
     assert noted["asr_model"] == "pocketsphinx" and alone.longform()["alone"] is None
@@ -357,7 +359,7 @@ def test_mistakes_about_talks_are_named(corpus: Corpus) -> None:
     changes = with_talks(corpus)
     system = {**grid_content(corpus)["systems"][0], "trace": False}
     with pytest.raises(ValueError, match="trace must be true for all"):
-        load_grid(write_grid(corpus, systems=[system], **changes))
+        load_grid(write_grid(corpus, **{**changes, "systems": [system]}))
 
 
 @pytest.mark.slow
