@@ -89,7 +89,8 @@ def talk_figures(talk_run: TalkRun, recognition: Recognition | None = None) -> d
         for key in ("bleu", "asr_bleu"):
             whole, part = figures[f"alone_{key}"], figures[key]
             figures[f"{key}_ratio"] = part / whole if whole and part is not None else None
-    figures["asr_model"] = recognizer_name(recognition.spec) if recognition else None
+    recognized = recognition if run.is_speech else None
+    figures["asr_model"] = recognized and recognizer_name(recognized.spec)
     return figures
 
 

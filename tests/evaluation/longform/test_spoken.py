@@ -146,7 +146,7 @@ def test_what_was_recognised_is_kept(tmp_path, fake):
     assert Fake.calls == 40 - kept
 
 
-def test_runs_that_cannot_be_heard_are_named(tmp_path, fake):
+def test_runs_that_cannot_be_heard_are_named(tmp_path, listed, fake):  # noqa: F811
     run = write_run(tmp_path / "run", SENTENCES)
     with pytest.raises(ValueError, match="utterance 0 spoke, but .*0_pred.wav is missing"):
         hear(run, fake)
@@ -159,8 +159,15 @@ def test_runs_that_cannot_be_heard_are_named(tmp_path, fake):
             }
         )
     )  # fmt: skip
+    text = load_run(run.path)
     with pytest.raises(ValueError, match="holds no speech"):
-        hear(load_run(run.path), fake)
+        hear(text, fake)
+    # In a table, text stands beside speech that was recognised.
+    trace = run.path / "trace.jsonl"
+    lines = [{**json.loads(line), "samples": 0} for line in trace.read_text().splitlines()]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures = talk_figures(TalkRun(text, read_sentences(listed)), fake)
+    assert figures["bleu"] == pytest.approx(100) and figures["asr_model"] is None
 
 
 class Perfect(Fake):
