@@ -13,6 +13,7 @@ from echostream.checkpoint import System, load_model_dir
 from echostream.config import ENCODER_FRAME_MS, EmformerConfig
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
 from echostream.evaluation.longform.command import add_talks_parser
+from echostream.evaluation.soak.command import add_soak_parser
 from echostream.live.command import add_live_parsers
 from echostream.streamspeech.convert import add_convert_parser
 
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate_parser(commands)
     add_compare_parser(commands)
     add_talks_parser(commands)
+    add_soak_parser(commands)
     add_bench_parser(commands)
     add_live_parsers(commands)
     return parser

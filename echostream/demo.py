@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from echostream.assets import SYSTEMS
-from echostream.evaluation.longform.command import ROWS as TALK_ROWS
-from echostream.evaluation.longform.talks import read_sentences, score_talks
+from echostream.evaluation.longform.report import TalkRun, cell, talk_figures, used_rows
+from echostream.evaluation.longform.talks import read_sentences
 from echostream.evaluation.runs.comparison import ComparedRun, compare_runs
 from echostream.evaluation.runs.run_folder import RunFolder, check_same_utterances, load_run
 from echostream.evaluation.runs.tables import figure
@@ -117,11 +116,11 @@ def talk_report(output: Path, systems: Sequence[str] = SYSTEMS) -> list[str]:
             seconds = line["source_ms"] / 1000
             lines += [f"{seconds:7.2f} s  es  {line['transcript']}"]
             lines += [f"{'':9s}  en  {line['translation']}"]
-    scores = [asdict(score_talks(run, talks)) for run in runs]
+    scores = [talk_figures(TalkRun(run, talks)) for run in runs]
     lines += ["", f"{'':38s}" + "".join(f"{system:>14s}" for system in systems)]
-    for key, heading, decimals in TALK_ROWS:
-        cells = ["-" if s[key] is None else f"{s[key]:.{decimals}f}" for s in scores]
-        lines.append(f"{heading:38s}" + "".join(f"{cell:>14s}" for cell in cells))
+    for key, heading, decimals in used_rows(scores):
+        cells = [cell(figures[key], decimals) for figures in scores]
+        lines.append(f"{heading:38s}" + "".join(f"{text:>14s}" for text in cells))
     lines += [f"speech: {run.path / 'wavs'}/" for run in runs]
     return lines
 

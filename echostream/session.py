@@ -54,6 +54,12 @@ class Sentence:
         self.transcript, self.translation = transcript.split(), translation.split()
         self.ended = output.final
 
+    def forget_tokens(self) -> None:
+        """Keep the words alone."""
+        for tokens in (self.asr, self.st, self.mt, self.units):
+            tokens.clear()
+        self.asr_tail = self.st_tail = ()
+
 
 class TraceWriter:
     """One JSON line per decision, in a file that is begun anew.
@@ -99,6 +105,8 @@ class Session:
         pipeline: shared by any number of sessions.
         index: of the stream, for the trace.
         trace: where decisions are written down, if anywhere.
+        keep_tokens: sentences that have ended keep their tokens and units, and not the words alone.
+            A stream that never ends should not.
 
     Attributes:
         state: the pipeline's; None before the first push, since weights may still move.
@@ -107,9 +115,15 @@ class Session:
     """
 
     def __init__(
-        self, pipeline: StreamPipeline, *, index: int = 0, trace: TraceWriter | None = None
+        self,
+        pipeline: StreamPipeline,
+        *,
+        index: int = 0,
+        trace: TraceWriter | None = None,
+        keep_tokens: bool = True,
     ) -> None:
         self.pipeline, self.index, self.trace = pipeline, index, trace
+        self.keep_tokens = keep_tokens
         self.state: Any = None
         self.sentences = [Sentence()]
         self.samples_written = 0
@@ -175,3 +189,5 @@ class Session:
         self.samples_written += len(output.waveform)
         if self.trace is not None:
             self.trace.write(self.index, sentence, output)
+        if sentence.ended and not self.keep_tokens:
+            sentence.forget_tokens()

@@ -60,6 +60,30 @@ def test_a_trace_holds_a_line_per_decision(system, clip, tmp_path):
         assert last[index]["translation"] == " ".join(sentence.translation)
 
 
+def test_a_stream_without_end_need_not_keep_tokens(system, clip, tmp_path):
+    """What a session holds of a sentence that has ended is its words; all else is in the trace."""
+    endpoint = EndpointConfig("pause", endpoint_ms=80, min_tokens=1)
+    pipeline = Pipeline(system, endpoint=endpoint)
+    traces = [TraceWriter(tmp_path / name) for name in ("all", "words")]
+    whole = Session(pipeline, trace=traces[0])
+    lean = Session(pipeline, trace=traces[1], keep_tokens=False)
+    for start in range(0, len(clip), 5000):
+        told = lean.push(clip[start : start + 5000], RATE, final=start + 5000 >= len(clip))
+        assert total(told) == total(
+            whole.push(clip[start : start + 5000], RATE, final=start + 5000 >= len(clip))
+        )
+        for sentence in lean.sentences[:-1]:
+            assert not (sentence.asr or sentence.st or sentence.mt or sentence.units)
+            assert not (sentence.asr_tail or sentence.st_tail)
+    assert len(lean.sentences) > 1 and whole.units and not lean.units
+    assert lean.translation == whole.translation and lean.transcript == whole.transcript
+    assert lean.samples_written == whole.samples_written
+    written = [
+        [{**json.loads(line), "compute_ms": None} for line in trace.path.open()] for trace in traces
+    ]
+    assert written[0] == written[1]
+
+
 def test_a_new_trace_begins_anew(tmp_path):
     path = tmp_path / "trace.jsonl"
     path.write_text("old\n")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from echostream.evaluation.runs.run_folder import RunFolder
 
 # What the subcommands run is imported when they run: these parsers are built on every start of
 # ``echostream``, and SimulEval and matplotlib take seconds to load.
@@ -91,6 +95,7 @@ def run_compare(args: argparse.Namespace) -> int:
         representatives,
     )
     from echostream.evaluation.figures.timeline import plot_timeline
+    from echostream.evaluation.longform.folders import holds_talks
     from echostream.evaluation.runs import comparison, tables
     from echostream.evaluation.runs.run_folder import (
         check_same_utterances,
@@ -105,6 +110,8 @@ def run_compare(args: argparse.Namespace) -> int:
     if args.common_only:
         keep_common(runs)
     check_same_utterances(runs)
+    if any(map(holds_talks, runs)):
+        return _compare_talks(runs, args)
     results = comparison.compare_runs(
         runs,
         comparison.Rescoring(args.asr_model, args.asr_device, args.target_speech_lang),
@@ -127,6 +134,24 @@ def run_compare(args: argparse.Namespace) -> int:
         written += plot_timeline(shown, index, args.output / f"timeline_{index}")
     print(tables.markdown_table(results, significance), end="")
     logger.info("written: %s", ", ".join(str(path) for path in written))
+    return 0
+
+
+def _compare_talks(runs: list[RunFolder], args: argparse.Namespace) -> int:
+    """Talks have a table of their own; what it does not have is refused."""
+    from echostream.evaluation.longform.folders import holds_talks, noted_recognizer, talk_run
+    from echostream.evaluation.longform.report import report
+    from echostream.evaluation.longform.spoken import Recognition
+
+    others = [str(run.path) for run in runs if not holds_talks(run)]
+    if others:
+        raise ValueError(f"some runs are on talks, but {others[0]} has no sentences.tsv")
+    for flag in ("timeline", "plot_quality", "bootstrap", "segmentation"):
+        if getattr(args, flag) not in (None, 0):
+            raise ValueError(f"--{flag.replace('_', '-')} is not for talks")
+    spec = args.asr_model or noted_recognizer(runs[0])
+    recognition = Recognition(spec, args.asr_device, args.target_speech_lang) if spec else None
+    print(report([talk_run(run) for run in runs], args.output, recognition))
     return 0
 
 
@@ -163,6 +188,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from echostream.evaluation.grid.definition import load_grid
     from echostream.evaluation.grid.runner import run_grid
     from echostream.evaluation.grid.shards import CellError
+    from echostream.evaluation.longform.folders import noted_recognizer, talk_run
+    from echostream.evaluation.longform.report import report
+    from echostream.evaluation.longform.spoken import Recognition
     from echostream.evaluation.runs import comparison, tables
     from echostream.evaluation.runs.run_folder import check_same_utterances, load_run
 
@@ -175,8 +203,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
     for test_set in grid.test_sets:
         runs = [load_run(cell.folder) for cell in cells if cell.test_set == test_set]
         check_same_utterances(runs)
-        results = comparison.compare_runs(runs)
         folder = Path(grid.output) / test_set.name
+        if test_set.longform is not None:
+            spec = noted_recognizer(runs[0])
+            recognition = spec and Recognition(
+                spec, language=grid.target_speech_lang, jobs=args.jobs
+            )
+            text = report([talk_run(run) for run in runs], folder, recognition or None)
+            print(f"# {test_set.name}\n\n{text}\n")
+            continue
+        results = comparison.compare_runs(runs)
         tables.write_tables(folder, results)
         plot_curves(results, folder / "curves")
         print(f"# {test_set.name}\n\n{tables.markdown_table(results)}")

@@ -83,6 +83,7 @@ class Scripted(SpeechToSpeechAgent):
         if self.trace:
             words = " ".join(f"w{number}" for number in range(self.step))
             line = {"index": self.utterance, "source_ms": 320.0 * self.step, "translation": words}
+            line.update(samples=samples, compute_ms={"mt": compute})
             with open(self.trace, "a") as file:
                 file.write(json.dumps(line) + "\n")
         if not samples and not finished:

@@ -6,10 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from echostream.config import from_dict, load_yaml
+from echostream.config.loading import MAY_BE_MISSING
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -48,10 +49,24 @@ class SystemSpec:
 
 
 @dataclass(frozen=True)
+class Longform:
+    """What makes a test set one of talks.
+
+    Attributes:
+        sentences: ``sentences.tsv`` of the talks, relative to the grid file.
+        alone: the test set with the same sentences one a file; null for none.
+    """
+
+    sentences: str
+    alone: str | None
+
+
+@dataclass(frozen=True)
 class TestSet:
     """Sources and references, one per line.
 
     ``shard_size`` splits the set into pieces of that many utterances that run independently.
+    A set with ``longform`` is scored sentence by sentence, as ``echostream talks`` does.
     """
 
     __test__ = False  # not a test, whatever its name makes pytest think
@@ -60,6 +75,7 @@ class TestSet:
     source: str
     target: str
     shard_size: int | None
+    longform: Longform | None = field(default=None, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         _require(
@@ -88,15 +104,27 @@ class Grid:
     device: str
 
     def __post_init__(self) -> None:
-        for field in ("systems", "chunk_ms", "test_sets", "quality_metrics", "latency_metrics"):
-            _require(bool(getattr(self, field)), f"{field} must not be empty")
-        for field in ("systems", "test_sets"):
-            names = [item.name for item in getattr(self, field)]
-            _require(len(set(names)) == len(names), f"{field}: names must differ, got {names}")
+        for key in ("systems", "chunk_ms", "test_sets", "quality_metrics", "latency_metrics"):
+            _require(bool(getattr(self, key)), f"{key} must not be empty")
+        for key in ("systems", "test_sets"):
+            names = [item.name for item in getattr(self, key)]
+            _require(len(set(names)) == len(names), f"{key}: names must differ, got {names}")
         _require(
             all(chunk > 0 for chunk in self.chunk_ms)
             and len(set(self.chunk_ms)) == len(self.chunk_ms),
             f"chunk_ms must be positive and differ, got {list(self.chunk_ms)}",
+        )
+        talks = {item.name for item in self.test_sets if item.longform}
+        for item in self.test_sets:
+            alone = item.longform and item.longform.alone
+            _require(
+                alone is None or alone in talks - {item.name},
+                f"test_sets: {item.name}: alone must name another test set with longform, "
+                f"got {alone!r}",
+            )
+        _require(
+            not talks or all(system.trace for system in self.systems),
+            "systems: talks are scored from traces; trace must be true for all",
         )
 
 
@@ -129,12 +157,32 @@ class Cell:
                 self.grid.asr_model,
             ],
         }
+        longform = self.longform()
+        if longform is not None:
+            content["longform"] = [self.sentences().read_text(encoding="utf-8"), longform]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return {
             "system": self.system.name,
             "chunk_ms": self.chunk_ms,
             "test_set": self.test_set.name,
             "fingerprint": digest,
+            **({} if longform is None else {"longform": longform}),
+        }
+
+    def sentences(self) -> Path:
+        """``sentences.tsv`` of a test set of talks."""
+        return Path(self.test_set.longform.sentences)
+
+    def longform(self) -> dict[str, str | None] | None:
+        """What scoring talks has to know: the recogniser, and the cell of the same sentences one a
+        file, as seen from this cell's folder; None where the test set has no talks."""
+        if self.test_set.longform is None:
+            return None
+        alone = self.test_set.longform.alone
+        recognized = "ASR_BLEU" in self.grid.quality_metrics
+        return {
+            "asr_model": self.grid.asr_model if recognized else None,
+            "alone": alone and f"../../../{alone}/{self.system.name}/chunk_{self.chunk_ms}",
         }
 
 
@@ -164,7 +212,13 @@ def load_grid(path: Path, output: Path | None = None) -> Grid:
         for system in grid.systems
     )
     test_sets = tuple(
-        replace(test_set, source=resolve(test_set.source), target=resolve(test_set.target))
+        replace(
+            test_set,
+            source=resolve(test_set.source),
+            target=resolve(test_set.target),
+            longform=test_set.longform
+            and replace(test_set.longform, sentences=resolve(test_set.longform.sentences)),
+        )
         for test_set in grid.test_sets
     )
     kind, _, model = grid.asr_model.partition(":")
@@ -213,6 +267,10 @@ def check_files(grid: Grid) -> None:
                 raise FileNotFoundError(
                     f"test set {test_set.name}: no {kind} list {getattr(test_set, kind)}"
                 )
+        if test_set.longform and not Path(test_set.longform.sentences).is_file():
+            raise FileNotFoundError(
+                f"test set {test_set.name}: no list of sentences {test_set.longform.sentences}"
+            )
         counts = [count_lines(Path(name)) for name in (test_set.source, test_set.target)]
         if counts[0] != counts[1]:
             raise ValueError(

@@ -37,6 +37,7 @@ from echostream.evaluation.grid.shards import (
     shards,
     source_list,
 )
+from echostream.evaluation.longform.folders import SENTENCES_FILE
 from echostream.evaluation.runs.run_folder import CELL_FILE, TRACE_FILE
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,16 @@ def finish_cell(cell: Cell) -> None:
     parts = shards(cell)
     _merge_logs(cell, parts)
     _merge_traces(cell, parts)
+    if cell.test_set.longform is None:
+        _score(cell)
+    else:
+        # A talk as one document says little; talks are scored together, sentence by sentence.
+        shutil.copyfile(cell.sentences(), cell.folder / SENTENCES_FILE)
+    _write_cell(cell, finished=True)
+    shutil.rmtree(cell.folder / "shards")
+
+
+def _score(cell: Cell) -> None:
     arguments = [
         "--score-only",
         *("--quality-metrics", *cell.grid.quality_metrics),
@@ -125,8 +136,6 @@ def finish_cell(cell: Cell) -> None:
         arguments += ["--asr-model", cell.grid.asr_model]
         arguments += ["--target-speech-lang", cell.grid.target_speech_lang]
     run_simuleval(arguments, cell.folder, cell.name)
-    _write_cell(cell, finished=True)
-    shutil.rmtree(cell.folder / "shards")
 
 
 def _run_locally(parts: Sequence[Shard], jobs: int, on_done: Callable[[str], None]) -> None:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-ROWS = (
-    ("bleu", "text BLEU, re-segmented", 1),
-    ("word_ratio", "words out / words of the reference", 3),
-    ("sentences", "sentences", 0),
-    ("ends", "sentences that the system ended", 0),
-    ("long_yaal_ms", "LongYAAL, ms", 0),
-    ("long_yaal_ca_ms", "LongYAAL with computation, ms", 0),
-    ("first_tenth_bleu", "text BLEU, first tenth", 1),
-    ("last_tenth_bleu", "text BLEU, last tenth", 1),
-    ("first_tenth_ms", "compute per decision, first tenth, ms", 1),
-    ("last_tenth_ms", "compute per decision, last tenth, ms", 1),
-    ("highest_backlog_ms", "highest backlog, ms", 0),
-    ("final_backlog_ms", "backlog at the end, ms", 0),
-)
+
+def add_recognition_args(parser: argparse.ArgumentParser) -> None:
+    """Options that say how speech is recognised; no model, no recognition."""
+    parser.add_argument(
+        "--asr-model",
+        default=None,
+        help="recognise the speech: pocketsphinx, wav2vec2:PATH, hf:PATH or whisper:SIZE_OR_PATH "
+        "(default: only the text is scored, and speech by what its grid names)",
+    )
+    parser.add_argument("--asr-device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--target-speech-lang", default="en", help="language of the speech")
 
 
 def add_talks_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -36,35 +30,52 @@ def add_talks_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="DIR", help="output folder, or NAME=DIR to name its system"
     )
-    parser.add_argument("--sentences", type=Path, required=True, help="sentences.tsv of the talks")
+    parser.add_argument(
+        "--sentences",
+        type=Path,
+        default=None,
+        help="sentences.tsv of the talks (default: the one in each folder)",
+    )
+    parser.add_argument(
+        "--alone",
+        nargs="+",
+        default=None,
+        metavar="DIR",
+        help="for each run, in the same order, the output folder of the same sentences one a file",
+    )
+    parser.add_argument(
+        "--alone-sentences",
+        type=Path,
+        default=None,
+        help="sentences.tsv of those files (default: the one in each folder)",
+    )
+    add_recognition_args(parser)
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="recognising processes (default 1)"
+    )
     parser.add_argument("--output", type=Path, default=None, help="also write JSON and a picture")
     parser.set_defaults(func=run_talks)
 
 
-def table(names: Sequence[str], scores: Sequence[dict]) -> str:
-    """Markdown: figures as rows, systems as columns."""
-    lines = ["| | " + " | ".join(names) + " |", "| :-- |" + " --: |" * len(names)]
-    for key, heading, decimals in ROWS:
-        cells = ["-" if s[key] is None else f"{s[key]:.{decimals}f}" for s in scores]
-        lines.append(f"| {heading} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def run_talks(args: argparse.Namespace) -> int:
     """Score, print, and write under ``--output``."""
-    from echostream.evaluation.atomic import write_text
-    from echostream.evaluation.longform.figure import plot_talk
-    from echostream.evaluation.longform.talks import read_sentences, score_talks
+    if args.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
+    if args.alone is not None and len(args.alone) != len(args.runs):
+        raise ValueError(
+            f"--alone takes one folder for each run: {len(args.runs)} runs, {len(args.alone)} given"
+        )
+    from echostream.evaluation.longform.folders import noted_recognizer, talk_run
+    from echostream.evaluation.longform.report import report
+    from echostream.evaluation.longform.spoken import Recognition
     from echostream.evaluation.runs.run_folder import load_run
 
-    talks = read_sentences(args.sentences)
     runs = [load_run(argument) for argument in args.runs]
-    scores = [asdict(score_talks(run, talks)) for run in runs]
-    names = [run.name for run in runs]
-    print(table(names, scores))
-    if args.output is not None:
-        content = json.dumps(dict(zip(names, scores, strict=True)), indent=1)
-        write_text(args.output / "talks.json", content + "\n")
-        write_text(args.output / "talks.md", table(names, scores) + "\n")
-        plot_talk(runs, args.output / "talk.png")
+    talks = [
+        talk_run(run, args.sentences, alone, args.alone_sentences)
+        for run, alone in zip(runs, args.alone or [None] * len(runs), strict=True)
+    ]
+    spec = args.asr_model or noted_recognizer(runs[0])
+    recognition = spec and Recognition(spec, args.asr_device, args.target_speech_lang, args.jobs)
+    print(report(talks, args.output, recognition or None))
     return 0

@@ -8,30 +8,31 @@ from pathlib import Path
 import numpy as np
 
 from echostream.evaluation.atomic import replacing
-from echostream.evaluation.longform.talks import backlog_of_trace
+from echostream.evaluation.longform.talks import backlog_of_trace, speech_rate
 from echostream.evaluation.runs.run_folder import RunFolder
 
 _WINDOW = 25  # decisions over which compute is averaged
 
 
-def plot_talk(runs: Sequence[RunFolder], path: Path, *, sample_rate: int = 16000) -> Path:
+def plot_talk(runs: Sequence[RunFolder], path: Path) -> Path:
     """Draw the longest talk of the runs: backlog above, compute per decision below."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    longest = max(runs[0].utterances, key=lambda item: item.source_length).index
+    longest = max(runs[0].utterances, key=lambda item: item.source_length)
     figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(9, 5))
     for run in runs:
-        lines = run.trace()[longest]
-        backlog = backlog_of_trace(lines, sample_rate)
+        lines = run.trace()[longest.index]
+        [item] = [item for item in run.utterances if item.index == longest.index]
+        backlog = backlog_of_trace(lines, speech_rate(item, lines))
         minutes = backlog[:, 0] / 60000
-        above.plot(minutes, backlog[:, 1] / 1000, label=run.system, linewidth=1)
+        above.plot(minutes, backlog[:, 1] / 1000, label=run.name, linewidth=1)
         compute = np.array([sum(line["compute_ms"].values()) for line in lines])
         window = min(_WINDOW, len(compute))
         mean = np.convolve(compute, np.ones(window) / window, mode="valid")
-        below.plot(minutes[len(minutes) - len(mean) :], mean, label=run.system, linewidth=1)
+        below.plot(minutes[len(minutes) - len(mean) :], mean, label=run.name, linewidth=1)
     above.set_ylabel("speech waiting, s")
     below.set_ylabel("compute per decision, ms")
     below.set_xlabel("source, min")

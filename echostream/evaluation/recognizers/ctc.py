@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from echostream.evaluation.recognizers.words import HeardWord
+
 SAMPLE_RATE = 16000
 
 
@@ -33,6 +35,32 @@ def greedy_ctc(emissions: Tensor, tokens: Sequence[str], blank: int, silence: st
     best = emissions.argmax(dim=-1).tolist()
     letters = [tokens[index] for index, _ in groupby(best) if index != blank]
     return "".join(letters).replace(silence, " ").strip().lower()
+
+
+def greedy_ctc_words(
+    emissions: Tensor, tokens: Sequence[str], blank: int, silence: str, frame_ms: float
+) -> list[HeardWord]:
+    """The words of :func:`greedy_ctc`, each from its first letter's frame to its last one's.
+
+    Args:
+        frame_ms: how far apart frames are.
+    """
+    words: list[HeardWord] = []
+    text, start, end, frame = "", 0, 0, 0
+    # A silence at the end closes the last word.
+    for token, run in [
+        *((index, len(list(run))) for index, run in groupby(emissions.argmax(dim=-1).tolist())),
+        (None, 0),
+    ]:
+        if token is None or (token != blank and tokens[token] == silence):
+            if text:
+                words.append(HeardWord(text.lower(), start * frame_ms, end * frame_ms))
+            text = ""
+        elif token != blank:
+            start = start if text else frame
+            text, end = text + tokens[token], frame + run
+        frame += run
+    return words
 
 
 class CTCRecognizer:
@@ -84,6 +112,13 @@ class CTCRecognizer:
         if len(samples) < self._min_samples:
             return ""
         return greedy_ctc(self.emissions(samples), self.tokens, self._blank, self._silence)
+
+    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+        if len(samples) < self._min_samples:
+            return []
+        emissions = self.emissions(samples)
+        frame_ms = 1000 * len(samples) / self.sample_rate / len(emissions)
+        return greedy_ctc_words(emissions, self.tokens, self._blank, self._silence, frame_ms)
 
 
 def receptive_field(conv_layers: Sequence[tuple[int, int, int]]) -> int:

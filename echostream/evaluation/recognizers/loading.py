@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 import string
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+
+from echostream.evaluation.recognizers.words import HeardWord
 
 SPECS = "pocketsphinx, wav2vec2:PATH, hf:PATH, whisper:SIZE_OR_PATH"
 SAMPLE_RATE = 16000
@@ -16,7 +20,7 @@ SAMPLE_RATE = 16000
 class Recognizer(Protocol):
     """Turns speech into text.
 
-    ``name`` is what score tables print; ``sample_rate`` is what ``transcribe`` expects, Hz.
+    ``name`` is what score tables print; ``sample_rate`` is what both calls expect, Hz.
     """
 
     name: str
@@ -24,6 +28,10 @@ class Recognizer(Protocol):
 
     def transcribe(self, samples: np.ndarray) -> str:
         """Recognise mono speech (T), float32 in [-1, 1]."""
+        ...
+
+    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+        """The words of :meth:`transcribe` with their times, in order."""
         ...
 
 
@@ -91,6 +99,9 @@ def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndar
     return torchaudio_resample(tensor, source_rate, target_rate).numpy()
 
 
+_SPHINX_FRAME_MS = 10.0
+
+
 class PocketsphinxRecognizer:
     """CMU Sphinx with the US English model inside its wheel: weak, but there on any machine."""
 
@@ -112,7 +123,7 @@ class PocketsphinxRecognizer:
             ) from error
         self._decoder = pocketsphinx.Decoder(samprate=self.sample_rate, loglevel="FATAL")
 
-    def transcribe(self, samples: np.ndarray) -> str:
+    def _decode(self, samples: np.ndarray) -> None:
         decoder = self._decoder
         # The front-end remembers what it has heard; without this a transcript would depend on the
         # order of the test set.
@@ -121,8 +132,26 @@ class PocketsphinxRecognizer:
         decoder.start_utt()
         decoder.process_raw(pcm.tobytes(), full_utt=True)
         decoder.end_utt()
-        hypothesis = decoder.hyp()
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        self._decode(samples)
+        hypothesis = self._decoder.hyp()
         return hypothesis.hypstr if hypothesis is not None else ""
+
+    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+        self._decode(samples)
+        if self._decoder.hyp() is None:
+            return []
+        # Silence and noises come between the words; "read(2)" is a second way to say "read".
+        return [
+            HeardWord(
+                re.sub(r"\(\d+\)$", "", part.word),
+                part.start_frame * _SPHINX_FRAME_MS,
+                (part.end_frame + 1) * _SPHINX_FRAME_MS,
+            )
+            for part in self._decoder.seg()
+            if not part.word.startswith(("<", "[", "+"))
+        ]
 
 
 # Apostrophes are letters to the CTC recognisers and stay; everything else they cannot write goes.
@@ -158,12 +187,26 @@ class WhisperRecognizer:
             size_or_path, device=device, compute_type="float32" if device == "cpu" else "default"
         )
 
-    def transcribe(self, samples: np.ndarray) -> str:
+    def _segments(self, samples: np.ndarray, word_timestamps: bool) -> Iterable[Any]:
         segments, _ = self._model.transcribe(
             np.ascontiguousarray(samples, dtype=np.float32),
             language=self._language,
             beam_size=1,
             temperature=0.0,
             condition_on_previous_text=False,
+            word_timestamps=word_timestamps,
         )
+        return segments
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        segments = self._segments(samples, False)
         return strip_punctuation("".join(segment.text for segment in segments))
+
+    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+        return [
+            HeardWord(text, 1000 * word.start, 1000 * word.end)
+            for segment in self._segments(samples, True)
+            for word in segment.words
+            # One of Whisper's words may be several once its dashes are gone, or none.
+            for text in strip_punctuation(word.word).split()
+        ]

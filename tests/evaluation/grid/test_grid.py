@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from echostream.cli import main
 from echostream.evaluation.grid import runner as grid_runner
 from echostream.evaluation.grid.definition import Cell, Grid, cells, load_grid, source_paths
 from echostream.evaluation.grid.runner import is_finished, run_grid
@@ -199,7 +200,9 @@ def test_shipped_grids_load(path: Path) -> None:
 
 
 def test_grids_are_shipped() -> None:
-    assert {"echo-mini.yaml", "side-by-side-fr-en.yaml"} <= {path.name for path in GRIDS}
+    assert {"echo-mini.yaml", "echo-mini-talks.yaml", "side-by-side-fr-en.yaml"} <= {
+        path.name for path in GRIDS
+    }
     assert {f"streamspeech-cvss-c-{x}-en.yaml" for x in ("fr", "es", "de")} <= {
         path.name for path in GRIDS
     }
@@ -265,6 +268,98 @@ def test_a_failing_agent_is_reported_with_what_it_said(corpus: Corpus, tmp_path:
     grid = small(write_grid(corpus, systems=systems, chunk_ms=[320]), tmp_path / "out")
     with pytest.raises(CellError, match="(?s)demo/fast/chunk_320.*invalid float value: 'never'"):
         run_grid(grid)
+
+
+HEADER = "talk\tindex\tutterance\tstart_ms\tend_ms\tsrc_text\ttgt_text"
+
+
+def with_talks(corpus: Corpus) -> dict[str, object]:
+    """The corpus' four sources as four talks of two sentences, and as four single sentences."""
+    rows = {"talks.tsv": [HEADER], "single.tsv": [HEADER]}
+    for source, reference in zip(corpus.sources, REFERENCES, strict=True):
+        words = reference.split()
+        for number, part in enumerate((words[:2], words[2:])):
+            times = f"{100 * number}\t{100 * number + 90}"
+            rows["talks.tsv"].append(f"{source.stem}\t1\tu\t{times}\tx\t{' '.join(part)}")
+        rows["single.tsv"].append(f"{source.stem}\t1\tu\t0\t190\tx\t{reference}")
+    for name, lines in rows.items():
+        (corpus.folder / name).write_text("\n".join(lines) + "\n")
+    common = {"source": "source.txt", "target": "target.txt", "shard_size": None}
+    return {
+        "systems": grid_content(corpus)["systems"][:1],
+        "chunk_ms": [320],
+        "test_sets": [
+            {"name": "demo", **common},
+            {"name": "talks", **common, "longform": {"sentences": "talks.tsv", "alone": None}},
+            {"name": "single", **common, "longform": {"sentences": "single.tsv", "alone": None}},
+        ],
+    }
+
+
+def test_talks_of_a_grid_have_a_table_of_their_own(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("omnisteval")
+    changes = with_talks(corpus)
+    changes["test_sets"].pop()
+    plain = {**changes, "test_sets": changes["test_sets"][:1]}
+    before = {c.settings()["fingerprint"] for c in cells(load_grid(write_grid(corpus, **plain)))}
+    path = write_grid(corpus, **changes)
+    assert before == {
+        c.settings()["fingerprint"] for c in cells(load_grid(path)) if c.test_set.name == "demo"
+    }, "sets without talks are what they were"
+    out = tmp_path / "out"
+    assert main(["evaluate", str(path), "--output", str(out), "--jobs", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "# talks\n\n| | fast 320 ms |" in printed and "| sentences | 8 |" in printed
+    folder = out / "talks"
+    assert {path.name for path in folder.glob("talk*")} == {"talk.png", "talks.json", "talks.md"}
+    assert not (folder / "table.md").exists() and not list(folder.rglob("scores.tsv"))
+    assert (out / "demo" / "table.md").is_file()
+    run, other = (str(out / name / "fast" / "chunk_320") for name in ("talks", "demo"))
+    compare = ["compare", "--output", str(tmp_path / "compared"), f"one={run}"]
+    assert main([*compare, f"two={run}"]) == 0
+    assert "| | one 320 ms | two 320 ms |" in capsys.readouterr().out
+    compared = json.loads((tmp_path / "compared" / "talks.json").read_text())
+    [figures] = json.loads((folder / "talks.json").read_text()).values()
+    assert list(compared.values()) == [figures, figures]
+    assert main([*compare, other]) == 2
+    assert "has no sentences.tsv" in capsys.readouterr().err
+    assert main([*compare, "--bootstrap", "9"]) == 2
+    assert "--bootstrap is not for talks" in capsys.readouterr().err
+
+
+def test_sentences_one_at_a_time_are_found_beside_the_talks(corpus: Corpus) -> None:
+    changes = with_talks(corpus)
+    changes["test_sets"][1]["longform"]["alone"] = "single"
+    grid = load_grid(write_grid(corpus, **changes, quality_metrics=["ASR_BLEU"]))
+    by_name = {cell.name: cell for cell in cells(grid)}
+    cell, alone = by_name["talks/fast/chunk_320"], by_name["single/fast/chunk_320"]
+    noted = cell.settings()["longform"]
+    assert (cell.folder / noted["alone"]).resolve() == alone.folder.resolve()
+    assert noted["asr_model"] == "pocketsphinx" and alone.longform()["alone"] is None
+    before = cell.settings()["fingerprint"]
+    path = corpus.folder / "talks.tsv"
+    path.write_text(path.read_text().replace("two", "too"))
+    assert cell.settings()["fingerprint"] != before
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="test set talks: no list of sentences"):
+        run_grid(grid)
+
+
+def test_mistakes_about_talks_are_named(corpus: Corpus) -> None:
+    changes = with_talks(corpus)
+    for alone in ("demo", "talks", "nothing"):
+        changes["test_sets"][1]["longform"]["alone"] = alone
+        with pytest.raises(ValueError, match=f"talks: alone must name another.*got '{alone}'"):
+            load_grid(write_grid(corpus, **changes))
+    changes["test_sets"][1]["longform"] = {"sentences": "talks.tsv"}
+    with pytest.raises(ValueError, match="missing key 'alone'"):
+        load_grid(write_grid(corpus, **changes))
+    changes = with_talks(corpus)
+    system = {**grid_content(corpus)["systems"][0], "trace": False}
+    with pytest.raises(ValueError, match="trace must be true for all"):
+        load_grid(write_grid(corpus, **{**changes, "systems": [system]}))
 
 
 @pytest.mark.slow

@@ -7,8 +7,15 @@ import pytest
 
 pytest.importorskip("omnisteval")
 
-from echostream.evaluation.longform.command import ROWS, table  # noqa: E402
+from echostream.cli import main  # noqa: E402
 from echostream.evaluation.longform.figure import plot_talk  # noqa: E402
+from echostream.evaluation.longform.report import (  # noqa: E402
+    TalkRun,
+    report,
+    table,
+    talk_figures,
+    used_rows,
+)
 from echostream.evaluation.longform.talks import (  # noqa: E402
     backlog_of_trace,
     read_sentences,
@@ -36,27 +43,27 @@ def listed(tmp_path):
     return path
 
 
-def write_run(folder, said, *, lag_ms=0.0, samples=16000, compute_ms=10.0):
-    """A run on one talk: each sentence is written whole when it ends."""
+def write_run(folder, said, *, lag_ms=0.0, rate=16000, compute_ms=10.0, speaks=True):
+    """A run on one talk: each sentence is written whole, with a second of speech, when it ends."""
     folder.mkdir(parents=True)
+    times = [4000.0 * i + 3000 + lag_ms for i in range(len(said))]
     lines = [
         {
-            "index": 0, "source_ms": 4000.0 * i + 3000 + lag_ms, "write": True,
+            "index": 0, "source_ms": time, "write": True,
             "finished": i + 1 == len(said), "sentence": i, "transcript": "x", "translation": text,
-            "samples": samples, "backlog_ms": 0.0, "compute_ms": {"mt": compute_ms},
+            "samples": rate * speaks, "backlog_ms": 0.0, "compute_ms": {"mt": compute_ms},
         }
-        for i, text in enumerate(said)
+        for i, (time, text) in enumerate(zip(times, said, strict=True))
     ]  # fmt: skip
     (folder / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    words = " ".join(said)
     entry = {
-        "index": 0, "prediction": words, "delays": [1.0] * len(words.split()),
-        "elapsed": [1.0] * len(words.split()), "prediction_length": len(words.split()),
-        "reference": " ".join(SENTENCES), "source": ["talk_01.wav", "samplerate: 16000"],
-        "source_length": 40000.0,
+        "index": 0, "prediction": "wavs/0_pred.wav", "delays": times,
+        "elapsed": [time + compute_ms * (i + 1) for i, time in enumerate(times)],
+        "durations": [1000.0] * len(said), "reference": " ".join(SENTENCES),
+        "source": ["talk_01.wav", "samplerate: 16000"], "source_length": 40000.0,
     }  # fmt: skip
     (folder / "instances.log").write_text(json.dumps(entry) + "\n")
-    return load_run(f"system={folder}")
+    return load_run(f"{folder.name}={folder}")
 
 
 def test_a_perfect_run_is_perfect(tmp_path, listed):
@@ -132,10 +139,128 @@ def test_bad_lists_and_missing_traces_are_named(tmp_path, listed):
         read_sentences(broken)
 
 
+def write_sentences_alone(folder, said, *, lag_ms=0.0):
+    """The same sentences, one a file of four seconds, spoken from 500 ms on; and their list."""
+    folder.mkdir(parents=True)
+    rows, lines, entries = [HEADER], [], []
+    for i, (text, out) in enumerate(zip(SENTENCES, said, strict=True)):
+        name = f"alone_{i:03d}"
+        rows.append(f"{name}\t1\tu{i}\t500\t3500\tfuente\t{text}")
+        lines.append(
+            {
+                "index": i, "source_ms": 3500 + lag_ms, "sentence": 0, "translation": out,
+                "samples": 8000, "compute_ms": {"mt": 5.0},
+            }
+        )  # fmt: skip
+        entries.append(
+            {
+                "index": i, "prediction": f"wavs/{i}_pred.wav", "delays": [3500 + lag_ms],
+                "elapsed": [3505 + lag_ms], "durations": [500.0], "reference": text,
+                "source": [f"{name}.wav"], "source_length": 4000.0,
+            }
+        )  # fmt: skip
+    (folder / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "instances.log").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    (folder / "sentences.tsv").write_text("\n".join(rows) + "\n")
+    return load_run(f"{folder.name}={folder}")
+
+
+def test_talks_stand_beside_their_sentences_one_at_a_time(tmp_path, listed, capsys):
+    lost = [text if i != 4 else "" for i, text in enumerate(SENTENCES)]
+    run = write_run(tmp_path / "system", lost)
+    alone = write_sentences_alone(tmp_path / "alone", SENTENCES, lag_ms=200)
+    both = TalkRun(
+        run, read_sentences(listed), (alone, read_sentences(alone.path / "sentences.tsv"))
+    )
+    figures = talk_figures(both)
+    assert figures["alone_bleu"] == pytest.approx(100)
+    assert figures["bleu_ratio"] == pytest.approx(figures["bleu"] / 100) and figures["bleu"] < 95
+    assert figures["alone_long_yaal_ms"] == pytest.approx(3200 - 3 * 3000 / 7)
+    # AL as SimulEval has it: over the whole file, up to the first word behind its end.
+    assert figures["alone_al_ms"] == pytest.approx(3700 - 3 * 4000 / 7)
+    assert figures["asr_bleu"] is None is figures["asr_bleu_ratio"]
+    command = ["talks", f"system={run.path}", "--sentences", str(listed), "--alone"]
+    assert main([*command, str(alone.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "| text BLEU, one at a time | 100.0 |" in printed and "ASR" not in printed
+    assert main([*command, str(alone.path), str(alone.path)]) == 2
+    assert "one folder for each run: 1 runs, 2 given" in capsys.readouterr().err
+
+
+def test_other_sentences_are_no_comparison(tmp_path, listed):
+    run = write_run(tmp_path / "run", SENTENCES)
+    alone = write_sentences_alone(tmp_path / "alone", SENTENCES)
+    path = alone.path / "sentences.tsv"
+    path.write_text(path.read_text().replace(SENTENCES[3], "something else"))
+    both = TalkRun(run, read_sentences(listed), (alone, read_sentences(path)))
+    with pytest.raises(ValueError, match="'something else' is said 0 times in the talks and 1"):
+        talk_figures(both)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 48000])
+def test_speech_of_any_rate_takes_its_time(tmp_path, listed, rate):
+    run = write_run(tmp_path / "run", SENTENCES, rate=rate)
+    scores = score_talks(run, read_sentences(listed))
+    assert scores.final_backlog_ms == scores.highest_backlog_ms == pytest.approx(1000)
+
+
+def test_speech_that_the_log_does_not_know_is_named(tmp_path, listed):
+    run = write_run(tmp_path / "run", SENTENCES)
+    run.utterances[0].durations = []
+    with pytest.raises(ValueError, match="has 160000 samples of speech, the log has none"):
+        score_talks(run, read_sentences(listed))
+
+
+def test_text_has_no_backlog(tmp_path, listed):
+    scores = score_talks(
+        write_run(tmp_path / "run", SENTENCES, speaks=False), read_sentences(listed)
+    )
+    assert scores.final_backlog_ms is None is scores.highest_backlog_ms
+    assert scores.bleu == pytest.approx(100)
+
+
+def test_references_without_words_are_no_division_by_zero(tmp_path, listed):
+    text = listed.read_text()
+    for sentence in SENTENCES:
+        text = text.replace(sentence, "")
+    listed.write_text(text)
+    talks = read_sentences(listed)
+    for name, said in (("talking", SENTENCES), ("silent", [""] * len(SENTENCES))):
+        scores = score_talks(write_run(tmp_path / name, said), talks)
+        assert scores.bleu is None is scores.word_ratio
+        assert scores.sentences == 10 and (scores.long_yaal_ms is None) == (name == "silent")
+
+
+def test_a_silent_run_has_no_latency(tmp_path, listed):
+    scores = score_talks(write_run(tmp_path / "run", [""] * 10), read_sentences(listed))
+    assert scores.bleu == 0 == scores.word_ratio and scores.long_yaal_ms is None
+    json.dumps(dataclasses.asdict(scores), allow_nan=False)
+
+
+def test_lists_that_make_no_sense_are_refused(tmp_path):
+    path = tmp_path / "sentences.tsv"
+    path.write_text(HEADER + "\na\t1\tu\t200\t200\tx\ty\n")
+    with pytest.raises(ValueError, match="line 2: a sentence must end after it begins, got 200"):
+        read_sentences(path)
+    path.write_text(HEADER + "\n")
+    with pytest.raises(ValueError, match="lists no sentence"):
+        read_sentences(path)
+
+
 def test_tables_and_pictures(tmp_path, listed):
     run = write_run(tmp_path / "run", SENTENCES)
-    scores = dataclasses.asdict(score_talks(run, read_sentences(listed)))
-    printed = table(["system"], [scores])
-    assert len(printed.splitlines()) == 2 + len(ROWS)
+    figures = talk_figures(TalkRun(run, read_sentences(listed)))
+    printed = table(["system"], [figures])
+    assert len(printed.splitlines()) == 2 + len(used_rows([figures]))
     assert "| text BLEU, re-segmented | 100.0 |" in printed
     assert plot_talk([run], tmp_path / "talk.png").stat().st_size > 5000
+
+
+def test_a_report_is_written_once_for_every_name(tmp_path, listed):
+    talks = read_sentences(listed)
+    runs = [TalkRun(write_run(tmp_path / name, SENTENCES), talks) for name in ("one", "two")]
+    text = report(runs, tmp_path / "tables")
+    assert (tmp_path / "tables" / "talks.md").read_text() == text + "\n"
+    assert list(json.loads((tmp_path / "tables" / "talks.json").read_text())) == ["one", "two"]
+    with pytest.raises(ValueError, match="runs must have different names, got one, one"):
+        report([runs[0], runs[0]], None)

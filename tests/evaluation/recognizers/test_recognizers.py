@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 from torch.nn.utils import weight_norm
@@ -17,12 +18,16 @@ from torch.nn.utils import weight_norm
 from echostream.evaluation.recognizers import ctc as ctc_recognizers
 from echostream.evaluation.recognizers import fairseq_wav2vec2
 from echostream.evaluation.recognizers.loading import (
+    WhisperRecognizer,
     load_recognizer,
     recognizer_name,
     split_spec,
     strip_punctuation,
 )
+from echostream.evaluation.recognizers.words import HeardWord
+from tests.evaluation.conftest import ROOT
 
+CLIP = ROOT / "data" / "echo_mini" / "test_audio" / "test_00011.flac"  # Spanish, but speech
 CONV_LAYERS = [(8, 10, 5), (8, 3, 2), (8, 2, 2)]
 CONV_TEXT = "[(8, 10, 5)] + [(8, 3, 2)] * 1 + [(8, 2, 2)]"
 WIDTH, HEADS, LAYERS, FFN = 16, 4, 2, 32
@@ -171,6 +176,62 @@ def test_greedy_decoding_merges_drops_blanks_and_lowers() -> None:
     emissions = torch.nn.functional.one_hot(torch.tensor(path), len(tokens)).float()
     # Two separators around a blank stay two spaces, as in the toolkit; BLEU splits on any.
     assert ctc_recognizers.greedy_ctc(emissions, tokens, 0, "|") == "aab  b"
+
+
+def test_words_of_a_greedy_path_lie_where_their_letters_are() -> None:
+    tokens = ["<s>", "|", "A", "B"]
+    path = [1, 2, 2, 0, 2, 3, 3, 1, 1, 0, 1, 3, 0]
+    emissions = torch.nn.functional.one_hot(torch.tensor(path), len(tokens)).float()
+    words = ctc_recognizers.greedy_ctc_words(emissions, tokens, 0, "|", 20.0)
+    assert words == [HeardWord("aab", 20.0, 140.0), HeardWord("b", 220.0, 240.0)]
+    assert ctc_recognizers.greedy_ctc_words(emissions[:1], tokens, 0, "|", 20.0) == []
+
+
+def test_words_of_a_ctc_recogniser_are_its_transcript(tmp_path: Path) -> None:
+    save_checkpoint(random_encoder("layer_norm"), tmp_path / "m.pt", mode="layer_norm", style="cfg")
+    recognizer = load_recognizer(f"wav2vec2:{tmp_path / 'm.pt'}", device="cpu")
+    words = recognizer.transcribe_words(speech())
+    assert [word.text for word in words] == recognizer.transcribe(speech()).split() and words
+    times = [time for word in words for time in (word.start_ms, word.end_ms)]
+    assert times == sorted(times) and 0 <= times[0] and times[-1] <= 1000 * len(speech()) / 16000
+    assert recognizer.transcribe_words(speech(10)) == []
+
+
+def test_words_of_pocketsphinx_are_its_transcript() -> None:
+    pytest.importorskip("pocketsphinx")
+    clip, _ = soundfile.read(CLIP, dtype="float32")
+    recognizer = load_recognizer("pocketsphinx")
+    words = recognizer.transcribe_words(clip)
+    assert [word.text for word in words] == recognizer.transcribe(clip).split()
+    assert len(words) > 3
+    times = [time for word in words for time in (word.start_ms, word.end_ms)]
+    assert times == sorted(times) and 0 <= times[0] and times[-1] <= 1000 * len(clip) / 16000
+
+
+def test_words_of_whisper_lose_their_punctuation() -> None:
+    heard = [
+        [
+            Namespace(word=" Well-known:", start=0.5, end=1.0),
+            Namespace(word=" it’s", start=1, end=2),
+        ],
+        [Namespace(word=" —", start=2.0, end=2.1), Namespace(word=" fine.", start=2.5, end=3.0)],
+    ]
+    recognizer = WhisperRecognizer.__new__(WhisperRecognizer)
+    recognizer._language = "en"
+    asked = []
+
+    def transcribe(samples, **options):
+        asked.append(options["word_timestamps"])
+        return [Namespace(words=words) for words in heard], None
+
+    recognizer._model = Namespace(transcribe=transcribe)
+    assert recognizer.transcribe_words(speech()) == [
+        HeardWord("Well", 500.0, 1000.0),
+        HeardWord("known", 500.0, 1000.0),
+        HeardWord("it's", 1000, 2000),
+        HeardWord("fine", 2500.0, 3000.0),
+    ]
+    assert asked == [True]
 
 
 def test_greedy_decoding_equals_the_toolkits_beam_of_one() -> None:
