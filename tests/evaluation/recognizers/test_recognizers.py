@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 from torch.nn.utils import weight_norm
@@ -17,8 +18,10 @@ from torch.nn.utils import weight_norm
 from echostream.evaluation.recognizers import ctc as ctc_recognizers
 from echostream.evaluation.recognizers import fairseq_wav2vec2
 from echostream.evaluation.recognizers.loading import (
+    MoonshineRecognizer,
     load_recognizer,
     recognizer_name,
+    resample,
     split_spec,
     strip_punctuation,
 )
@@ -336,11 +339,13 @@ def test_transformers_model(normalize: bool, tmp_path: Path) -> None:
 
 
 def test_unknown_recognisers_are_refused() -> None:
-    for spec in ("kaldi", "wav2vec2", "wav2vec2:", "pocketsphinx:x", ""):
+    for spec in ("kaldi", "wav2vec2", "wav2vec2:", "pocketsphinx:x", "moonshine:x", ""):
         with pytest.raises(ValueError, match="--asr-model takes one of"):
             split_spec(spec)
     with pytest.raises(ValueError, match="English model only, got target language 'fr'"):
         load_recognizer("pocketsphinx", language="fr")
+    with pytest.raises(ValueError, match="moonshine brings an English model only"):
+        load_recognizer("moonshine", language="fr")
     assert recognizer_name("wav2vec2:/models/wav2vec_vox_960h_pl.pt").endswith("_960h_pl.pt")
     assert recognizer_name("whisper:base.en") == "whisper:base.en"
 
@@ -422,3 +427,31 @@ def test_whisper_model(tmp_path: Path) -> None:
     assert recognizer.transcribe(speech()) == expected
     assert recognizer.transcribe(speech()) == expected  # nothing is carried over
     assert expected
+
+
+def test_moonshine_hears_its_own_recording() -> None:
+    moonshine = pytest.importorskip("moonshine_voice")
+    samples, rate = soundfile.read(
+        moonshine.get_assets_path() / "two_cities.wav", dtype="float32", always_2d=True
+    )
+    words = resample(samples[: 4 * rate, 0], rate, 16000)
+    recognizer = load_recognizer("moonshine")
+    assert recognizer.name == "moonshine" and recognizer.sample_rate == 16000
+    heard = recognizer.transcribe(words)
+    assert "best of times" in heard.lower()
+    assert heard == strip_punctuation(heard)
+    # Nothing is carried over, and a pause does not split an utterance or add words to it.
+    recognizer.transcribe(samples[rate : 2 * rate, 0])
+    assert recognizer.transcribe(words) == heard
+    assert recognizer.transcribe(np.zeros(0, np.float32)) == ""
+    assert recognizer.transcribe(words[: recognizer.min_samples - 1]) == ""
+    assert isinstance(recognizer.transcribe(words[: recognizer.min_samples]), str)
+
+
+def test_moonshine_without_weights_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("moonshine_voice")
+    monkeypatch.setattr("moonshine_voice.utils.get_model_path", lambda name: tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"echostream\[moonshine\]"):
+        MoonshineRecognizer("en")
