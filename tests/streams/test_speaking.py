@@ -182,7 +182,7 @@ def test_pieces_are_drawn_out_to_the_next_decision_where_silence_would_follow():
 
 @pytest.fixture(scope="module")
 def clip():
-    return synthetic_clip(6.0, RATE, seed=3)
+    return synthetic_clip(4.1, RATE, seed=3)
 
 
 @pytest.fixture
@@ -217,10 +217,10 @@ def test_text_is_as_ever_and_no_text_state_stays_unspoken(talking, clip, speech,
         return original(self, hidden, state)
 
     monkeypatch.setattr(EchoStreamModel, "speak", speak)
-    plain, _ = push(pipeline_of(talking), clip, RATE, 1600)
+    plain, _ = push(pipeline_of(talking), clip, RATE, 8000)
     states, calls = sum(spoken), len(spoken)
     spoken.clear()
-    outputs, end = push(pipeline_of(talking, speech), clip, RATE, 1600)
+    outputs, end = push(pipeline_of(talking, speech), clip, RATE, 8000)
     assert sum(spoken) == states and end.speech.states is None
     assert (len(spoken) < calls) == speech.whole_words
     for name in ("asr", "st", "mt", "transcript", "translation", "times"):
@@ -234,7 +234,7 @@ def test_text_is_as_ever_and_no_text_state_stays_unspoken(talking, clip, speech,
 
 @pytest.mark.parametrize("speech", [WHOLE, DRAWN, BOTH])
 def test_any_way_of_pushing_speaks_alike(talking, clip, speech):
-    one, _ = push(pipeline_of(talking, speech), clip, RATE, 777)
+    one, _ = push(pipeline_of(talking, speech), clip, RATE, 3777)
     other, _ = push(pipeline_of(talking, speech), clip, RATE, len(clip))
     assert total(one) == total(other)
     for a, b in zip(one, other, strict=True):
