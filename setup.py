@@ -53,6 +53,8 @@ setup(
         "asr": ["pocketsphinx>=5.0"],
         "eval": ["OmniSTEval>=0.1.10"],
         "hf": ["transformers>=4.40"],
+        # Its later wheels fetch the weights from a server.
+        "moonshine": ["moonshine-voice>=0.0.49,<0.1"],
         "whisper": ["faster-whisper>=1.0"],
         "ray": ["ray>=2.9"],
         "serve": [

@@ -24,7 +24,7 @@ from simuleval.data.segments import EmptySegment, SpeechSegment
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
-from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig
+from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.session import Session, TraceWriter
 from echostream.spine import StreamOutput, Task
@@ -92,6 +92,7 @@ class EchoStreamAgent(GenericAgent):
             policy=policy_from_args(args, system.config.policy),
             endpoint=endpoint_from_args(args, system.config.endpoint),
             backlog=backlog_from_args(args, system.config.backlog),
+            speech=speech_from_args(args, system.config.speech),
             beam=args.beam,
             dur_prediction=args.dur_prediction,
         )
@@ -123,6 +124,7 @@ class EchoStreamAgent(GenericAgent):
             )
         add_policy_args(parser)
         add_endpoint_args(parser)
+        add_speech_args(parser)
         parser.add_argument("--beam", type=int, default=1, help="beam width of the text decoder")
         parser.add_argument(
             "--dur-prediction",
@@ -268,6 +270,33 @@ def add_endpoint_args(parser: ArgumentParser) -> None:
         help="beyond so much speech waiting to be played it is spoken faster; 0: never (default: "
         "the model directory's)",
     )
+
+
+def add_speech_args(parser: ArgumentParser) -> None:
+    """Flags of how text becomes pieces of speech; unset ones keep the model directory's values."""
+    parser.add_argument(
+        "--speak-whole-words",
+        choices=["on", "off"],
+        default=None,
+        help="speak a word when it is finished, while its text is written as ever",
+    )
+    parser.add_argument(
+        "--fill-chunks",
+        type=float,
+        default=None,
+        help="speak a piece slower that would end before so many chunks have passed; 0: never",
+    )
+    parser.add_argument(
+        "--min-speed", type=float, default=None, help="slowest speed for --fill-chunks"
+    )
+
+
+def speech_from_args(args: Namespace, default: SpeechConfig) -> SpeechConfig:
+    """Overlay the flags that were given on the model directory's speech settings."""
+    values = {"fill_chunks": args.fill_chunks, "min_speed": args.min_speed}
+    if args.speak_whole_words is not None:
+        values["whole_words"] = args.speak_whole_words == "on"
+    return replace(default, **{key: value for key, value in values.items() if value is not None})
 
 
 def endpoint_from_args(args: Namespace, default: EndpointConfig) -> EndpointConfig:

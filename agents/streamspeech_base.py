@@ -58,6 +58,7 @@ class StreamSpeechAgent(EchoStreamAgent):
                 beam=args.beam,
                 endpoint=incremental.endpoints.config,
                 backlog=incremental.backlog_config,
+                speech=incremental.speech_config,
                 **options,
             )
         self.states = self.build_states()

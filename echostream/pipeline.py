@@ -22,6 +22,7 @@ from echostream.config import (
     ChunkConformerConfig,
     EndpointConfig,
     PolicyConfig,
+    SpeechConfig,
 )
 from echostream.models.decoders.ctc_decoder_policy import (
     POLICIES,
@@ -35,9 +36,10 @@ from echostream.models.echostream_model import EchoStreamState
 from echostream.models.heard import Heard
 from echostream.models.transformer_layer import TRIM_SLACK
 from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
-from echostream.streams.backlog import BacklogState, after_write, speech_speed, waiting_ms
+from echostream.streams.backlog import waiting_ms
 from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
 from echostream.streams.restart import Features, unsettled
+from echostream.streams.speaking import Speaker, SpeakerState, Written
 from echostream.text import Detokenizer, DetokenizerState, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class PipelineState(StreamState):
         sentence_from: input samples that had gone through the model when it began.
         recent: (1, T, bins) features of frames that are not settled yet, for encoders that start
             anew with every sentence.
-        backlog: speech that waits to be played.
+        speech: what waits to be spoken and to be played.
     """
 
     frontend: FrontendState
@@ -74,7 +76,7 @@ class PipelineState(StreamState):
     sentence: int = 0
     sentence_from: int = 0
     recent: torch.Tensor | None = None
-    backlog: BacklogState = BacklogState()
+    speech: SpeakerState = SpeakerState()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         system: model, vocabularies and normalisation.
         chunk_ms: source per decision.
         task: ``asr`` stops behind the transcript, ``s2tt`` behind the translated text.
-        policy, endpoint, backlog: override the system's.
+        policy, endpoint, backlog, speech: override the system's.
         beam: beam width of the text decoder.
         dur_prediction: let the vocoder predict how long units last.
     """
@@ -132,6 +134,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         policy: PolicyConfig | None = None,
         endpoint: EndpointConfig | None = None,
         backlog: BacklogConfig | None = None,
+        speech: SpeechConfig | None = None,
         beam: int = 1,
         dur_prediction: bool = True,
     ) -> None:
@@ -139,14 +142,21 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         if beam < 1:
             raise ValueError(f"beam must be at least 1, got {beam}")
         self.beam = beam
-        self.dur_prediction = dur_prediction and (
-            system.config.vocoder is not None
-            and system.config.vocoder.dur_predictor_params is not None
-        )
         self.decide = POLICIES[self.policy_config.name]
         self.whole_word = whole_word_mode(self.policy_config, chunk_ms)
         self.endpoints = EndpointFinder(system.config.endpoint if endpoint is None else endpoint)
         self.backlog_config = system.config.backlog if backlog is None else backlog
+        self.speech_config = system.config.speech if speech is None else speech
+        self.speaker = None
+        if task == "s2st":
+            self.speaker = Speaker(
+                system.model,
+                system.target_vocabulary.starts_word,
+                speech=self.speech_config,
+                backlog=self.backlog_config,
+                chunk_ms=chunk_ms,
+                dur_prediction=dur_prediction,
+            )
         # The Emformer hears streams; the chunk Conformer was trained on utterances, and its cost
         # grows with what it has heard.
         self.restarts = self.endpoints.config.method != "off" and isinstance(
@@ -301,20 +311,12 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
 
         units: list[int] = []
         waveform = np.zeros(0, dtype=np.float32)
-        if self.task == "s2st" and hypothesis is not None and hypothesis.hidden.size(1):
-            with watch("units"):
-                units, inner = model.speak(hypothesis.hidden, state.model)
-            with watch("vocoder"):
-                waiting = waiting_ms(state.backlog, source_ms)
-                speech, inner = model.vocode(
-                    units,
-                    inner,
-                    dur_prediction=self.dur_prediction,
-                    speed=speech_speed(waiting, self.backlog_config),
-                )
-                waveform = speech.float().cpu().numpy()
-            queue = after_write(state.backlog, len(waveform), self.output_rate, source_ms)
-            state = replace(state, model=inner, backlog=queue)
+        if self.speaker is not None:
+            written = Written(hypothesis, heard.tail, piece.ends, source_ms)
+            units, waveform, inner, speech = self.speaker.step(
+                written, watch, state.model, state.speech
+            )
+            state = replace(state, model=inner, speech=speech)
         if self.endpoints.config.method != "off" and not state.asr_count:
             # Nobody has spoken yet: the silence before a sentence need not be kept for ever.
             state = replace(state, model=model.keep_source(LEAD_FRAMES, state.model))
@@ -336,7 +338,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
             compute_ms=watch.ms,
             sentence=state.sentence,
             sentence_end=piece.ends,
-            backlog_ms=waiting_ms(state.backlog, source_ms),
+            backlog_ms=waiting_ms(state.speech.backlog, source_ms),
         )
         return output, state
 

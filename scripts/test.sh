@@ -5,7 +5,7 @@
 #   bash scripts/test.sh ARG...       hand the arguments to pytest instead
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/setup.sh dev asr eval hf whisper ray train serve browser simulstream
+source scripts/setup.sh dev asr moonshine eval hf whisper ray train serve browser simulstream
 
 # Small tensors: one thread per process is faster than contention between many.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

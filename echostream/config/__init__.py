@@ -19,7 +19,7 @@ from echostream.config.encoders import (
     FrontendConfig,
 )
 from echostream.config.loading import MAY_BE_MISSING, from_dict, load_yaml, to_dict
-from echostream.config.policy import BacklogConfig, EndpointConfig, PolicyConfig
+from echostream.config.policy import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.config.system import EchoStreamConfig, load_config, preset, save_config
 from echostream.config.vocoder import DurationPredictorConfig, VocoderConfig
 
@@ -37,6 +37,7 @@ __all__ = [
     "FrontendConfig",
     "MTDecoderConfig",
     "PolicyConfig",
+    "SpeechConfig",
     "T2UEncoderConfig",
     "UnitDecoderConfig",
     "VocoderConfig",

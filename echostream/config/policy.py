@@ -68,3 +68,24 @@ class BacklogConfig:
             1 <= self.max_speed <= 3,
             f"backlog: max_speed must be between 1 and 3, got {self.max_speed}",
         )
+
+
+@dataclass(frozen=True)
+class SpeechConfig:
+    """How translated text becomes pieces of speech.
+
+    With ``whole_words``, text states of a word that may go on wait until it is finished, while its
+    text is written; so no silence falls into a word. With ``fill_chunks`` above 0, a piece that
+    would end before so many chunks have passed is spoken slower, at ``min_speed`` at the slowest.
+    """
+
+    whole_words: bool = False
+    fill_chunks: float = 0.0
+    min_speed: float = 0.75
+
+    def __post_init__(self) -> None:
+        require(self.fill_chunks >= 0, f"speech: fill_chunks must be >= 0, got {self.fill_chunks}")
+        require(
+            0.5 <= self.min_speed <= 1,
+            f"speech: min_speed must be between 0.5 and 1, got {self.min_speed}",
+        )

@@ -22,7 +22,7 @@ from echostream.config.encoders import (
     FrontendConfig,
 )
 from echostream.config.loading import MAY_BE_MISSING, from_dict, load_yaml, to_dict
-from echostream.config.policy import BacklogConfig, EndpointConfig, PolicyConfig
+from echostream.config.policy import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.config.vocoder import DurationPredictorConfig, VocoderConfig
 
 
@@ -43,9 +43,10 @@ class EchoStreamConfig:
     unit: UnitDecoderConfig = field(default_factory=UnitDecoderConfig)
     vocoder: VocoderConfig | None = field(default_factory=VocoderConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    # Model directories written before streams had sentences lack these two.
+    # Model directories written before these existed lack them.
     endpoint: EndpointConfig = field(default_factory=EndpointConfig, metadata=MAY_BE_MISSING)
     backlog: BacklogConfig = field(default_factory=BacklogConfig, metadata=MAY_BE_MISSING)
+    speech: SpeechConfig = field(default_factory=SpeechConfig, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         for name in ("source_vocab_size", "target_vocab_size"):

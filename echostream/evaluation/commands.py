@@ -34,7 +34,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--asr-model",
         default=None,
-        help="recognise the speech anew: pocketsphinx, wav2vec2:PATH, hf:PATH or "
+        help="recognise the speech anew: pocketsphinx, moonshine, wav2vec2:PATH, hf:PATH or "
         "whisper:SIZE_OR_PATH (default: use the transcripts in the folders)",
     )
     parser.add_argument("--asr-device", default="auto", help="cpu, cuda or auto")

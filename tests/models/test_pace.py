@@ -11,6 +11,8 @@ from echostream.config import preset
 from echostream.models.decoders.pace import (
     FASTEST,
     MOST_OWED_FRAMES,
+    SLOWER_PER_UNIT,
+    SLOWEST,
     SPEED_PER_UNIT,
     approach,
     paced,
@@ -20,6 +22,8 @@ from echostream.models.decoders.vocoder_integration import StreamingVocoder
 from echostream.models.echostream_model import freeze
 
 speeds = st.floats(1.0, FASTEST)
+slow_speeds = st.floats(SLOWEST, 1.0)
+all_speeds = st.floats(SLOWEST, FASTEST)
 long_units = st.lists(st.integers(3, 9), min_size=1, max_size=60)
 any_units = st.lists(st.integers(1, 5), min_size=1, max_size=60)
 
@@ -50,7 +54,22 @@ def test_every_unit_lasts_and_none_longer_than_predicted(predicted, wanted):
     assert all(abs(owed) <= MOST_OWED_FRAMES for owed in result.owed)
 
 
-@given(any_units, st.lists(speeds, min_size=60, max_size=60), st.integers(0, 60))
+@given(any_units, slow_speeds)
+def test_slow_totals_are_right_and_no_unit_is_shortened(predicted, speed):
+    result = paced(predicted, [speed] * len(predicted))
+    assert abs(sum(result.frames) - sum(predicted) / speed) <= 0.5 + 1e-9
+    assert all(f >= p for f, p in zip(result.frames, predicted, strict=True))
+
+
+@given(slow_speeds, slow_speeds, st.integers(1, 30))
+def test_slow_speed_arrives_within_a_piece(current, wanted, count):
+    path = (current, *approach(current, wanted, count))
+    steps = [b - a for a, b in zip(path, path[1:], strict=False)]
+    assert all(abs(step) <= SLOWER_PER_UNIT + 1e-12 for step in steps)
+    assert count < abs(wanted - current) / SLOWER_PER_UNIT + 1 or path[-1] == wanted
+
+
+@given(any_units, st.lists(all_speeds, min_size=60, max_size=60), st.integers(0, 60))
 def test_cut_anywhere(predicted, wanted, cut):
     wanted = wanted[: len(predicted)]
     whole = paced(predicted, wanted)
@@ -74,7 +93,7 @@ def test_speed_changes_gradually_and_arrives(current, wanted, count):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 15), speeds), min_size=1, max_size=6), st.randoms())
+@given(st.lists(st.tuples(st.integers(1, 15), all_speeds), min_size=1, max_size=6), st.randoms())
 @torch.no_grad()
 def test_samples_are_the_tail_of_whole_synthesis_at_these_speeds(writes, random):
     vocoder = make()
@@ -108,8 +127,10 @@ def test_faster_speech_is_shorter_and_speed_one_the_same():
     assert len(plain) / len(quick) == pytest.approx(1.4, rel=0.02)
 
 
-@pytest.mark.parametrize("speed", [0.99, FASTEST + 0.01, float("nan")])
+@pytest.mark.parametrize("speed", [SLOWEST - 0.01, FASTEST + 0.01, float("nan")])
 def test_impossible_speeds_are_refused(speed):
     streaming = StreamingVocoder(make())
-    with pytest.raises(ValueError, match=f"speed must lie between 1 and {FASTEST:g}, got"):
+    with pytest.raises(
+        ValueError, match=f"speed must lie between {SLOWEST:g} and {FASTEST:g}, got"
+    ):
         streaming.step([1], streaming.init_state(), speed=speed)

@@ -13,7 +13,7 @@ import numpy as np
 
 from echostream.evaluation.recognizers.words import HeardWord
 
-SPECS = "pocketsphinx, wav2vec2:PATH, hf:PATH, whisper:SIZE_OR_PATH"
+SPECS = "pocketsphinx, moonshine, wav2vec2:PATH, hf:PATH, whisper:SIZE_OR_PATH"
 SAMPLE_RATE = 16000
 
 
@@ -42,7 +42,7 @@ def split_spec(spec: str) -> tuple[str, str]:
         ValueError: not one of the known forms.
     """
     kind, _, argument = spec.partition(":")
-    if kind == "pocketsphinx" and not argument:
+    if kind in ("pocketsphinx", "moonshine") and not argument:
         return kind, ""
     if kind in ("wav2vec2", "hf", "whisper") and argument:
         return kind, argument
@@ -75,6 +75,8 @@ def load_recognizer(spec: str, *, device: str = "auto", language: str = "en") ->
     kind, argument = split_spec(spec)
     if kind == "pocketsphinx":
         return PocketsphinxRecognizer(language)
+    if kind == "moonshine":
+        return MoonshineRecognizer(language)
     if kind == "whisper":
         return WhisperRecognizer(argument, device, language)
     # torch is needed from here on.
@@ -210,3 +212,53 @@ class WhisperRecognizer:
             # One of Whisper's words may be several once its dashes are gone, or none.
             for text in strip_punctuation(word.word).split()
         ]
+
+
+class MoonshineRecognizer:
+    """Moonshine tiny (27 M parameters, English) with the weights inside its wheel.
+
+    An encoder-decoder over the raw waveform, so independent of everything that pocketsphinx rests
+    on. Its punctuation is removed, as Whisper's. The wheels lost the weights with version 0.1.
+    """
+
+    name = "moonshine"
+    sample_rate = SAMPLE_RATE
+    min_samples = 1600  # the convolutions in front refuse less
+
+    def __init__(self, language: str) -> None:
+        if language != "en":
+            raise ValueError(
+                f"moonshine brings an English model only, got target language {language!r}; "
+                "use --asr-model hf:PATH or whisper:SIZE_OR_PATH"
+            )
+        try:
+            from moonshine_voice import ModelArch
+            from moonshine_voice.transcriber import Transcriber
+            from moonshine_voice.utils import get_model_path
+        except ImportError as error:
+            raise ImportError(
+                "the moonshine recogniser needs the package moonshine-voice: "
+                "pip install 'echostream[moonshine]'"
+            ) from error
+        folder = Path(get_model_path("tiny-en"))
+        if not (folder / "encoder_model.ort").is_file():
+            raise FileNotFoundError(
+                f"{folder} has no weights: moonshine-voice brings them up to version 0.0.73 only; "
+                "pip install 'echostream[moonshine]'"
+            )
+        # Without the voice detector in front, which cuts utterances in two at their pauses and
+        # makes up a word for the shorter part.
+        self._transcriber = Transcriber(folder, ModelArch.TINY, options={"vad_threshold": "0"})
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        if len(samples) < self.min_samples:
+            return ""
+        audio = np.asarray(samples, dtype=np.float32).tolist()
+        transcript = self._transcriber.transcribe_without_streaming(audio, self.sample_rate)
+        return strip_punctuation(" ".join(line.text for line in transcript.lines))
+
+    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+        raise ValueError(
+            "moonshine does not say when words are spoken, which talks need; "
+            "use another --asr-model, for example pocketsphinx"
+        )

@@ -31,8 +31,8 @@ def add_asr_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--asr-model",
         default=_default_options.asr_model,
-        help="recogniser behind ASR_BLEU: pocketsphinx, wav2vec2:PATH (fairseq checkpoint), "
-        "hf:PATH (transformers CTC model) or whisper:SIZE_OR_PATH (faster-whisper)",
+        help="recogniser behind ASR_BLEU: pocketsphinx, moonshine, wav2vec2:PATH (fairseq "
+        "checkpoint), hf:PATH (transformers CTC model) or whisper:SIZE_OR_PATH (faster-whisper)",
     )
     parser.add_argument(
         "--asr-device",

@@ -18,9 +18,11 @@ from torch.nn.utils import weight_norm
 from echostream.evaluation.recognizers import ctc as ctc_recognizers
 from echostream.evaluation.recognizers import fairseq_wav2vec2
 from echostream.evaluation.recognizers.loading import (
+    MoonshineRecognizer,
     WhisperRecognizer,
     load_recognizer,
     recognizer_name,
+    resample,
     split_spec,
     strip_punctuation,
 )
@@ -397,11 +399,13 @@ def test_transformers_model(normalize: bool, tmp_path: Path) -> None:
 
 
 def test_unknown_recognisers_are_refused() -> None:
-    for spec in ("kaldi", "wav2vec2", "wav2vec2:", "pocketsphinx:x", ""):
+    for spec in ("kaldi", "wav2vec2", "wav2vec2:", "pocketsphinx:x", "moonshine:x", ""):
         with pytest.raises(ValueError, match="--asr-model takes one of"):
             split_spec(spec)
     with pytest.raises(ValueError, match="English model only, got target language 'fr'"):
         load_recognizer("pocketsphinx", language="fr")
+    with pytest.raises(ValueError, match="moonshine brings an English model only"):
+        load_recognizer("moonshine", language="fr")
     assert recognizer_name("wav2vec2:/models/wav2vec_vox_960h_pl.pt").endswith("_960h_pl.pt")
     assert recognizer_name("whisper:base.en") == "whisper:base.en"
 
@@ -483,3 +487,33 @@ def test_whisper_model(tmp_path: Path) -> None:
     assert recognizer.transcribe(speech()) == expected
     assert recognizer.transcribe(speech()) == expected  # nothing is carried over
     assert expected
+
+
+def test_moonshine_hears_its_own_recording() -> None:
+    moonshine = pytest.importorskip("moonshine_voice")
+    samples, rate = soundfile.read(
+        moonshine.get_assets_path() / "two_cities.wav", dtype="float32", always_2d=True
+    )
+    words = resample(samples[: 4 * rate, 0], rate, 16000)
+    recognizer = load_recognizer("moonshine")
+    assert recognizer.name == "moonshine" and recognizer.sample_rate == 16000
+    with pytest.raises(ValueError, match="moonshine does not say when words are spoken"):
+        recognizer.transcribe_words(np.zeros(16000, dtype=np.float32))
+    heard = recognizer.transcribe(words)
+    assert "best of times" in heard.lower()
+    assert heard == strip_punctuation(heard)
+    # Nothing is carried over, and a pause does not split an utterance or add words to it.
+    recognizer.transcribe(samples[rate : 2 * rate, 0])
+    assert recognizer.transcribe(words) == heard
+    assert recognizer.transcribe(np.zeros(0, np.float32)) == ""
+    assert recognizer.transcribe(words[: recognizer.min_samples - 1]) == ""
+    assert isinstance(recognizer.transcribe(words[: recognizer.min_samples]), str)
+
+
+def test_moonshine_without_weights_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("moonshine_voice")
+    monkeypatch.setattr("moonshine_voice.utils.get_model_path", lambda name: tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"echostream\[moonshine\]"):
+        MoonshineRecognizer("en")

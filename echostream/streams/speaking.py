@@ -1,0 +1,149 @@
+"""When what was written is spoken: words whole, and pieces that pause as little as they can.
+
+Text goes on as the policy allows; what is spoken of it may wait a little, so that the silence
+before the next piece does not fall into a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echostream.config import BacklogConfig, SpeechConfig
+from echostream.models.decoders.ctc_decoder_policy import complete_words
+from echostream.models.decoders.transformer_decoder import Hypothesis
+from echostream.models.echostream_model import EchoStreamModel, EchoStreamState
+from echostream.streams.backlog import BacklogState, after_write, speech_speed, waiting_ms
+
+MOST_HELD = 16  # subwords; a word of more is spoken in parts
+MS_PER_S = 1000
+
+
+@dataclass(frozen=True)
+class SpeakerState:
+    """What is written and not yet spoken, and what is spoken and not yet played.
+
+    Attributes:
+        states: (1, H, D) text states of a word that may go on; None: nothing waits.
+        tokens: its H subwords.
+        backlog: speech that waits to be played.
+    """
+
+    states: Tensor | None = None
+    tokens: tuple[int, ...] = ()
+    backlog: BacklogState = BacklogState()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a decision has written, and what it depended on.
+
+    Attributes:
+        hypothesis: new text; None if the policy said READ.
+        tail: (1, P, D) provisional encoder frames, or None.
+        ends: the sentence ends with it.
+        source_ms: source read.
+    """
+
+    hypothesis: Hypothesis | None
+    tail: Tensor | None
+    ends: bool
+    source_ms: float
+
+
+class Speaker:
+    """Speaks what a stream writes.
+
+    Args:
+        model: must have a vocoder.
+        starts_word: whether a subword begins a word.
+        speech, backlog: settings.
+        chunk_ms: source between decisions.
+        dur_prediction: let the vocoder predict how long units last, if it can.
+    """
+
+    def __init__(
+        self,
+        model: EchoStreamModel,
+        starts_word: Callable[[int], bool],
+        *,
+        speech: SpeechConfig,
+        backlog: BacklogConfig,
+        chunk_ms: int,
+        dur_prediction: bool,
+    ) -> None:
+        self.model, self.starts_word = model, starts_word
+        self.speech, self.backlog = speech, backlog
+        self.chunk_ms = chunk_ms
+        self.sample_rate = model.vocoder.sample_rate
+        self.dur_prediction = dur_prediction and model.vocoder.generator.dur_predictor is not None
+
+    def step(
+        self,
+        written: Written,
+        watch: Callable[[str], AbstractContextManager[None]],
+        model: EchoStreamState,
+        state: SpeakerState,
+    ) -> tuple[list[int], np.ndarray, EchoStreamState, SpeakerState]:
+        """Speak what may be spoken: new units, (S,) new samples and the new states."""
+        hypothesis = written.hypothesis
+        hidden = None if hypothesis is None else hypothesis.hidden
+        if self.speech.whole_words:
+            with watch("mt"):
+                hidden, state = self._whole_words(written, model, state)
+        if hidden is None or not hidden.size(1):
+            return [], np.zeros(0, dtype=np.float32), model, state
+        with watch("units"):
+            units, model = self.model.speak(hidden, model)
+        with watch("vocoder"):
+            waiting = waiting_ms(state.backlog, written.source_ms)
+            speech, model = self.model.vocode(
+                units,
+                model,
+                dur_prediction=self.dur_prediction,
+                speed=self._speed(units, waiting, written.ends),
+            )
+            waveform = speech.float().cpu().numpy()
+        queue = after_write(state.backlog, len(waveform), self.sample_rate, written.source_ms)
+        return units, waveform, model, replace(state, backlog=queue)
+
+    def _whole_words(
+        self, written: Written, model: EchoStreamState, state: SpeakerState
+    ) -> tuple[Tensor | None, SpeakerState]:
+        """The text states of words that are finished, and the state that keeps the rest."""
+        hypothesis = written.hypothesis
+        new = () if hypothesis is None else hypothesis.tokens
+        parts = [] if state.states is None else [state.states]
+        parts += [] if hypothesis is None else [hypothesis.hidden]
+        if not parts:
+            return None, state
+        states, tokens = torch.cat(parts, dim=1), (*state.tokens, *new)
+        keep = states.size(1)
+        if not written.ends and tokens and not self._word_ends(written, model):
+            keep = complete_words(tokens, self.starts_word)
+            if len(tokens) - keep > MOST_HELD:
+                keep = states.size(1)
+        held = states[:, keep:] if keep < states.size(1) else None
+        return states[:, :keep], replace(state, states=held, tokens=tokens[keep:])
+
+    def _word_ends(self, written: Written, model: EchoStreamState) -> bool:
+        """Whether the text decoder, asked for one subword more, would begin another word."""
+        following, _ = self.model.translate(model, tail=written.tail, max_new_tokens=1, final=False)
+        return not following.tokens or self.starts_word(following.tokens[0])
+
+    def _speed(self, units: Sequence[int], waiting: float, ends: bool) -> float:
+        """Faster while too much waits, slower where a silence is sure to follow."""
+        speed = speech_speed(waiting, self.backlog)
+        room = self.speech.fill_chunks * self.chunk_ms - waiting
+        if speed > 1 or ends or not units or room <= 0 or not self.dur_prediction:
+            return speed
+        vocoder = self.model.vocoder
+        code = torch.tensor([list(units)], device=vocoder.generator.dict.weight.device)
+        frames = int(vocoder.generator.durations(code).sum())
+        predicted = MS_PER_S * frames * vocoder.config.unit_samples / self.sample_rate
+        return min(max(predicted / room, self.speech.min_speed), 1.0)
