@@ -14,6 +14,7 @@ import torch
 from echostream import assets
 from echostream.live.files import add_translate_parser
 from echostream.live.microphone import add_listen_parser
+from echostream.live.speak import add_speak_parser
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ def add_live_parsers(commands: argparse._SubParsersAction) -> None:
     """Register the commands of this room."""
     add_translate_parser(commands)
     add_listen_parser(commands)
+    add_speak_parser(commands)
     add_serve_parser(commands)
 
 

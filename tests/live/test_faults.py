@@ -137,7 +137,9 @@ def check_healthy(heard, expected):
         assert result.messages[-1]["type"] == "done", result.messages[-1]
         assert result.words("transcript") == transcript
         assert result.words("translation") == translation
-        assert bytes(result.speech) == speech
+        # Computed together with others, samples may differ by 1e-4 of full scale.
+        difference = result.waveform.astype(int) - np.frombuffer(speech, "<i2")
+        assert np.abs(difference).max() <= 4
 
 
 def test_neighbours_of_faults_lose_nothing(crowded, expected):

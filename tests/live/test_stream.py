@@ -13,6 +13,7 @@ from echostream.live.catalog import Catalog, served
 from echostream.live.client import LiveClient
 from echostream.live.protocol import encode_speech
 from echostream.pipeline import Pipeline
+from echostream.streamspeech.recompute import StreamSpeechPipeline
 from tests.live.conftest import read_clip, run, running
 
 CLIP = "test_00051.flac"
@@ -112,11 +113,22 @@ def test_silence_and_nothing(address, expected):
         assert bytes(heard.speech) == expected(samples, 16000)[2]
 
 
-def test_twin_recomputes_and_brings_the_same_words_as_its_agent(address, catalog):
+def test_twin_goes_on_from_what_it_knows(address, catalog):
     samples, rate = read_clip(CLIP)
     heard, ready = run(translate(address, samples, rate, model="streamspeech"))
     assert ready["model"] == "streamspeech"
-    twin = catalog.find("streamspeech")
+    pipeline = StreamSpeechPipeline(catalog.find("streamspeech").system, chunk_ms=320)
+    outputs, _ = pipeline.step(samples, rate, pipeline.init_state(), final=True)
+    words = [word for output in outputs for word in output.translation]
+    assert words and heard.words("translation") == " ".join(words)
+    assert bytes(heard.speech) == b"".join(encode_speech(o.waveform) for o in outputs)
+
+
+def test_recomputing_twin_brings_the_same_words_as_its_agent(address, catalog):
+    samples, rate = read_clip(CLIP)
+    heard, ready = run(translate(address, samples, rate, model="streamspeech:recompute"))
+    assert ready["model"] == "streamspeech:recompute"
+    twin = catalog.find("streamspeech:recompute")
     pipeline = catalog.pipeline(twin, 320, "s2st")
     outputs, state = pipeline.step(samples, rate, pipeline.init_state(), final=True)
     vocabulary = twin.system.target_vocabulary
@@ -153,8 +165,10 @@ def test_health_models_metrics(address):
     assert health["status"] == "ok" and health["max_sessions"] == 64
     models = json.loads(get(address, "/v1/models")[0])
     assert models["default"] == "echostream"
-    assert [m["name"] for m in models["models"]] == ["echostream", "streamspeech"]
-    assert [m["recompute"] for m in models["models"]] == [False, True]
+    names = ["echostream", "streamspeech", "streamspeech:recompute"]
+    assert [m["name"] for m in models["models"]] == names
+    assert [m["recompute"] for m in models["models"]] == [False, False, True]
+    assert [m["limit_s"] for m in models["models"]] == [None, None, 120]
     metrics = get(address, "/metrics")[0]
     lines = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
     assert float(lines['echostream_chunks_total{model="echostream"}']) >= 8
