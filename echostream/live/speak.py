@@ -10,8 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -49,11 +50,10 @@ def add_speak_parser(commands: argparse._SubParsersAction) -> None:
     speak.set_defaults(func=run_speak)
 
 
-def text_as_it_comes(file: BinaryIO) -> Iterator[str]:
+def text_as_it_comes(file: BufferedReader) -> Iterator[str]:
     """Pieces of UTF-8 text, each as soon as it can be read; what is no UTF-8 is replaced."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    read: Callable[[int], bytes] = getattr(file, "read1", file.read)
-    while data := read(READ_BYTES):
+    while data := file.read1(READ_BYTES):
         yield decoder.decode(data)
     yield decoder.decode(b"", final=True)
 

@@ -174,3 +174,4 @@ def test_health_models_metrics(address):
     assert float(lines['echostream_chunks_total{model="echostream"}']) >= 8
     assert float(lines['echostream_lag_ms_count{model="echostream"}']) >= 8
     assert float(lines['echostream_speech_seconds_total{model="echostream"}']) > 1
+    assert float(lines["process_resident_memory_bytes"]) > 1e8
