@@ -59,12 +59,22 @@ def test_translate_offline_searches_with_a_beam(tmp_path, capsys, shipped):
 
 
 def test_translate_keeps_to_the_clock(tmp_path, monkeypatch):
-    slept = []
-    monkeypatch.setattr("echostream.live.files.time.sleep", slept.append)
+    now = [100.0]
+
+    class Clock:
+        """Time passes only while somebody sleeps."""
+
+        monotonic = staticmethod(lambda: now[0])
+
+        @staticmethod
+        def sleep(seconds):
+            assert seconds >= 0
+            now[0] += seconds
+
+    monkeypatch.setattr("echostream.live.files.time", Clock)
     flags = ["--out", str(tmp_path / "x.wav"), "--task", "asr", "--realtime"]
     assert cli.main(["translate", str(CLIPS[0]), *flags]) == 0
-    seconds = soundfile.info(CLIPS[0]).duration
-    assert seconds - 1.5 < max(slept) <= seconds
+    assert now[0] - 100 == pytest.approx(soundfile.info(CLIPS[0]).duration)
 
 
 @pytest.mark.parametrize(

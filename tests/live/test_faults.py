@@ -194,7 +194,7 @@ def test_neighbours_of_a_flood_a_deaf_and_a_vanished_client(catalog, expected):
         link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         link.close()  # a reset, no goodbye
 
-    bounds = {"stall_s": 1.5, "unsent_bytes": 20000, "resume_s": 0.5}
+    bounds = {"unsent_bytes": 20000, "resume_s": 0.5}
     with running(catalog, send_buffer=4096, **bounds) as address:
 
         async def scenario():

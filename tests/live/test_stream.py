@@ -1,6 +1,7 @@
 """The WebSocket protocol over real connections, equal to the pipeline."""
 
 import asyncio
+import http.client
 import json
 import urllib.request
 
@@ -175,3 +176,16 @@ def test_health_models_metrics(address):
     assert float(lines['echostream_lag_ms_count{model="echostream"}']) >= 8
     assert float(lines['echostream_speech_seconds_total{model="echostream"}']) > 1
     assert float(lines["process_resident_memory_bytes"]) > 1e8
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../../setup.py", "/..%2f..%2fsetup.py", "//etc/passwd", "/examples/", "/examples/../app.js"],
+)
+def test_no_path_reaches_the_file_system(address, path):
+    host, port = address.split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection.request("GET", path)  # sent as it is, unlike urllib's
+    answer = connection.getresponse()
+    assert answer.status == 404 and answer.read() == b"Not Found"
+    connection.close()
