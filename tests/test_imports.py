@@ -44,6 +44,7 @@ FLOORS = [
             "echostream.models.echostream_model",
             "echostream.models.heard",
             "echostream.models.batched",
+            "echostream.models.text_states",
         )
     },
     {
@@ -55,6 +56,7 @@ FLOORS = [
             "echostream.spine",
             "echostream.pipeline",
             "echostream.pipeline_batch",
+            "echostream.speaking",
             "echostream.synthetic",
         )
     },

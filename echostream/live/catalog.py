@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from echostream.config import ChunkConformerConfig
 from echostream.live.protocol import ProtocolError
 from echostream.live.translator import RecomputeTranslator, StreamTranslator, Translator
 from echostream.pipeline import Pipeline, Task
-from echostream.streamspeech.recompute import RecomputePipeline
+from echostream.streamspeech.recompute import RecomputePipeline, StreamSpeechPipeline
 
+RECOMPUTE = ":recompute"  # behind a model's name: run as StreamSpeech was published
 # A recomputing model's cost per chunk grows without bound; longer sources are refused.
 RECOMPUTE_LIMIT_S = 120
 
@@ -26,7 +27,8 @@ class ServedModel:
     Attributes:
         name: what clients call it.
         system: weights and vocabularies.
-        recompute: run as StreamSpeech was published, everything again at every chunk.
+        recompute: run as StreamSpeech was published, everything again at every chunk; without
+            it, StreamSpeech's models hear sentence by sentence and go on from what they know.
         source_language, target_language: of the model, if known.
     """
 
@@ -35,6 +37,11 @@ class ServedModel:
     recompute: bool
     source_language: str | None
     target_language: str | None
+
+    @property
+    def streamspeech(self) -> bool:
+        """Whether it has StreamSpeech's encoder."""
+        return isinstance(self.system.config.encoder, ChunkConformerConfig)
 
     @property
     def output_rate(self) -> int:
@@ -84,12 +91,17 @@ class Catalog:
 
     @classmethod
     def load(cls, folders: Sequence[Path], *, device: str = "cpu") -> Catalog:
-        """Load model directories; each is called like its folder.
+        """Load model directories; each is called like its folder, and those with StreamSpeech's
+        encoder are offered a second time, recomputing.
 
         Raises:
             FileNotFoundError, ValueError: a folder is missing or damaged, or two have one name.
         """
-        return cls([served(folder, load_model_dir(folder, device=device)) for folder in folders])
+        models = []
+        for folder in folders:
+            model = served(folder, load_model_dir(folder, device=device))
+            models += [model, recomputing(model)] if model.streamspeech else [model]
+        return cls(models)
 
     def find(self, name: str | None) -> ServedModel:
         """
@@ -119,21 +131,27 @@ class Catalog:
 
     def _build(self, name: str, chunk_ms: int, task: Task) -> Pipeline | RecomputePipeline:
         model = self.models[name]
-        kind = RecomputePipeline if model.recompute else Pipeline
+        kind = StreamSpeechPipeline if model.streamspeech else Pipeline
+        if model.recompute:
+            kind = RecomputePipeline
         return kind(model.system, chunk_ms=chunk_ms, task=task)
 
 
 def served(folder: Path, system: System) -> ServedModel:
-    """A loaded folder as a catalogue entry. Models with StreamSpeech's encoder run as StreamSpeech
-    does."""
+    """A loaded folder as a catalogue entry."""
     source, target = assets.languages(folder) or (None, None)
     return ServedModel(
         name=folder.resolve().name,
         system=system,
-        recompute=isinstance(system.config.encoder, ChunkConformerConfig),
+        recompute=False,
         source_language=source,
         target_language=target,
     )
+
+
+def recomputing(model: ServedModel) -> ServedModel:
+    """The same model, run as StreamSpeech was published."""
+    return replace(model, name=f"{model.name}{RECOMPUTE}", recompute=True)
 
 
 def new_translator(pipeline: Pipeline | RecomputePipeline) -> Translator:

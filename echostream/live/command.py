@@ -14,6 +14,7 @@ import torch
 from echostream import assets
 from echostream.live.files import add_translate_parser
 from echostream.live.microphone import add_listen_parser
+from echostream.live.speak import add_speak_parser
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ def add_live_parsers(commands: argparse._SubParsersAction) -> None:
     """Register the commands of this room."""
     add_translate_parser(commands)
     add_listen_parser(commands)
+    add_speak_parser(commands)
     add_serve_parser(commands)
 
 
@@ -70,6 +72,12 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
     serve.add_argument(
         "--chunk-ms", type=int, default=320, help="source per decision (default 320)"
     )
+    serve.add_argument(
+        "--max-batch",
+        type=int,
+        default=16,
+        help="most sessions computed together (default 16; 1: each on its own)",
+    )
     serve.add_argument("--threads", type=int, default=1, help="of the model (default 1)")
     serve.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     serve.set_defaults(func=run_serve)
@@ -90,7 +98,7 @@ def check_serve(args: argparse.Namespace) -> None:
         )
     if args.token and args.no_token:
         raise ValueError("--token and --no-token exclude each other")
-    for name in ("max_sessions", "threads"):
+    for name in ("max_sessions", "max_batch", "threads"):
         if getattr(args, name) < 1:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} must be at least 1, got {getattr(args, name)}")
@@ -109,6 +117,7 @@ def run_serve(args: argparse.Namespace) -> int:
     import uvicorn
 
     from echostream.live.catalog import Catalog
+    from echostream.live.scheduler import Scheduler
     from echostream.live.security import Gate, is_loopback
     from echostream.live.server import create_app, uvicorn_settings
     from echostream.live.sessions import Limits
@@ -125,6 +134,7 @@ def run_serve(args: argparse.Namespace) -> int:
         ),
         limits=Limits(max_sessions=args.max_sessions),
         chunk_ms=args.chunk_ms,
+        scheduler=Scheduler(max_batch=args.max_batch),
     )
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
     # Bound here, so that the address is known (and a taken port is one line) before serving.

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 MS_BUCKETS = (5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240)
 
@@ -12,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.sessions = Gauge("echostream_sessions", "Sessions open now", registry=registry)
         self.started = Counter("echostream_sessions_started", "Sessions begun", registry=registry)
         self.resumed = Counter("echostream_sessions_resumed", "Sessions resumed", registry=registry)
@@ -29,7 +37,7 @@ class Metrics:
         )
         self.compute = Histogram(
             "echostream_compute_ms",
-            "Wall time of the batch a chunk was in",
+            "Wall time a chunk took, of what was computed together its share",
             ["model"],
             buckets=MS_BUCKETS,
             registry=registry,

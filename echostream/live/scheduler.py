@@ -15,12 +15,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from echostream.live.translator import Translator, Update
+from echostream.live.translator import Chunk, Translator, Update, push_together
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class StepResult:
         updates: in order.
         final: the stream has ended.
         lag_ms: from the arrival of the chunk's last sample to now.
-        compute_ms: wall time of the batch that the chunk was in.
+        compute_ms: wall time that the chunk took; of what was computed together, its share.
         batch: number of streams in it.
         processed: samples of the stream that went through the model.
         queued: samples that wait behind them.
@@ -130,33 +130,41 @@ class Stream:
         return max(arrived, self.due) + self.chunk / self.sample_rate / PACE
 
 
-def run_one_by_one(jobs: Sequence[Job]) -> list[list[Update] | Exception]:
-    """Advance every job's stream by its chunk; a fault stays with its stream."""
-    results: list[list[Update] | Exception] = []
+Outcome = tuple[Job, "list[Update] | Exception"]
+
+
+def run_together(jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """Advance every job's stream by its chunk, all at once where the model can; each job with its
+    updates or its exception as soon as they are there. A fault stays with its stream."""
+    chunks: list[Chunk] = []
+    able: list[Job] = []
     for job in jobs:
         stream = job.stream
         try:
             if stream.translator is None:
                 stream.translator = stream.make_translator()
-            results.append(stream.translator.push(job.samples, stream.sample_rate, final=job.final))
-        except Exception as error:  # whatever it is, the other streams go on
-            results.append(error)
-    return results
+        except Exception as error:  # noqa: BLE001  (handed to the stream's owner)
+            yield job, error
+            continue
+        chunks.append(Chunk(stream.translator, job.samples, stream.sample_rate, job.final))
+        able.append(job)
+    for index, result in push_together(chunks):
+        yield able[index], result
 
 
 class Scheduler:
     """Runs streams on a worker thread of its own.
 
     Args:
-        run: advances a batch of jobs, all of one ``batch_key``.
+        run: advances a batch of jobs, all of one ``batch_key``, and yields each with its result.
         max_batch: most streams in a batch.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Job]], list[list[Update] | Exception]] = run_one_by_one,
+        run: Callable[[Sequence[Job]], Iterable[Outcome]] = run_together,
         *,
-        max_batch: int = 1,
+        max_batch: int = 16,
     ) -> None:
         self._run, self._max_batch = run, max_batch
         self._streams: list[Stream] = []
@@ -220,11 +228,18 @@ class Scheduler:
                     jobs = self._gather()
                 if self._closing:
                     return
-            started = time.monotonic()
-            results = self._run(jobs)
-            finished = time.monotonic()
-            for job, result in zip(jobs, results, strict=True):
-                self._deliver(job, result, started, finished, len(jobs))
+            self._run_and_deliver(jobs)
+
+    def _run_and_deliver(self, jobs: Sequence[Job]) -> None:
+        """Whatever goes wrong ends the streams that were to be advanced, and no other."""
+        unanswered = {id(job): job for job in jobs}
+        try:
+            for job, result in self._run(jobs):
+                del unanswered[id(job)]
+                self._deliver(job, result, len(jobs))
+        except Exception as error:  # noqa: BLE001  (handed to the streams' owners)
+            for job in unanswered.values():
+                self._deliver(job, error, len(jobs))
 
     def _gather(self) -> list[Job]:
         """The most overdue stream's chunk, and those of ready streams that can run with it."""
@@ -245,14 +260,7 @@ class Scheduler:
         ]
         return [stream._take() for stream in mates[: self._max_batch]]
 
-    def _deliver(
-        self,
-        job: Job,
-        result: list[Update] | Exception,
-        started: float,
-        finished: float,
-        batch: int,
-    ) -> None:
+    def _deliver(self, job: Job, result: list[Update] | Exception, batch: int) -> None:
         stream = job.stream
         with self._wake:
             stream.running = False
@@ -270,7 +278,7 @@ class Scheduler:
                 updates=result,
                 final=job.final,
                 lag_ms=1000 * (time.monotonic() - job.arrived),
-                compute_ms=1000 * (finished - started),
+                compute_ms=sum(sum(update.compute_ms.values()) for update in result),
                 batch=batch,
                 processed=stream.processed,
                 queued=queued,

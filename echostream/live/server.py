@@ -72,12 +72,20 @@ def create_app(
         gate: who may connect; None: anybody on this machine.
         limits: bounds; None: the defaults.
         chunk_ms: source per decision for clients that name none.
-        scheduler: not yet started; None: a new one.
+        scheduler: not yet started; None: a new one. Models that recompute have another, so that
+            their long chunks keep nobody waiting.
     """
     gate = gate or Gate()
     metrics = Metrics()
-    scheduler = scheduler or Scheduler()
-    table = SessionTable(catalog, scheduler, metrics, limits or Limits(), chunk_ms=chunk_ms)
+    scheduler, recomputing = scheduler or Scheduler(), Scheduler(max_batch=1)
+    table = SessionTable(
+        catalog,
+        scheduler,
+        metrics,
+        limits or Limits(),
+        chunk_ms=chunk_ms,
+        recomputing=recomputing,
+    )
     pages = read_page()
 
     def refused(request: Request) -> Response | None:
@@ -127,13 +135,15 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         scheduler.start()
+        recomputing.start()
         expiry = asyncio.create_task(_expire(table))
         try:
             yield
         finally:
             expiry.cancel()
-            # The worker finishes its batch; the loop must not wait for it.
+            # The workers finish their batches; the loop must not wait for them.
             await asyncio.to_thread(scheduler.close)
+            await asyncio.to_thread(recomputing.close)
 
     app = Starlette(
         routes=[

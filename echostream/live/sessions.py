@@ -261,6 +261,7 @@ class SessionTable:
     Args:
         limits, scheduler, metrics, catalog: the server's.
         chunk_ms: for clients that name none.
+        recomputing: the scheduler of models that recompute.
     """
 
     def __init__(
@@ -271,8 +272,10 @@ class SessionTable:
         limits: Limits,
         *,
         chunk_ms: int,
+        recomputing: Scheduler,
     ) -> None:
         self.catalog, self.scheduler, self.metrics = catalog, scheduler, metrics
+        self.recomputing = recomputing
         self.limits, self.chunk_ms = limits, chunk_ms
         self._sessions: dict[str, LiveSession] = {}
 
@@ -296,7 +299,7 @@ class SessionTable:
             model,
             request.chunk_ms or self.chunk_ms,
             limits=self.limits,
-            scheduler=self.scheduler,
+            scheduler=self.recomputing if model.recompute else self.scheduler,
             metrics=self.metrics,
             catalog=self.catalog,
         )

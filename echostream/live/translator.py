@@ -8,12 +8,14 @@ every chunk. Both take chunk after chunk and return :class:`Update` objects.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from echostream.pipeline import ChunkOutput, Pipeline, PipelineState
+from echostream.pipeline_batch import Push, iterate_batch
 from echostream.streamspeech.recompute import RecomputeOutput, RecomputePipeline
 
 
@@ -179,3 +181,40 @@ class RecomputeTranslator:
             final=output.final,
             compute_ms=output.compute_ms,
         )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one stream is to take in next; see :meth:`Translator.push`."""
+
+    translator: Translator
+    samples: np.ndarray
+    sample_rate: int
+    final: bool
+
+
+def push_together(chunks: Sequence[Chunk]) -> Iterator[tuple[int, list[Update] | Exception]]:
+    """Push chunks to several translators, those on one incremental pipeline as a batch; each
+    one's index and what its ``push`` returns or raises, as soon as it is there, in any order."""
+    batches: dict[int, list[int]] = {}
+    for index, chunk in enumerate(chunks):
+        translator = chunk.translator
+        if isinstance(translator, StreamTranslator):
+            batches.setdefault(id(translator.pipeline), []).append(index)
+            continue
+        try:
+            result = translator.push(chunk.samples, chunk.sample_rate, final=chunk.final)
+        except Exception as error:  # noqa: BLE001  (handed to the stream's owner)
+            result = error
+        yield index, result
+    for indices in batches.values():
+        streams = [chunks[index].translator for index in indices]
+        pushes = [
+            Push(chunk.samples, chunk.sample_rate, stream.state, chunk.final)
+            for chunk, stream in zip((chunks[index] for index in indices), streams, strict=True)
+        ]
+        for row, result in iterate_batch(streams[0].pipeline, pushes):
+            if not isinstance(result, Exception):
+                outputs, streams[row].state = result
+                result = streams[row].updates(outputs)
+            yield indices[row], result

@@ -21,7 +21,7 @@ import uvicorn
 from echostream import assets
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import EndpointConfig
-from echostream.live.catalog import Catalog, served
+from echostream.live.catalog import Catalog, recomputing, served
 from echostream.live.protocol import encode_speech
 from echostream.live.security import Gate
 from echostream.live.server import create_app, uvicorn_settings
@@ -44,10 +44,9 @@ def shipped():
 
 @pytest.fixture(scope="session")
 def catalog(shipped) -> Catalog:
-    twin = assets.model_dir("streamspeech")
-    return Catalog(
-        [served(assets.model_dir("echostream"), shipped), served(twin, load_model_dir(twin))]
-    )
+    folder = assets.model_dir("streamspeech")
+    twin = served(folder, load_model_dir(folder))
+    return Catalog([served(assets.model_dir("echostream"), shipped), twin, recomputing(twin)])
 
 
 @pytest.fixture(scope="session")

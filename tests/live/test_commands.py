@@ -1,4 +1,4 @@
-"""``serve``, ``listen`` and ``translate`` on the command line."""
+"""``serve``, ``listen``, ``speak`` and ``translate`` on the command line."""
 
 import json
 import queue
@@ -13,8 +13,11 @@ import soundfile
 
 from echostream import cli
 from echostream.live.microphone import Player, translate_queue
+from echostream.live.protocol import encode_speech
+from echostream.live.speak import text_as_it_comes
 from echostream.pipeline import Pipeline
 from echostream.session import Session
+from echostream.speaking import TextSpeaker
 from tests.live.conftest import AUDIO, read_clip
 
 CLIPS = [AUDIO / "test_00041.flac", AUDIO / "test_00051.flac"]
@@ -56,12 +59,22 @@ def test_translate_offline_searches_with_a_beam(tmp_path, capsys, shipped):
 
 
 def test_translate_keeps_to_the_clock(tmp_path, monkeypatch):
-    slept = []
-    monkeypatch.setattr("echostream.live.files.time.sleep", slept.append)
+    now = [100.0]
+
+    class Clock:
+        """Time passes only while somebody sleeps."""
+
+        monotonic = staticmethod(lambda: now[0])
+
+        @staticmethod
+        def sleep(seconds):
+            assert seconds >= 0
+            now[0] += seconds
+
+    monkeypatch.setattr("echostream.live.files.time", Clock)
     flags = ["--out", str(tmp_path / "x.wav"), "--task", "asr", "--realtime"]
     assert cli.main(["translate", str(CLIPS[0]), *flags]) == 0
-    seconds = soundfile.info(CLIPS[0]).duration
-    assert seconds - 1.5 < max(slept) <= seconds
+    assert now[0] - 100 == pytest.approx(soundfile.info(CLIPS[0]).duration)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +87,7 @@ def test_translate_keeps_to_the_clock(tmp_path, monkeypatch):
         (["serve", "--chunk-ms", "1"], "--chunk-ms must lie"),
         (["serve", "--port", "99999"], "--port must lie"),
         (["serve", "--max-sessions", "0"], "--max-sessions must be"),
+        (["serve", "--max-batch", "0"], "--max-batch must be"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys, monkeypatch):
@@ -126,3 +140,103 @@ def test_listen_translates_what_it_hears(shipped, expected, capsys):
     pieces = [player.take(1000) for _ in range(player.waiting // 1000 + 2)]
     assert player.waiting == 0
     assert len(np.concatenate(pieces)) * 2 > len(speech)
+
+
+class SlowText:
+    """Standard input of somebody who types: every read brings a little; remembers what was heard
+    before each of them."""
+
+    def __init__(self, pieces, heard):
+        self.pieces, self.heard, self.before = list(pieces), heard, []
+        self.buffer = self
+
+    def isatty(self):
+        return False
+
+    def read1(self, size):
+        self.before.append(sum(self.heard))
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+def test_speak_writes_and_plays_while_text_comes(tmp_path, capsys, monkeypatch, shipped):
+    """The loudspeaker is made up; the speech is not."""
+    text = "My son and your cousin\ngot married last night."
+    speaker = TextSpeaker(shipped)
+    spoken, _ = speaker.step(text, speaker.init_state(), final=True)
+    expected = np.concatenate([piece.waveform for piece in spoken])
+    heard, played = [], []
+
+    class Loudspeaker:
+        PortAudioError, latency = RuntimeError, 0.0
+
+        @staticmethod
+        def query_devices(device=None, kind=None):
+            return {"index": 7, "name": "loud"}
+
+        class OutputStream:
+            def __init__(self, *, samplerate, channels, device, callback):
+                assert (samplerate, channels, device) == (16000, 1, 7)
+                self.callback, self.latency = callback, 0.0
+                self.stopped = threading.Event()
+
+            def __enter__(self):
+                self.thread = threading.Thread(target=self.play)
+                self.thread.start()
+                return self
+
+            def play(self):
+                while not self.stopped.wait(0.001):
+                    block = np.zeros((400, 1), np.float32)
+                    self.callback(block, 400, None, None)
+                    played.append(block[:, 0])
+
+            def __exit__(self, *error):
+                self.stopped.set()
+                self.thread.join()
+
+    class Noting(Player):
+        def add(self, samples):
+            heard.append(len(samples))
+            super().add(samples)
+
+    cut = [text.encode()[start : start + 5] for start in range(0, len(text), 5)]
+    typed = SlowText(cut, heard)
+    monkeypatch.setitem(sys.modules, "sounddevice", Loudspeaker)
+    monkeypatch.setattr("echostream.live.speak.Player", Noting)
+    monkeypatch.setattr(sys, "stdin", typed)
+    out = tmp_path / "speech.wav"
+    assert cli.main(["speak", "--out", str(out), "--play"]) == 0
+    written, rate = soundfile.read(out, dtype="int16")
+    assert rate == 16000
+    assert written.astype("<i2").tobytes() == encode_speech(expected)
+    assert sum(heard) == len(expected)
+    sounded = np.concatenate(played)
+    assert len(np.flatnonzero(sounded)) == len(np.flatnonzero(expected)), "all of it was heard"
+    assert 0 < typed.before[len(cut) // 2] < sum(heard), "speech begins before the text ends"
+    printed = capsys.readouterr().out
+    assert [line.split(" s  ")[1] for line in printed.splitlines()[:-1]] == [
+        " ".join(piece.words) for piece in spoken if piece.words
+    ]
+
+
+def test_speak_needs_to_know_where_to(capsys, monkeypatch, tmp_path):
+    assert cli.main(["speak"]) == 2
+    assert "--out OUT.wav, --play, or both" in capsys.readouterr().err
+
+    class NoDevices:
+        PortAudioError = RuntimeError
+
+        @staticmethod
+        def query_devices(device=None, kind=None):
+            raise RuntimeError("Error querying device -1")
+
+    monkeypatch.setitem(sys.modules, "sounddevice", NoDevices)
+    assert cli.main(["speak", "--play", "--out", str(tmp_path / "x.wav")]) == 2
+    assert "no loudspeaker found" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_as_it_comes_is_utf8_in_pieces():
+    data = "señor \u201cs\u00ed\u201d".encode()
+    typed = SlowText([data[:3], data[3:8], data[8:], b"\xff", b"\xe2"], [])
+    assert "".join(text_as_it_comes(typed)) == "señor \u201cs\u00ed\u201d\ufffd\ufffd"

@@ -130,21 +130,33 @@ def test_microphone_to_words_and_speech(page, tmp_path, expected):
 
 def test_example_beside_the_twin(page, tmp_path, expected):
     choose_example(page, "señor cómo se llega a la panadería")
-    page.check("#twin")
+    assert page.locator("#beside option").all_inner_texts() == [
+        "nothing",
+        "streamspeech, recomputing",
+        "streamspeech",
+    ]
+    page.select_option("#beside", label="streamspeech, recomputing")
     page.click("#start")
     wait_done(page)
-    assert page.locator(".lane").count() == 2
-    assert page.locator(".lane h2").all_inner_texts() == ["echostream", "streamspeech"]
+    titles = page.locator(".lane h2").all_inner_texts()
+    assert titles == ["echostream", "streamspeech, recomputing"]
+    assert "up to 120 s" in page.locator(".lane .note").nth(1).inner_text()
     check_against_pipeline(page, tmp_path, expected)
     assert len(page.locator(".lane").nth(1).locator(".translation li").inner_text()) > 10
     drawn = page.evaluate(
-        """() => ['timeline', 'compute'].map((id) => {
+        """() => ['timeline', 'compute', 'lag'].map((id) => {
             const canvas = document.getElementById(id);
             const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
             return new Set(new Uint32Array(pixels.data.buffer)).size;
         })"""
     )
-    assert min(drawn) > 3, "both pictures show something"
+    assert min(drawn) > 3, "all pictures show something"
+    for curve in ("compute", "lag"):
+        said = page.inner_text(f"#{curve}-text")
+        assert re.fullmatch(r"echostream: \d+ ms .*, streamspeech, recomputing: \d+ ms .*", said)
+    # The words of the one beside are not read out, those of the first are.
+    logs = page.locator(".translation")
+    assert [logs.nth(i).get_attribute("aria-live") for i in range(2)] == ["polite", "off"]
 
 
 def test_sound_file_by_keyboard(page, tmp_path, expected):
@@ -154,7 +166,9 @@ def test_sound_file_by_keyboard(page, tmp_path, expected):
     assert page.is_visible("#file")
     page.focus("#start")
     page.keyboard.press("Enter")
+    until(page, "document.activeElement.id === 'stop'")
     wait_done(page)
+    assert page.evaluate("document.activeElement.id") == "start"
     check_against_pipeline(page, tmp_path, expected)
 
 

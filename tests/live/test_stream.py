@@ -1,6 +1,7 @@
 """The WebSocket protocol over real connections, equal to the pipeline."""
 
 import asyncio
+import http.client
 import json
 import urllib.request
 
@@ -13,6 +14,7 @@ from echostream.live.catalog import Catalog, served
 from echostream.live.client import LiveClient
 from echostream.live.protocol import encode_speech
 from echostream.pipeline import Pipeline
+from echostream.streamspeech.recompute import StreamSpeechPipeline
 from tests.live.conftest import read_clip, run, running
 
 CLIP = "test_00051.flac"
@@ -112,11 +114,22 @@ def test_silence_and_nothing(address, expected):
         assert bytes(heard.speech) == expected(samples, 16000)[2]
 
 
-def test_twin_recomputes_and_brings_the_same_words_as_its_agent(address, catalog):
+def test_twin_goes_on_from_what_it_knows(address, catalog):
     samples, rate = read_clip(CLIP)
     heard, ready = run(translate(address, samples, rate, model="streamspeech"))
     assert ready["model"] == "streamspeech"
-    twin = catalog.find("streamspeech")
+    pipeline = StreamSpeechPipeline(catalog.find("streamspeech").system, chunk_ms=320)
+    outputs, _ = pipeline.step(samples, rate, pipeline.init_state(), final=True)
+    words = [word for output in outputs for word in output.translation]
+    assert words and heard.words("translation") == " ".join(words)
+    assert bytes(heard.speech) == b"".join(encode_speech(o.waveform) for o in outputs)
+
+
+def test_recomputing_twin_brings_the_same_words_as_its_agent(address, catalog):
+    samples, rate = read_clip(CLIP)
+    heard, ready = run(translate(address, samples, rate, model="streamspeech:recompute"))
+    assert ready["model"] == "streamspeech:recompute"
+    twin = catalog.find("streamspeech:recompute")
     pipeline = catalog.pipeline(twin, 320, "s2st")
     outputs, state = pipeline.step(samples, rate, pipeline.init_state(), final=True)
     vocabulary = twin.system.target_vocabulary
@@ -153,10 +166,26 @@ def test_health_models_metrics(address):
     assert health["status"] == "ok" and health["max_sessions"] == 64
     models = json.loads(get(address, "/v1/models")[0])
     assert models["default"] == "echostream"
-    assert [m["name"] for m in models["models"]] == ["echostream", "streamspeech"]
-    assert [m["recompute"] for m in models["models"]] == [False, True]
+    names = ["echostream", "streamspeech", "streamspeech:recompute"]
+    assert [m["name"] for m in models["models"]] == names
+    assert [m["recompute"] for m in models["models"]] == [False, False, True]
+    assert [m["limit_s"] for m in models["models"]] == [None, None, 120]
     metrics = get(address, "/metrics")[0]
     lines = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
     assert float(lines['echostream_chunks_total{model="echostream"}']) >= 8
     assert float(lines['echostream_lag_ms_count{model="echostream"}']) >= 8
     assert float(lines['echostream_speech_seconds_total{model="echostream"}']) > 1
+    assert float(lines["process_resident_memory_bytes"]) > 1e8
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../../setup.py", "/..%2f..%2fsetup.py", "//etc/passwd", "/examples/", "/examples/../app.js"],
+)
+def test_no_path_reaches_the_file_system(address, path):
+    host, port = address.split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection.request("GET", path)  # sent as it is, unlike urllib's
+    answer = connection.getresponse()
+    assert answer.status == 404 and answer.read() == b"Not Found"
+    connection.close()

@@ -1,6 +1,6 @@
 // The page: choices, one or two sessions on the same source, and what comes of them.
 import { Source, Speaker } from "./audio.js";
-import { drawCompute, drawTimeline } from "./charts.js";
+import { drawCurves, drawTimeline } from "./charts.js";
 import { Lane } from "./lane.js";
 import * as save from "./save.js";
 import { Session } from "./session.js";
@@ -32,17 +32,32 @@ async function fetchModels() {
   const { models: listed, chunk_ms: chunk } = await answer.json();
   fault("");
   models = listed;
-  $("model").replaceChildren(...models.map(({ name }) => new Option(name, name)));
+  $("model").replaceChildren(...models.map((model) => new Option(titleOf(model), model.name)));
   if ([...$("chunk").options].some(({ value }) => Number(value) === chunk)) $("chunk").value = chunk;
   const [{ source_language: source, target_language: target }] = models;
   if (source) {
     const name = (code) => new Intl.DisplayNames("en", { type: "language" }).of(code);
     $("about").textContent = `Speak ${name(source)}; hear and read ${name(target)} while you go on.`;
   }
-  $("twin-field").hidden = !twinOf($("model").value);
+  offerBeside();
 }
 
-function twinOf(name) { return models.find((model) => model.recompute && model.name !== name); }
+function modelOf(name) { return models.find((model) => model.name === name); }
+
+function titleOf({ name, recompute }) {
+  return recompute ? `${name.replace(/:recompute$/, "")}, recomputing` : name;
+}
+
+// Every other model may run beside the chosen one; those that recompute first, as they differ most.
+function offerBeside() {
+  const before = $("beside").value;
+  const others = models.filter(({ name }) => name !== $("model").value);
+  others.sort((a, b) => Number(b.recompute) - Number(a.recompute));
+  const options = others.map((model) => new Option(titleOf(model), model.name));
+  $("beside").replaceChildren(new Option("nothing", ""), ...options);
+  if (others.some(({ name }) => name === before)) $("beside").value = before;
+  $("beside-field").hidden = !others.length;
+}
 
 async function fetchExamples() {
   examples = await (await fetch("examples/index.json")).json();
@@ -56,7 +71,7 @@ function showChoices() {
   $("file-field").hidden = chosenSource() !== "file";
   $("example-field").hidden = chosenSource() !== "example";
   $("monitor-field").hidden = chosenSource() === "microphone";
-  $("twin-field").hidden = !twinOf($("model").value);
+  offerBeside();
 }
 
 async function openSource(source) {
@@ -85,17 +100,14 @@ class Run {
     this.sessions = [];
     await this.source.prepare();
     await openSource(this.source);
-    const names = [$("model").value];
-    const twin = $("twin").checked && twinOf(names[0]);
-    if (twin) names.push(twin.name);
-    const rate = models.find(({ name }) => name === names[0]).sample_rate;
-    this.speaker = new Speaker(rate, (report) => this.report(report));
+    const names = [$("model").value, $("beside").value].filter(Boolean);
+    this.speaker = new Speaker(modelOf(names[0]).sample_rate, (report) => this.report(report));
     await this.speaker.prepare();
     setVolume(this);
     this.lanes = names.map((name, index) => this.addLane(name, index, names.length));
     this.heard = this.lanes[0];
     $("lanes").replaceChildren(...this.lanes.map((lane) => lane.element));
-    $("key-second").hidden = names.length < 2;
+    $("key-second").hidden = $("save-hint").hidden = names.length < 2;
     this.begun = performance.now();
     this.sessions = this.lanes.map((lane) => this.addSession(lane));
     await this.source.begin($("monitor").checked);
@@ -103,7 +115,9 @@ class Run {
   }
 
   addLane(name, index, count) {
-    const lane = new Lane(name, index > 0);
+    const model = modelOf(name);
+    const lane = new Lane(titleOf(model), index > 0);
+    if (model.recompute) lane.note(`Computes all it has heard again at every chunk, as StreamSpeech was published; up to ${model.limit_s} s.`);
     const listen = lane.find("listen");
     listen.hidden = count < 2;
     listen.querySelector("input").checked = index === 0;
@@ -154,6 +168,7 @@ class Run {
     this.ended = this.now;
     say(reason ? "Stopped" : "Done");
     $("start").disabled = $("choices").disabled = false;
+    if (document.activeElement === $("stop")) $("start").focus();
     $("stop").disabled = true;
     document.querySelectorAll("[data-save]").forEach((button) => (button.disabled = false));
   }
@@ -163,11 +178,13 @@ class Run {
     const last = Math.max(0, ...this.lanes.map((lane) => lane.playEnd));
     const now = this.ended ? Math.min(this.now, Math.max(this.ended, last)) : this.now;
     drawTimeline($("timeline"), rows, now);
-    drawCompute($("compute"), this.lanes);
-    $("compute-text").textContent = this.lanes
-      .filter((lane) => lane.points.length)
-      .map((lane) => `${lane.title}: ${Math.round(lane.points.at(-1).computeMs)} ms for the last chunk`)
-      .join(", ");
+    for (const [id, field] of [["compute", "computeMs"], ["lag", "lagMs"]]) {
+      drawCurves($(id), this.lanes, field);
+      $(`${id}-text`).textContent = this.lanes
+        .filter((lane) => lane.points.length)
+        .map((lane) => `${lane.title}: ${Math.round(lane.points.at(-1)[field])} ms for the last chunk`)
+        .join(", ");
+    }
     if (!this.ended || this.now < Math.max(this.ended, last) + 1) requestAnimationFrame(() => this.frame());
   }
 }
@@ -185,6 +202,7 @@ $("controls").addEventListener("submit", async (event) => {
   if (!models.length) return;
   run?.speaker?.close();
   run = new Run();
+  const focused = document.activeElement === $("start");
   $("start").disabled = $("choices").disabled = true;
   document.querySelectorAll("[data-save]").forEach((button) => (button.disabled = true));
   say("Starting");
@@ -193,6 +211,7 @@ $("controls").addEventListener("submit", async (event) => {
   try {
     await run.begin();
     $("stop").disabled = false;
+    if (focused) $("stop").focus(); // the button that had it is disabled now
   } catch (error) {
     fault(error.name === "NotAllowedError" ? "The browser does not allow the microphone." : error.message);
     say("Not started");

@@ -44,13 +44,13 @@ export function drawTimeline(canvas, rows, now) {
   });
 }
 
-// `curves`: [{color, points: [{sourceMs, computeMs}]}].
-export function drawCompute(canvas, curves) {
+// `curves`: [{color, points: [{sourceMs, [field]: ms}]}].
+export function drawCurves(canvas, curves, field) {
   const { pen, width, height } = clear(canvas);
   const floor = height - 18;
   const all = curves.flatMap((curve) => curve.points);
   const last = Math.max(10000, ...all.map((point) => point.sourceMs));
-  const most = Math.max(20, ...all.map((point) => point.computeMs));
+  const most = Math.max(20, ...all.map((point) => point[field]));
   pen.fillStyle = color("--soft");
   pen.strokeStyle = color("--line");
   pen.strokeRect(0.5, 0.5, width - 1, floor - 1);
@@ -61,8 +61,8 @@ export function drawCompute(canvas, curves) {
     pen.strokeStyle = color(curve.color);
     pen.lineWidth = 2;
     pen.beginPath();
-    for (const { sourceMs, computeMs } of curve.points) {
-      pen.lineTo((sourceMs / last) * width, floor - (computeMs / most) * (floor - 4));
+    for (const point of curve.points) {
+      pen.lineTo((point.sourceMs / last) * width, floor - (point[field] / most) * (floor - 4));
     }
     pen.stroke();
   }

@@ -6,17 +6,24 @@ export class Lane {
     this.element = copy.querySelector(".lane");
     this.element.classList.toggle("second", second);
     this.element.querySelector("h2").textContent = title;
+    // One translation is read out, not two at once.
+    if (second) this.find("translation").setAttribute("aria-live", "off");
     this.color = second ? "--second" : "--first";
     this.title = title;
     this.messages = [];
     this.speech = [];
     this.spans = []; // when translated speech sounded, or would have
-    this.points = []; // compute per chunk
+    this.points = []; // compute and lag per chunk
     this.sentences = [];
     this.playEnd = 0;
   }
 
   find(name) { return this.element.querySelector(`.${name}`); }
+
+  note(text) {
+    this.find("note").hidden = false;
+    this.find("note").textContent = text;
+  }
 
   // `now`: seconds since the start.
   take(message, samples, now) {
@@ -41,24 +48,26 @@ export class Lane {
       known[type] = known[type] ? `${known[type]} ${text}` : text;
     }
     const list = this.find(type);
+    // Whoever has scrolled back to read is left there.
+    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
     let item = list.querySelector(`[data-sentence="${sentence}"]`);
     if (!item) {
       item = document.createElement("li");
       item.dataset.sentence = sentence;
-      list.append(item);
-    }
-    item.textContent = known[type];
-    if (tail) {
       const provisional = document.createElement("span");
       provisional.className = "tail";
-      provisional.textContent = `${known[type] ? " " : ""}${tail}`;
+      provisional.ariaHidden = "true"; // only words that stay are read out
       item.append(provisional);
+      list.append(item);
     }
-    list.scrollTop = list.scrollHeight;
+    const provisional = item.lastChild;
+    if (text) provisional.before(item.firstChild === provisional ? text : ` ${text}`);
+    provisional.textContent = tail && known[type] ? ` ${tail}` : tail;
+    if (atEnd) list.scrollTop = list.scrollHeight;
   }
 
   status({ source_ms: sourceMs, compute_ms: computeMs, lag_ms: lagMs }) {
-    this.points.push({ sourceMs, computeMs });
+    this.points.push({ sourceMs, computeMs, lagMs });
     this.show("lag", lagMs);
     this.find("compute-text").textContent = `${Math.round(computeMs)} ms a chunk`;
   }

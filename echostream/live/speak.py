@@ -1,0 +1,134 @@
+"""``echostream speak``: text from standard input to a sound file and the loudspeaker."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import contextlib
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from echostream import assets
+from echostream.checkpoint import load_model_dir
+from echostream.live.microphone import Player, find_device, load_sounddevice
+from echostream.speaking import Spoken, TextSpeaker
+
+READ_BYTES = 4096
+POLL_S = 0.05
+
+
+def add_speak_parser(commands: argparse._SubParsersAction) -> None:
+    speak = commands.add_parser(
+        "speak",
+        help="speak target text, word by word as it arrives on standard input",
+        description="Speaks target text from standard input while it arrives. A line, or what ends "
+        "in . ! or ?, is a sentence. The shipped systems speak the words of their small domain, "
+        "and less clearly than translations: docs/live.md says how well.",
+    )
+    speak.add_argument(
+        "--model-dir",
+        type=Path,
+        default=assets.model_dir("echostream"),
+        help="model directory (default: the shipped system)",
+    )
+    speak.add_argument("--out", type=Path, metavar="OUT.wav", help="write the speech to a file")
+    speak.add_argument("--play", action="store_true", help="play it while it is made")
+    speak.add_argument(
+        "--words", type=int, default=2, help="spoken at a time (default 2; more sound better)"
+    )
+    speak.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
+    speak.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    speak.set_defaults(func=run_speak)
+
+
+def text_as_it_comes(file: BufferedReader) -> Iterator[str]:
+    """Pieces of UTF-8 text, each as soon as it can be read; what is no UTF-8 is replaced."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    while data := file.read1(READ_BYTES):
+        yield decoder.decode(data)
+    yield decoder.decode(b"", final=True)
+
+
+def speak_text(speaker: TextSpeaker, pieces: Iterable[str]) -> Iterator[Spoken]:
+    """Everything that is spoken of a text, as soon as it is there."""
+    state = speaker.init_state()
+    for text in itertools.chain(pieces, [None]):
+        decisions = speaker.iterate(text or "", state, final=text is None)
+        for spoken, following in decisions:
+            state = following
+            if spoken is not None:
+                yield spoken
+
+
+@contextlib.contextmanager
+def sound_file(path: Path | None, rate: int) -> Iterator[Callable[[np.ndarray], Any]]:
+    """Yields what takes samples; the file is in place when all of them are."""
+    if path is None:
+        yield lambda samples: None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with soundfile.SoundFile(partial, "w", rate, 1, subtype="PCM_16", format="WAV") as file:
+            yield file.write
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def loudspeaker(wanted: bool, name: str | None, rate: int) -> Iterator[Callable[[np.ndarray], Any]]:
+    """Yields what takes samples; in the end waits until all of them have been heard.
+
+    Raises:
+        ValueError: there is no loudspeaker, or what drives it is missing.
+    """
+    if not wanted:
+        yield lambda samples: None
+        return
+    sounddevice = load_sounddevice()
+    device = find_device(sounddevice, name, "output")
+    player = Player()
+
+    def play(out: np.ndarray, frames: int, times: Any, status: Any) -> None:
+        out[:, 0] = player.take(frames)
+
+    stream = sounddevice.OutputStream(
+        samplerate=rate, channels=1, device=device["index"], callback=play
+    )
+    with stream:
+        yield player.add
+        while player.waiting:
+            time.sleep(POLL_S)
+        time.sleep(stream.latency)
+
+
+def run_speak(args: argparse.Namespace) -> int:
+    if args.out is None and not args.play:
+        raise ValueError("say where the speech should go: --out OUT.wav, --play, or both")
+    speaker = TextSpeaker(load_model_dir(args.model_dir, device=args.device), words=args.words)
+    rate, samples = speaker.output_rate, 0
+    with (
+        loudspeaker(args.play, args.output, rate) as play,
+        sound_file(args.out, rate) as write,
+    ):
+        if sys.stdin.isatty():
+            print("Type; a line is a sentence, Ctrl-D ends.", flush=True)
+        for spoken in speak_text(speaker, text_as_it_comes(sys.stdin.buffer)):
+            play(spoken.waveform)
+            write(spoken.waveform)
+            if spoken.words:
+                print(f"{samples / rate:7.2f} s  {' '.join(spoken.words)}", flush=True)
+            samples += len(spoken.waveform)
+    if args.out is not None:
+        print(f"{args.out}: {samples / rate:.2f} s of speech")
+    return 0

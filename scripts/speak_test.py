@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""How well is given text spoken? A recogniser listens to `echostream speak`.
+
+    python scripts/speak_test.py --words 1 2 100
+
+Speaks the reference translations of the shipped test clips, so many words at a time, and prints
+word error rate and BLEU of what pocketsphinx (extra asr) hears against the text.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import sacrebleu
+
+from echostream import assets
+from echostream.checkpoint import load_model_dir
+from echostream.evaluation.recognizers.loading import load_recognizer
+from echostream.speaking import TextSpeaker
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = ROOT / "data/echo_mini/test_audio/target.txt"
+
+
+def word_errors(heard: list[str], said: list[str]) -> int:
+    """Levenshtein distance in words."""
+    row = list(range(len(said) + 1))
+    for place, word in enumerate(heard, start=1):
+        before, row[0] = row[:], place
+        for column, other in enumerate(said, start=1):
+            replaced = before[column - 1] + (word != other)
+            row[column] = min(before[column] + 1, row[column - 1] + 1, replaced)
+    return row[-1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model-dir", type=Path, default=assets.model_dir("echostream"))
+    parser.add_argument("--text", type=Path, default=TEXTS, help="one sentence a line")
+    parser.add_argument("--words", type=int, nargs="+", default=[1, 2, 100])
+    parser.add_argument("--every", type=int, default=1, help="use every N-th sentence")
+    parser.add_argument("--asr-model", default="pocketsphinx")
+    args = parser.parse_args()
+    system, recognizer = load_model_dir(args.model_dir), load_recognizer(args.asr_model)
+    texts = args.text.read_text(encoding="utf-8").splitlines()[:: args.every]
+    print(f"{len(texts)} sentences, {recognizer.name}\nwords at a time      WER     BLEU")
+    for words in args.words:
+        speaker, heard = TextSpeaker(system, words=words), []
+        for text in texts:
+            spoken, _ = speaker.step(text, speaker.init_state(), final=True)
+            waveform = np.concatenate([piece.waveform for piece in spoken])
+            heard.append(recognizer.transcribe(waveform).lower())
+        pairs = [(h.split(), t.split()) for h, t in zip(heard, texts, strict=True)]
+        rate = sum(word_errors(*pair) for pair in pairs) / sum(len(said) for _, said in pairs)
+        bleu = sacrebleu.corpus_bleu(heard, [texts]).score
+        print(f"{words:15d} {100 * rate:7.1f}% {bleu:8.1f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
