@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +19,14 @@ import torch
 from simuleval.agents import GenericAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.agents.states import AgentStates
-from simuleval.data.segments import EmptySegment, SpeechSegment
+from simuleval.data.segments import EmptySegment, Segment, SpeechSegment
 
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig
 from echostream.pipeline import ChunkOutput, Pipeline
+from echostream.pipeline_batch import Push, step_batch
 from echostream.session import Session, TraceWriter
 from echostream.spine import StreamOutput, Task
 
@@ -52,6 +53,8 @@ class StreamStates(AgentStates):
         self.received = 0
         # Opened when first needed: resets happen before the weights are on their device.
         self.session: Session | None = None
+        # Decisions that were computed together with other streams', before the policy is called.
+        self.decided: list[StreamOutput] | None = None
 
     def update_source(self, segment) -> None:
         if self.target_finished:
@@ -166,17 +169,56 @@ class EchoStreamAgent(GenericAgent):
     def policy(self, states: StreamStates | None = None) -> Action:
         """Feed the new samples, emit what the pipeline decided to write."""
         states = self.states if states is None else states
-        if states.session is None:
-            states.session = states.open_session()
-        rate = states.source_sample_rate or self.pipeline.system.config.frontend.sample_rate
+        decisions, states.decided = states.decided, None
+        session = self._session(states)
+        if decisions is None:
+            decisions = session.iterate(
+                states.take(), self._rate(states), final=states.source_finished
+            )
         outputs = []
-        for output in states.session.iterate(states.take(), rate, final=states.source_finished):
-            self._tell(output, states.session)
+        for output in decisions:
+            self._tell(output, session)
             outputs.append(output)
         action = self._action(outputs, states)
         if states.source_finished:
             states.target_finished = True
         return action
+
+    def pushpop_batch(
+        self, segments: Sequence[Segment], states: Sequence[StreamStates]
+    ) -> list[Segment]:
+        """``pushpop`` of several streams, which listen together where they can.
+
+        Args:
+            segments: the next one of each stream.
+            states: of each stream, all different, from :meth:`build_states`.
+        """
+        for segment, stream in zip(segments, states, strict=True):
+            self.push(segment, stream)
+        if self.pipeline.joins_streams:
+            going = [stream for stream in states if not stream.target_finished]
+            pushes = [
+                Push(
+                    stream.take(),
+                    self._rate(stream),
+                    self._session(stream).current_state(),
+                    stream.source_finished,
+                )
+                for stream in going
+            ]
+            for stream, result in zip(going, step_batch(self.pipeline, pushes), strict=True):
+                if isinstance(result, Exception):
+                    raise result
+                stream.decided = stream.session.accept(*result)
+        return [self.pop(stream) for stream in states]
+
+    def _session(self, states: StreamStates) -> Session:
+        if states.session is None:
+            states.session = states.open_session()
+        return states.session
+
+    def _rate(self, states: StreamStates) -> int:
+        return states.source_sample_rate or self.pipeline.system.config.frontend.sample_rate
 
     def _action(self, outputs: list[StreamOutput], states: StreamStates) -> Action:
         raise NotImplementedError

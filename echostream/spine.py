@@ -122,11 +122,13 @@ class StreamPipeline(Generic[StateT, OutputT]):
         revises: outputs replace what earlier ones said, instead of adding to it.
         joins_last_chunk: a full chunk that turns out to be the last one is taken in together with
             the end of the stream, instead of the end being a decision of its own.
+        joins_streams: several streams can listen together (``pipeline_batch``).
     """
 
     min_chunk_ms = 10
     revises = False
     joins_last_chunk = False
+    joins_streams = False
 
     def __init__(
         self, system: System, *, chunk_ms: int, task: Task, policy: PolicyConfig | None
