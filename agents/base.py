@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from simuleval.agents import GenericAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.agents.states import AgentStates
@@ -27,6 +26,7 @@ from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig
 from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.pipeline_batch import Push, step_batch
+from echostream.precision import DTYPES, check_dtype
 from echostream.session import Session, TraceWriter
 from echostream.spine import StreamOutput, Task
 
@@ -86,7 +86,8 @@ class EchoStreamAgent(GenericAgent):
 
     def __init__(self, args: Namespace) -> None:
         device = normalize_device(getattr(args, "device", None))
-        system = load_model_dir(args.model_dir, device=device, dtype=_dtype(args))
+        self.dtype = _dtype(args)
+        system = load_model_dir(args.model_dir, device=device, dtype=self.dtype)
         chunk_ms = args.chunk_ms or getattr(args, "source_segment_size", None) or 320
         self.pipeline = Pipeline(
             system,
@@ -124,6 +125,9 @@ class EchoStreamAgent(GenericAgent):
             parser.add_argument(
                 "--source-segment-size", type=int, default=None, help="source per segment in ms"
             )
+        # SimulEval knows fp16 and fp32; what else there is, the agent loads by itself.
+        if "--dtype" in parser._option_string_actions:
+            parser._option_string_actions["--dtype"].choices = list(DTYPES)
         add_policy_args(parser)
         add_endpoint_args(parser)
         parser.add_argument("--beam", type=int, default=1, help="beam width of the text decoder")
@@ -161,7 +165,9 @@ class EchoStreamAgent(GenericAgent):
     def to(self, device: str, *args, fp16: bool = False, **kwargs) -> None:
         """Move the weights; called by SimulEval after construction."""
         model = self.pipeline.system.model
-        model.to(normalize_device(device))
+        device = normalize_device(device)
+        check_dtype(self.dtype, device)
+        model.to(device)
         if fp16:
             model.half()
         self.reset()
@@ -342,9 +348,5 @@ def policy_from_args(args: Namespace, default: PolicyConfig) -> PolicyConfig:
     return PolicyConfig(**{**default.__dict__, **values})
 
 
-def _dtype(args: Namespace) -> torch.dtype:
-    names = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}
-    name = getattr(args, "dtype", None)
-    if name not in names:
-        raise ValueError(f"dtype must be one of fp32, fp16, bf16, got {name!r}")
-    return names[name] or (torch.float16 if getattr(args, "fp16", False) else torch.float32)
+def _dtype(args: Namespace) -> str:
+    return getattr(args, "dtype", None) or ("fp16" if getattr(args, "fp16", False) else "fp32")

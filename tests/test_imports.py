@@ -47,7 +47,7 @@ FLOORS = [
         )
     },
     {
-        "checkpoint": ("echostream.checkpoint", "echostream.assets"),
+        "checkpoint": ("echostream.checkpoint", "echostream.assets", "echostream.precision"),
         "streams": ("echostream.streams",),
     },
     {

@@ -26,8 +26,8 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="SYSTEM",
         help="model directory or preset (random weights); a chunk Conformer's with "
-        f"'{RECOMPUTE}' behind it is timed as the published agents compute. Ratios are to the "
-        "first",
+        f"'{RECOMPUTE}' behind it is timed as the published agents compute; ':bf16' or ':int8' "
+        "behind the name computes in that format. Ratios are to the first",
     )
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[5, 10, 20, 40], help="positions in the stream"
@@ -41,6 +41,7 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--startup", action="store_true", help="also time fresh processes")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--markdown", type=Path, help="write the tables here too")
+    parser.add_argument("--plot", type=Path, help="draw stages and floors here (PNG or SVG)")
     parser.set_defaults(func=run_bench)
 
 
@@ -66,4 +67,9 @@ def run_bench(args: argparse.Namespace) -> int:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
+    if args.plot is not None:
+        # Takes longer to load than a short measurement.
+        from echostream.bench.figure import plot
+
+        plot(data, args.plot)
     return 0

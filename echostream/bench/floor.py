@@ -24,6 +24,7 @@ ARITHMETIC = frozenset(
             "mm addmm bmm baddbmm convolution mkldnn_convolution linear _scaled_dot_product_"
             "flash_attention_for_cpu _scaled_dot_product_attention_math _fft_r2c"
         ).split(),
+        "quantized": ("linear_dynamic",),
         "mkldnn": ("_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise"),
     }.items()
     for name in names

@@ -15,9 +15,10 @@ from echostream.bench import systems as bench_systems
 from echostream.bench.floor import recording, time_calls
 from echostream.bench.measure import STAGES, TOTAL, Plan, measure, speech
 from echostream.bench.report import figures, markdown
-from echostream.bench.systems import Rates, forced_pipeline, load_system
+from echostream.bench.systems import Rates, forced_pipeline, load_system, split_name
 from echostream.cli import main
 from echostream.config import ChunkConformerConfig, preset
+from echostream.precision import convert
 
 RATE = 16000
 FAST = {"seconds": (2.0, 4.0), "repeats": 1}
@@ -113,10 +114,12 @@ def test_command_writes_both_reports(tmp_path, capsys):
     code = main(
         ["bench", "tiny", "--seconds", "2", "--repeats", "1"]
         + ["--json", str(tmp_path / "a" / "b.json"), "--markdown", str(tmp_path / "b.md")]
+        + ["--plot", str(tmp_path / "c" / "b.png")]
     )
     assert code == 0
     data = json.loads((tmp_path / "a" / "b.json").read_text())
     assert data["systems"]["tiny"]["late_over_early"] == 1.0
+    assert (tmp_path / "c" / "b.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "b.md").read_text() == capsys.readouterr().out == markdown(data)
 
 
@@ -135,6 +138,21 @@ def test_command_writes_both_reports(tmp_path, capsys):
 def test_bad_plans_are_refused(options, message, capsys):
     assert main(["bench", "tiny", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@torch.no_grad()
+def test_a_name_may_end_in_a_number_format(monkeypatch):
+    assert split_name("tiny") == ("tiny", "fp32", False)
+    assert split_name("some:where:int8") == ("some:where", "int8", False)
+    assert split_name("streamspeech:bf16:recompute") == ("streamspeech", "bf16", True)
+    monkeypatch.setattr(
+        bench_systems, "convert", lambda m, d, where: convert(m, d, where, min_int8_weights=0)
+    )
+    pipeline = forced_pipeline("tiny:int8", load_system("tiny:int8"), Rates(), chunk_ms=320)
+    with recording() as recorder:
+        pipeline.step(speech(0.32), RATE, pipeline.init_state())
+    assert any("linear_dynamic" in str(call[0]) for call in recorder.calls["encoder"])
+    assert time_calls(recorder.calls["encoder"]) > 0
 
 
 def test_recomputing_needs_a_streamspeech(capsys):

@@ -23,6 +23,11 @@ from echostream.models.decoders.weight_layout import (
 CHEAP_PADDING = 1 / 16
 
 
+def _computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has kernels of this half precision on this processor."""
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 class PackedConv:
     """One convolution of stride 1 whose output is as long as its input is to the right.
 
@@ -39,7 +44,7 @@ class PackedConv:
         self.packed = (
             has_packed_kernels()
             and weight.device.type == "cpu"
-            and weight.dtype in (torch.float32, torch.bfloat16)
+            and (weight.dtype == torch.float32 or _computes(weight.dtype))
         )
         self.weight = LaidOutWeight(weight, dilation) if self.packed else plain_layout(weight)
 

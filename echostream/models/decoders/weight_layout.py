@@ -1,10 +1,10 @@
 """Convolution weights in the layouts that oneDNN's kernels want.
 
 oneDNN chooses a kernel, and with it a layout of the weights, by the shapes of both sides. Plain
-weights are rearranged at every call, which for a short signal costs about as much as the convolution.
-Weights that were rearranged for another kernel are rearranged back first, by code that takes ten times
-as long as the convolution itself. So weights are rearranged once per layout, and a length of signal
-whose layout is not among the stored ones takes the plain weights.
+weights are rearranged at every call, which for a short signal costs about as much as the
+convolution. Weights that were rearranged for another kernel are rearranged back first, by code that
+takes ten times as long as the convolution itself. So weights are rearranged once per layout, and a
+length of signal whose layout is not among the stored ones takes the plain weights.
 
 oneDNN does not tell which layout it would choose. It shows it: a tensor of marks, rearranged for a
 shape, lies in memory in an order that tells layouts apart.
