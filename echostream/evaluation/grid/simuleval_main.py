@@ -1,8 +1,8 @@
 """SimulEval's command with the repairs in place from the start, and safe to run unattended.
 
 ``python -m echostream.evaluation.grid.simuleval_main`` takes the arguments of ``simuleval``, and
-before them ``--batch N``: utterances at a time. Because the repairs come first, every metric of ours
-is known, also where no agent is loaded.
+before them ``--batch N``: utterances at a time. Because the repairs come first, every metric of
+ours is known, also where no agent is loaded.
 """
 
 from __future__ import annotations
