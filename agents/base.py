@@ -10,22 +10,23 @@ from __future__ import annotations
 import itertools
 import logging
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from simuleval.agents import GenericAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.agents.states import AgentStates
-from simuleval.data.segments import EmptySegment, SpeechSegment
+from simuleval.data.segments import EmptySegment, Segment, SpeechSegment
 
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.pipeline import ChunkOutput, Pipeline
+from echostream.pipeline_batch import Push, step_batch
+from echostream.precision import DTYPES, check_dtype
 from echostream.session import Session, TraceWriter
 from echostream.spine import StreamOutput, Task
 
@@ -52,6 +53,8 @@ class StreamStates(AgentStates):
         self.received = 0
         # Opened when first needed: resets happen before the weights are on their device.
         self.session: Session | None = None
+        # Decisions that were computed together with other streams', before the policy is called.
+        self.decided: list[StreamOutput] | None = None
 
     def update_source(self, segment) -> None:
         if self.target_finished:
@@ -83,7 +86,8 @@ class EchoStreamAgent(GenericAgent):
 
     def __init__(self, args: Namespace) -> None:
         device = normalize_device(getattr(args, "device", None))
-        system = load_model_dir(args.model_dir, device=device, dtype=_dtype(args))
+        self.dtype = _dtype(args)
+        system = load_model_dir(args.model_dir, device=device, dtype=self.dtype)
         chunk_ms = args.chunk_ms or getattr(args, "source_segment_size", None) or 320
         self.pipeline = Pipeline(
             system,
@@ -122,6 +126,9 @@ class EchoStreamAgent(GenericAgent):
             parser.add_argument(
                 "--source-segment-size", type=int, default=None, help="source per segment in ms"
             )
+        # SimulEval knows fp16 and fp32; what else there is, the agent loads by itself.
+        if "--dtype" in parser._option_string_actions:
+            parser._option_string_actions["--dtype"].choices = list(DTYPES)
         add_policy_args(parser)
         add_endpoint_args(parser)
         add_speech_args(parser)
@@ -160,7 +167,9 @@ class EchoStreamAgent(GenericAgent):
     def to(self, device: str, *args, fp16: bool = False, **kwargs) -> None:
         """Move the weights; called by SimulEval after construction."""
         model = self.pipeline.system.model
-        model.to(normalize_device(device))
+        device = normalize_device(device)
+        check_dtype(self.dtype, device)
+        model.to(device)
         if fp16:
             model.half()
         self.reset()
@@ -168,17 +177,56 @@ class EchoStreamAgent(GenericAgent):
     def policy(self, states: StreamStates | None = None) -> Action:
         """Feed the new samples, emit what the pipeline decided to write."""
         states = self.states if states is None else states
-        if states.session is None:
-            states.session = states.open_session()
-        rate = states.source_sample_rate or self.pipeline.system.config.frontend.sample_rate
+        decisions, states.decided = states.decided, None
+        session = self._session(states)
+        if decisions is None:
+            decisions = session.iterate(
+                states.take(), self._rate(states), final=states.source_finished
+            )
         outputs = []
-        for output in states.session.iterate(states.take(), rate, final=states.source_finished):
-            self._tell(output, states.session)
+        for output in decisions:
+            self._tell(output, session)
             outputs.append(output)
         action = self._action(outputs, states)
         if states.source_finished:
             states.target_finished = True
         return action
+
+    def pushpop_batch(
+        self, segments: Sequence[Segment], states: Sequence[StreamStates]
+    ) -> list[Segment]:
+        """``pushpop`` of several streams, which listen together where they can.
+
+        Args:
+            segments: the next one of each stream.
+            states: of each stream, all different, from :meth:`build_states`.
+        """
+        for segment, stream in zip(segments, states, strict=True):
+            self.push(segment, stream)
+        if self.pipeline.joins_streams:
+            going = [stream for stream in states if not stream.target_finished]
+            pushes = [
+                Push(
+                    stream.take(),
+                    self._rate(stream),
+                    self._session(stream).current_state(),
+                    stream.source_finished,
+                )
+                for stream in going
+            ]
+            for stream, result in zip(going, step_batch(self.pipeline, pushes), strict=True):
+                if isinstance(result, Exception):
+                    raise result
+                stream.decided = stream.session.accept(*result)
+        return [self.pop(stream) for stream in states]
+
+    def _session(self, states: StreamStates) -> Session:
+        if states.session is None:
+            states.session = states.open_session()
+        return states.session
+
+    def _rate(self, states: StreamStates) -> int:
+        return states.source_sample_rate or self.pipeline.system.config.frontend.sample_rate
 
     def _action(self, outputs: list[StreamOutput], states: StreamStates) -> Action:
         raise NotImplementedError
@@ -329,9 +377,5 @@ def policy_from_args(args: Namespace, default: PolicyConfig) -> PolicyConfig:
     return PolicyConfig(**{**default.__dict__, **values})
 
 
-def _dtype(args: Namespace) -> torch.dtype:
-    names = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}
-    name = getattr(args, "dtype", None)
-    if name not in names:
-        raise ValueError(f"dtype must be one of fp32, fp16, bf16, got {name!r}")
-    return names[name] or (torch.float16 if getattr(args, "fp16", False) else torch.float32)
+def _dtype(args: Namespace) -> str:
+    return getattr(args, "dtype", None) or ("fp16" if getattr(args, "fp16", False) else "fp32")

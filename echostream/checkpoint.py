@@ -28,6 +28,7 @@ from torch import Tensor
 from echostream.audio import CMVN, Frontend
 from echostream.config import EchoStreamConfig, load_config, save_config
 from echostream.models.echostream_model import EchoStreamModel, freeze
+from echostream.precision import check_dtype, convert
 from echostream.text import Vocabulary
 
 CONFIG_FILE = "config.yaml"
@@ -184,9 +185,12 @@ def normalize_device(device: str | None) -> str:
 
 
 def load_model_dir(
-    path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    path: Path, *, device: str = "cpu", dtype: str | torch.dtype = torch.float32
 ) -> System:
     """Load a model directory for inference.
+
+    Args:
+        dtype: what to compute in: one of ``echostream.precision.DTYPES``, or torch's name of it.
 
     Raises:
         FileNotFoundError: the directory or a file in it is missing.
@@ -196,6 +200,7 @@ def load_model_dir(
     if not path.is_dir():
         raise FileNotFoundError(f"no such model directory: {path}")
     device = normalize_device(device)
+    check_dtype(dtype, device)
     config = load_config(path / CONFIG_FILE)
     model = EchoStreamModel(config)
     weights = read_safetensors(path / MODEL_FILE)
@@ -206,7 +211,7 @@ def load_model_dir(
     try:
         return System(
             config,
-            freeze(model).to(device=device, dtype=dtype),
+            convert(freeze(model), dtype, device),
             Vocabulary.load(path / "source.dict.txt", path / "source.spm.model"),
             Vocabulary.load(path / "target.dict.txt", path / "target.spm.model"),
             CMVN.from_npz(path / CMVN_FILE),

@@ -125,6 +125,8 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         dur_prediction: let the vocoder predict how long units last.
     """
 
+    joins_streams = True
+
     def __init__(
         self,
         system: System,

@@ -165,13 +165,23 @@ class Session:
         self, samples: object, sample_rate: int, *, final: bool = False
     ) -> Iterator[StreamOutput]:
         """:meth:`push`, one decision at a time. Must be run to its end."""
-        state = self.pipeline.init_state() if self.state is None else self.state
-        decisions = self.pipeline.iterate(samples, sample_rate, state, final=final)
+        decisions = self.pipeline.iterate(samples, sample_rate, self.current_state(), final=final)
         for output, following in decisions:
             self.state = following
             if output is not None:
                 self._record(output)
                 yield output
+
+    def current_state(self) -> Any:
+        """The pipeline's state that the next push starts from."""
+        return self.pipeline.init_state() if self.state is None else self.state
+
+    def accept(self, outputs: list[StreamOutput], state: Any) -> list[StreamOutput]:
+        """Take in a push that was computed elsewhere, from :meth:`current_state` on."""
+        self.state = state
+        for output in outputs:
+            self._record(output)
+        return outputs
 
     def _record(self, output: StreamOutput) -> None:
         while len(self.sentences) <= output.sentence:

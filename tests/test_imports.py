@@ -48,7 +48,7 @@ FLOORS = [
         )
     },
     {
-        "checkpoint": ("echostream.checkpoint", "echostream.assets"),
+        "checkpoint": ("echostream.checkpoint", "echostream.assets", "echostream.precision"),
         "streams": ("echostream.streams",),
     },
     {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from echostream.bench.measure import Plan, measure, startup_s
+from echostream.bench.measure import CLOCKS, Plan, measure, startup_s
 from echostream.bench.report import figures, markdown
 from echostream.bench.systems import RECOMPUTE, Rates
 
@@ -26,8 +26,8 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="SYSTEM",
         help="model directory or preset (random weights); a chunk Conformer's with "
-        f"'{RECOMPUTE}' behind it is timed as the published agents compute. Ratios are to the "
-        "first",
+        f"'{RECOMPUTE}' behind it is timed as the published agents compute; ':bf16' or ':int8' "
+        "behind the name computes in that format. Ratios are to the first",
     )
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[5, 10, 20, 40], help="positions in the stream"
@@ -38,9 +38,17 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each measured step")
     parser.add_argument("--tokens-per-second", type=float, default=3.0, help="subwords written")
     parser.add_argument("--units-per-second", type=float, default=25.0, help="units spoken")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="wall time (default), or cpu: time this process computed, for machines that are shared; "
+        "with one thread alone",
+    )
     parser.add_argument("--startup", action="store_true", help="also time fresh processes")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--markdown", type=Path, help="write the tables here too")
+    parser.add_argument("--plot", type=Path, help="draw stages and floors here (PNG or SVG)")
     parser.set_defaults(func=run_bench)
 
 
@@ -52,6 +60,7 @@ def run_bench(args: argparse.Namespace) -> int:
         args.threads,
         args.repeats,
         args.task,
+        args.clock,
         Rates(args.tokens_per_second, args.units_per_second),
     )
     with tqdm(total=plan.chunks(plan.seconds[-1]), unit="chunk", disable=None) as bar:
@@ -66,4 +75,9 @@ def run_bench(args: argparse.Namespace) -> int:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
+    if args.plot is not None:
+        # Takes longer to load than a short measurement.
+        from echostream.bench.figure import plot
+
+        plot(data, args.plot)
     return 0

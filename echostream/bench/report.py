@@ -33,6 +33,7 @@ def figures(measured: Measured) -> dict[str, Any]:
     return {
         "chunk_ms": plan.chunk_ms,
         "task": plan.task,
+        "clock": plan.clock,
         "threads": plan.threads,
         "cores": list(measured.cores),
         "tokens_per_second": plan.rates.tokens,
@@ -71,7 +72,8 @@ def markdown(data: dict[str, Any]) -> str:
     lines = [
         f"{data['chunk_ms']} ms chunks, {data['threads']} thread(s) on core(s) "
         f"{', '.join(map(str, data['cores'])) or 'of the system'}, {data['tokens_per_second']:g} "
-        f"subwords and {data['units_per_second']:g} units a second; ms per chunk, median "
+        f"subwords and {data['units_per_second']:g} units a second; ms of {data['clock']} time per "
+        "chunk, median "
         "(95th percentile).",
         "",
         f"| system | at second | {' | '.join(STAGES)} | total | encoder / floor "

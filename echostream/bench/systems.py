@@ -22,6 +22,7 @@ from echostream.config import ChunkConformerConfig, EndpointConfig, preset
 from echostream.models.decoders.ctc_decoder_policy import Counts, Decision, PolicyState
 from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
 from echostream.pipeline import Pipeline
+from echostream.precision import DTYPES, convert
 from echostream.spine import StreamPipeline
 from echostream.streamspeech.recompute import (
     RecomputePipeline,
@@ -85,12 +86,22 @@ def random_system(name: str) -> System:
     return System(config, model, *vocabularies, cmvn)
 
 
+def split_name(name: str) -> tuple[str, str, bool]:
+    """``NAME[:DTYPE][:recompute]`` to its parts, float32 where none is named."""
+    weights, dtype = name.removesuffix(RECOMPUTE), "fp32"
+    head, _, tail = weights.rpartition(":")
+    if head and tail in DTYPES:
+        weights, dtype = head, tail
+    return weights, dtype, name.endswith(RECOMPUTE)
+
+
 def load_system(name: str) -> System:
     """A model directory if there is one of that name, otherwise a preset with random weights."""
-    name = name.removesuffix(RECOMPUTE)
-    if Path(name).is_dir():
-        return load_model_dir(name)
-    return random_system(name)
+    weights, dtype, _ = split_name(name)
+    if Path(weights).is_dir():
+        return load_model_dir(weights, dtype=dtype)
+    system = random_system(weights)
+    return replace(system, model=convert(system.model, dtype, "cpu"))
 
 
 class ForcedModel:
@@ -174,7 +185,7 @@ def forced_pipeline(
     Raises:
         ValueError: recomputing is asked of a system that is no StreamSpeech.
     """
-    if name.endswith(RECOMPUTE):
+    if split_name(name)[2]:
         return ForcedRecomputePipeline(system, rates, chunk_ms=chunk_ms, task=task)
     kind = Pipeline
     if isinstance(system.config.encoder, ChunkConformerConfig):

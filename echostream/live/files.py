@@ -17,6 +17,7 @@ from echostream import assets
 from echostream.checkpoint import load_model_dir
 from echostream.live.captions import Captions, show_words
 from echostream.pipeline import ChunkOutput, Pipeline
+from echostream.precision import DTYPES
 from echostream.session import Session
 from echostream.spine import MAX_CHUNK_MS
 
@@ -58,6 +59,9 @@ def add_translate_parser(commands: argparse._SubParsersAction) -> None:
         "--beam", type=int, help=f"beam width (default 1; with --offline {OFFLINE_BEAM})"
     )
     translate.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    translate.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="what to compute in (default fp32)"
+    )
     translate.set_defaults(func=run_translate)
 
 
@@ -145,7 +149,7 @@ def run_translate(args: argparse.Namespace) -> int:
     places = targets(args.inputs, args.out)
     beam = args.beam if args.beam is not None else (OFFLINE_BEAM if args.offline else 1)
     pipeline = Pipeline(
-        load_model_dir(args.model_dir, device=args.device),
+        load_model_dir(args.model_dir, device=args.device, dtype=args.dtype),
         chunk_ms=MAX_CHUNK_MS if args.offline else args.chunk_ms,
         task=args.task,
         beam=beam,

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echostream.models.chunk_conv import ChunkConv1d, ChunkConvState
+from echostream.models.transformer_layer import state_like
 
 # Projected positions are computed ahead in blocks, so that a stream does not do it every step.
 POSITION_BLOCK = 128
@@ -88,7 +89,7 @@ class RelativeAttention(nn.Module):
         return self._attend(x, keys, values, positions, blocked)
 
     def init_state(self, batch_size: int) -> AttentionState:
-        empty = self.linear_k.weight.new_zeros(batch_size, self.heads, 0, self.head_dim)
+        empty = state_like(self.linear_k).new_zeros(batch_size, self.heads, 0, self.head_dim)
         return AttentionState(empty, empty, empty.new_zeros(self.heads, 0, self.head_dim))
 
     def project_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,7 +78,7 @@ class EmformerLayer(nn.Module):
         self.convolution = CausalConvolution(dim, kernel, config.dropout) if kernel else None
 
     def init_state(self, batch_size: int = 1) -> EmformerLayerState:
-        empty = self.q_proj.weight.new_empty(batch_size, 0, 2 * self.config.embed_dim)
+        empty = self.input_layer_norm.weight.new_empty(batch_size, 0, 2 * self.config.embed_dim)
         if self.convolution is None:
             return EmformerLayerState(empty, empty, empty[..., : self.config.embed_dim])
         return EmformerLayerState(empty, empty, self.convolution.init_state(batch_size))

@@ -173,6 +173,13 @@ def sinusoid(index: Tensor, dim: int, *, dtype: torch.dtype) -> Tensor:
     return embedding.to(dtype)
 
 
+def state_like(projection: nn.Module) -> Tensor:
+    """A tensor of the type and place that a projection's outputs have, for states made of them."""
+    weight = projection.weight
+    # int8 weights are no parameter; what they give is float32 on the CPU.
+    return weight if isinstance(weight, Tensor) else torch.empty(0)
+
+
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention whose keys and values come from a cache."""
 
@@ -192,7 +199,7 @@ class MultiheadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def init_cache(self, batch_size: int) -> KVCache:
-        return KVCache.empty(self.q_proj.weight, batch_size, self.heads, self.head_dim)
+        return KVCache.empty(state_like(self.q_proj), batch_size, self.heads, self.head_dim)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)  # (B, H, T, D/H)

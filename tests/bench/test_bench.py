@@ -3,7 +3,9 @@ compared with any other."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +17,11 @@ from echostream.bench import systems as bench_systems
 from echostream.bench.floor import recording, time_calls
 from echostream.bench.measure import STAGES, TOTAL, Plan, measure, speech
 from echostream.bench.report import figures, markdown
-from echostream.bench.systems import Rates, forced_pipeline, load_system
+from echostream.bench.systems import Rates, forced_pipeline, load_system, split_name
 from echostream.cli import main
 from echostream.config import ChunkConformerConfig, preset
+from echostream.precision import convert
+from echostream.spine import stage_clock
 
 RATE = 16000
 FAST = {"seconds": (2.0, 4.0), "repeats": 1}
@@ -113,10 +117,12 @@ def test_command_writes_both_reports(tmp_path, capsys):
     code = main(
         ["bench", "tiny", "--seconds", "2", "--repeats", "1"]
         + ["--json", str(tmp_path / "a" / "b.json"), "--markdown", str(tmp_path / "b.md")]
+        + ["--plot", str(tmp_path / "c" / "b.png")]
     )
     assert code == 0
     data = json.loads((tmp_path / "a" / "b.json").read_text())
     assert data["systems"]["tiny"]["late_over_early"] == 1.0
+    assert (tmp_path / "c" / "b.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "b.md").read_text() == capsys.readouterr().out == markdown(data)
 
 
@@ -127,6 +133,7 @@ def test_command_writes_both_reports(tmp_path, capsys):
         (["--seconds", "1", "5"], "--seconds must cover the 6 x 320 ms"),
         (["--seconds", "1", "--chunk-ms", "2560"], "--seconds must cover the 1 x 2560 ms"),
         (["--chunk-ms", "0"], "--chunk-ms must be at least 1, got 0"),
+        (["--clock", "cpu", "--threads", "2"], "--clock cpu adds up the time of all threads"),
         (["--repeats", "0"], "--repeats must be at least 1, got 0"),
         (["--tokens-per-second", "0"], "rate of tokens must be positive, got 0"),
         (["tiny"], "systems must differ from each other"),
@@ -135,6 +142,32 @@ def test_command_writes_both_reports(tmp_path, capsys):
 def test_bad_plans_are_refused(options, message, capsys):
     assert main(["bench", "tiny", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@torch.no_grad()
+def test_a_name_may_end_in_a_number_format(monkeypatch):
+    assert split_name("tiny") == ("tiny", "fp32", False)
+    assert split_name("some:where:int8") == ("some:where", "int8", False)
+    assert split_name("streamspeech:bf16:recompute") == ("streamspeech", "bf16", True)
+    monkeypatch.setattr(
+        bench_systems, "convert", lambda m, d, where: convert(m, d, where, min_int8_weights=0)
+    )
+    pipeline = forced_pipeline("tiny:int8", load_system("tiny:int8"), Rates(), chunk_ms=320)
+    with recording() as recorder:
+        pipeline.step(speech(0.32), RATE, pipeline.init_state())
+    assert any("linear_dynamic" in str(call[0]) for call in recorder.calls["encoder"])
+    assert time_calls(recorder.calls["encoder"]) > 0
+
+
+def test_stages_read_the_clock_that_was_asked_for(monkeypatch):
+    """Of a clock that ticks once a reading, every stage takes the same whole number of ticks."""
+    ticks = itertools.count()
+    monkeypatch.setitem(measuring.CLOCKS, "cpu", lambda: float(next(ticks)))
+    plan = Plan(("tiny",), clock="cpu", **FAST)
+    data = figures(measure(plan))
+    assert data["systems"]["tiny"]["positions"]["4"]["encoder"]["median"] == 1000.0
+    assert data["clock"] == "cpu"
+    assert stage_clock.get() is time.perf_counter
 
 
 def test_recomputing_needs_a_streamspeech(capsys):

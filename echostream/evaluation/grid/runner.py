@@ -184,7 +184,9 @@ class _Progress:
         self._thread.join()
 
 
-def run_grid(grid: Grid, *, jobs: int = 1, ray_address: str | None = None) -> list[Cell]:
+def run_grid(
+    grid: Grid, *, jobs: int = 1, ray_address: str | None = None, batch: int = 1
+) -> list[Cell]:
     """Run what is missing of a grid and return all its cells, finished.
 
     Args:
@@ -192,10 +194,17 @@ def run_grid(grid: Grid, *, jobs: int = 1, ray_address: str | None = None) -> li
         jobs: SimulEval processes at a time on this machine.
         ray_address: run the shards on a Ray cluster instead: its address, ``auto``, or
             ``local:N`` for N workers here. Its machines must see the same files.
+        batch: utterances that each process has under way.
 
     Raises:
         CellError: a SimulEval process failed.
+        ValueError: computation-aware figures are asked of batches.
     """
+    if batch > 1 and grid.computation_aware:
+        raise ValueError(
+            "computation-aware figures need utterances one at a time: set computation_aware to "
+            f"false in the grid file, or drop --batch {batch}"
+        )
     check_files(grid)
     every = list(cells(grid))
     open_cells = [cell for cell in every if not is_finished(cell)]
@@ -206,7 +215,7 @@ def run_grid(grid: Grid, *, jobs: int = 1, ray_address: str | None = None) -> li
     for cell in open_cells:
         write_text(source_list(cell), "".join(f"{path}\n" for path in source_paths(cell.test_set)))
         _write_cell(cell, finished=False)
-        pieces = shards(cell)
+        pieces = shards(cell, batch)
         remaining[cell.name] = len(pieces)
         owner.update({shard.name: cell for shard in pieces})
         parts += pieces

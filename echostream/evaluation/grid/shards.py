@@ -43,11 +43,12 @@ def source_list(cell: Cell) -> Path:
     return cell.folder.parents[1] / "source.txt"
 
 
-def shards(cell: Cell) -> list[Shard]:
-    """Cut a cell's test set."""
+def shards(cell: Cell, batch: int = 1) -> list[Shard]:
+    """Cut a cell's test set, to be run ``batch`` utterances at a time."""
     total = count_lines(Path(cell.test_set.source))
     size = cell.test_set.shard_size or max(total, 1)
     arguments = [
+        *(("--batch", str(batch)) if batch > 1 else ()),
         *("--agent", cell.system.agent),
         *("--source", str(source_list(cell)), "--target", cell.test_set.target),
         *("--source-segment-size", str(cell.chunk_ms), "--device", cell.grid.device),

@@ -1,7 +1,8 @@
 """SimulEval's command with the repairs in place from the start, and safe to run unattended.
 
-``python -m echostream.evaluation.grid.simuleval_main`` takes the arguments of ``simuleval``.
-Because the repairs come first, every metric of ours is known, also where no agent is loaded.
+``python -m echostream.evaluation.grid.simuleval_main`` takes the arguments of ``simuleval``, and
+before them ``--batch N``: utterances at a time. Because the repairs come first, every metric of
+ours is known, also where no agent is loaded.
 """
 
 from __future__ import annotations
@@ -56,9 +57,18 @@ def main() -> None:
     held = None
     if "--output" in sys.argv:
         held = lock(Path(sys.argv[sys.argv.index("--output") + 1]))
+    batch = 1
+    if sys.argv[1:2] == ["--batch"]:
+        batch = int(sys.argv[2])
+        del sys.argv[1:3]
     from simuleval.cli import main as simuleval_main
 
     import echostream.evaluation.simuleval_compat  # noqa: F401 (importing it applies it)
+
+    if batch > 1:
+        from echostream.evaluation.grid.batched_run import use_batches
+
+        use_batches(batch)
 
     simuleval_main()
     release(held)

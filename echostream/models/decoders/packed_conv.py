@@ -3,8 +3,8 @@
 Signals are (B, T, C): slices of a stretch of time are contiguous and cost nothing, and the same
 memory read as (B, C, 1, T) is what channels-last kernels take. On a CPU, oneDNN rearranges the
 weights of every plain convolution at every call, which for a few frames of signal costs more than
-the convolution; here they are rearranged once. Where torch or the number format has no packed
-kernel, the plain one computes the same.
+the convolution; here they are rearranged once (:mod:`~echostream.models.decoders.weight_layout`).
+Where torch or the number format has no packed kernel, the plain one computes the same.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from echostream.models.decoders.weight_layout import (
+    LaidOutWeight,
+    has_packed_kernels,
+    plain_layout,
+)
+
 # A short stretch of zeros on the left is cheaper to convolve than to avoid by copying the signal.
 CHEAP_PADDING = 1 / 16
 
 
-def _has_packed_kernels() -> bool:
-    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in names
-    )
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number & (number - 1) == 0
+def _computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has kernels of this half precision on this processor."""
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class PackedConv:
@@ -41,21 +41,12 @@ class PackedConv:
         self.kernel, self.dilation = weight.size(2), dilation
         self.reach = dilation * (self.kernel - 1)  # samples before the last tap
         self.bias = bias
-        plain = weight.detach().unsqueeze(2).contiguous(memory_format=torch.channels_last)
         self.packed = (
-            _has_packed_kernels()
-            and plain.device.type == "cpu"
-            and plain.dtype in (torch.float32, torch.bfloat16)
+            has_packed_kernels()
+            and weight.device.type == "cpu"
+            and (weight.dtype == torch.float32 or _computes(weight.dtype))
         )
-        # With other numbers of channels the best layout depends on the length of the signal, and
-        # changing one packed layout into another takes many times as long as packing a plain one.
-        if self.packed and _is_power_of_two(weight.size(1)):
-            example = [1, weight.size(1), 1, 64 + self.reach]
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                plain, [0, 0], [1, 1], [1, dilation], 1, example
-            )
-        else:
-            self.weight = plain
+        self.weight = LaidOutWeight(weight, dilation) if self.packed else plain_layout(weight)
 
     def __call__(
         self,
@@ -104,19 +95,20 @@ class PackedConv:
         self, x: Tensor, padding: int, slope: float | None, add: Tensor | None, overwrite: bool
     ) -> Tensor:
         operations = torch.ops.mkldnn
+        weight = self.weight.for_signal(x.size(0), x.size(3), padding)
         shape = ([0, padding], [1, 1], [1, self.dilation], 1)
         rectifier = ("none", [], "") if slope is None else ("leaky_relu", [slope], "")
         if add is None:
-            return operations._convolution_pointwise(x, self.weight, self.bias, *shape, *rectifier)
+            return operations._convolution_pointwise(x, weight, self.bias, *shape, *rectifier)
         if slope is not None:
             raise ValueError("a rectifier cannot follow an addition")
         if overwrite and x.size(0) == 1:
             operations._convolution_pointwise_.binary(
-                add, x, self.weight, self.bias, *shape, "add", 1.0, None, [], None
+                add, x, weight, self.bias, *shape, "add", 1.0, None, [], None
             )
             return add
         return operations._convolution_pointwise.binary(
-            x, add, self.weight, self.bias, *shape, "add", 1.0, None, [], None
+            x, add, weight, self.bias, *shape, "add", 1.0, None, [], None
         )
 
 

@@ -35,6 +35,7 @@ from echostream.models.decoders.codehifigan_standalone import (
 from echostream.models.decoders.packed_conv import PackedConv, PackedUpsampling, packed_conv
 
 LAST_SLOPE = 0.01  # the original's last activation has torch's default slope
+FIRST_GRID = 4  # frames; see _round_up
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class StreamingGenerator:
         run = _Write(self, frames, caches, growth)
         samples = run.waveform()
         unit = self.unit_samples
-        first = run.first_new
+        first = run.first_new  # of all streams, on the grid
         waves = [
             samples[b, (g.first_new - first) * unit : (g.end - first) * unit]
             for b, g in enumerate(growth)
@@ -196,12 +197,18 @@ class _Write:
         caches: Sequence[Tensor],
         growth: Sequence[Growth],
     ) -> None:
-        self.network, self.frames, self.growth = network, frames, growth
+        self.network, self.growth = network, growth
         self.caches = iter(caches)
         self.new_caches: list[Tensor] = []
-        self.first_new = min(g.first_new for g in growth)
+        # oneDNN generates code for every length of every signal, which takes longer than a
+        # convolution, and keeps about a thousand of them. Speech has all lengths; so what is
+        # computed begins and ends on a grid, and what lies beyond an end is blanked as it is for
+        # the shorter streams of a batch.
+        first = min(g.first_new for g in growth)
+        self.first_new = first - first % FIRST_GRID
         self.oldest = min(g.settled for g in growth)
-        self.end = frames.size(1)
+        self.end = _round_up(frames.size(1))
+        self.frames = F.pad(frames, (0, 0, 0, self.end - frames.size(1)))
         self.ragged = any(g.end != self.end for g in growth)
         self.masks: dict[tuple[int, int], Tensor] = {}
 
@@ -210,7 +217,8 @@ class _Write:
         if not self.ragged and start >= -self.oldest * rate:
             return x
         if x.size(0) == 1:
-            x[:, : -self.oldest * rate - start] = 0
+            x[:, : max(-self.oldest * rate - start, 0)] = 0
+            x[:, max(self.growth[0].end * rate - start, 0) :] = 0
             return x
         mask = self.masks.get((start, rate))
         if mask is None:
@@ -294,6 +302,12 @@ class _Write:
             if span is not None:
                 x, start = self.recall(x, span)
         return x
+
+
+def _round_up(frames: int) -> int:
+    """The next length on a grid that is an eighth of the length wide, and at least four frames."""
+    step = max(FIRST_GRID, 1 << max(frames.bit_length() - 3, 0))
+    return -(-frames // step) * step
 
 
 def _packed_block(block: ResBlock) -> list[tuple[PackedConv, PackedConv]]:

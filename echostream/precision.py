@@ -1,0 +1,63 @@
+"""Number formats that a model can compute in.
+
+``bf16`` needs a processor with instructions for it (AVX512-BF16, AMX, or a GPU): others emulate it,
+several times slower than float32. ``int8`` keeps the weights of the large projections in eight bits
+and quantises what is multiplied with them at every call (torch's dynamic quantisation); everything
+else stays float32. It runs on CPUs alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = (*FLOATS, "int8")
+# Weights from which a projection of a few rows is quicker in int8 than in float32: below it,
+# quantising the rows takes longer than the smaller product saves.
+MIN_INT8_WEIGHTS = 256 * 512
+
+
+def check_dtype(name: str | torch.dtype, device: str | torch.device) -> None:
+    """
+    Raises:
+        ValueError: no such format, or none that the device computes in.
+    """
+    if isinstance(name, str) and name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+    if name == "int8" and torch.device(device).type != "cpu":
+        raise ValueError(f"dtype int8 computes on the CPU alone, got device {device!r}")
+
+
+def convert(
+    model: nn.Module,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
+    *,
+    min_int8_weights: int = MIN_INT8_WEIGHTS,
+) -> nn.Module:
+    """Move a model to a device and a format; see the module docstring.
+
+    Args:
+        min_int8_weights: smaller projections stay float32.
+    """
+    check_dtype(dtype, device)
+    if dtype != "int8":
+        return model.to(device=device, dtype=FLOATS.get(dtype, dtype))
+    model = model.to(device=device, dtype=torch.float32)
+    large = {
+        name
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and module.weight.numel() >= min_int8_weights
+    }
+    if large:
+        with warnings.catch_warnings():
+            # It is to move to torchao, which torch does not bring along.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            model = torch.ao.quantization.quantize_dynamic(
+                model, large, dtype=torch.qint8, inplace=True
+            )
+    return model

@@ -1,0 +1,93 @@
+"""Other number formats against float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from echostream.assets import model_dir
+from echostream.checkpoint import load_model_dir
+from echostream.config import preset
+from echostream.models.echostream_model import seeded_model
+from echostream.pipeline import Pipeline
+from echostream.precision import DTYPES, MIN_INT8_WEIGHTS, check_dtype, convert
+from echostream.synthetic import synthetic_clip
+
+RATE = 16000
+
+
+def quantised(model):
+    kind = torch.ao.nn.quantized.dynamic.Linear
+    return [m for m in model.modules() if isinstance(m, kind)]
+
+
+def heard(model, clip_seconds=2.0):
+    """Encoder frames of a stream of made-up features."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, int(100 * clip_seconds), 80, generator=generator)
+    state, frames = model.init_state(), []
+    with torch.no_grad():
+        for chunk in features.split(32, dim=1):
+            weight = next(model.parameters())
+            out, tail, state = model.encode(chunk.to(weight), state)
+            frames.append(out.float())
+    return torch.cat(frames, dim=1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("int8", 0.05), ("bf16", 0.05)])
+def test_encoder_frames_stay_close(dtype, tolerance):
+    """Relative root-mean-square error of a stream's encoder frames."""
+    expected = heard(seeded_model(preset("tiny"), 1))
+    got = heard(convert(seeded_model(preset("tiny"), 1), dtype, "cpu", min_int8_weights=0))
+    error = ((got - expected).square().mean() / expected.square().mean()).sqrt()
+    assert 0 < error < tolerance
+
+
+@pytest.mark.parametrize("name", ["tiny", "streamspeech"])
+def test_int8_takes_the_large_projections_alone(name):
+    if name == "streamspeech":
+        from dataclasses import replace
+
+        from echostream.config import ChunkConformerConfig
+
+        encoder = ChunkConformerConfig(
+            embed_dim=32, layers=1, attention_heads=4, ffn_dim=64, conv_channels=8
+        )
+        config = replace(preset("tiny"), encoder=encoder)
+    else:
+        config = preset("tiny")
+    model = seeded_model(config, 1)
+    count = sum(m.weight.numel() >= 2048 for m in model.modules() if type(m) is nn.Linear)
+    model = convert(model, "int8", "cpu", min_int8_weights=2048)
+    kept = [m for m in model.modules() if type(m) is nn.Linear]
+    assert len(quantised(model)) == count > 0
+    assert kept and all(m.weight.numel() < 2048 for m in kept)
+    assert not quantised(convert(seeded_model(config, 1), "int8", "cpu"))
+    assert MIN_INT8_WEIGHTS > 64 * 32
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_shipped_system_streams(dtype):
+    system = load_model_dir(model_dir("echostream"), dtype=dtype)
+    if dtype == "int8":
+        system.model = convert(system.model, "int8", "cpu", min_int8_weights=0)
+        assert quantised(system.model)
+    pipeline = Pipeline(system)
+    state = pipeline.init_state()
+    clip = synthetic_clip(1.5, RATE, seed=1)
+    outputs, state = pipeline.step(clip, RATE, state, final=True)
+    assert state.finished and outputs[-1].final
+    assert all(np.isfinite(o.waveform).all() for o in outputs)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="dtype must be one of fp32, fp16, bf16, int8, got 'int4'"):
+        check_dtype("int4", "cpu")
+    with pytest.raises(ValueError, match="int8 computes on the CPU alone, got device 'cuda:0'"):
+        check_dtype("int8", "cuda:0")
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        load_model_dir(model_dir("echostream"), dtype="double")
+    for name in DTYPES:
+        check_dtype(name, "cpu")
