@@ -194,7 +194,7 @@ def _recognize_all(
     # A forked process would inherit locks of threads that it does not have.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(recognition.jobs, mp_context=context) as pool:
-        yield from pool.map(work, stretches, chunksize=4)
+        yield from pool.map(work, stretches)
 
 
 def _read_known(path: Path) -> dict[str, list[HeardWord]]:
