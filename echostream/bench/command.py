@@ -42,8 +42,8 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="wall time (default), or cpu: time this process computed, for machines that are shared; "
-        "with one thread alone",
+        help="wall time (default), or cpu: time this process computed, for machines that are "
+        "shared; with one thread alone",
     )
     parser.add_argument("--startup", action="store_true", help="also time fresh processes")
     parser.add_argument("--json", type=Path, help="write all figures here")

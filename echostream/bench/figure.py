@@ -26,13 +26,13 @@ def plot(data: dict[str, Any], path: Path) -> None:
     for axis, (name, system) in zip(axes[0], systems.items(), strict=True):
         positions = list(system["positions"])
         rows = [system["positions"][second] for second in positions]
-        bottom = np.zeros(len(rows))
+        bottom, places = np.zeros(len(rows)), np.arange(len(rows))
+        axis.set_xticks(places, positions)
         for stage, colour in zip(STAGES, colours, strict=True):
             heights = np.array([row[stage]["median"] for row in rows])
-            axis.bar(positions, heights, bottom=bottom, color=colour, label=stage, width=0.7)
+            axis.bar(places, heights, bottom=bottom, color=colour, label=stage, width=0.7)
             bottom += heights
         floors = [row[TOTAL]["floor"] for row in rows]
-        places = np.arange(len(rows))
         axis.hlines(floors, places - 0.42, places + 0.42, color="black", label="floor")
         axis.set_title(name, fontsize="medium")
         axis.set_xlabel("second of the stream")
