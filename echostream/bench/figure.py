@@ -20,7 +20,12 @@ def plot(data: dict[str, Any], path: Path) -> None:
     """
     systems = data["systems"]
     figure, axes = plt.subplots(
-        1, len(systems), figsize=(1 + 3.2 * len(systems), 4), squeeze=False, layout="constrained"
+        1,
+        len(systems),
+        figsize=(2 + 3.2 * len(systems), 4),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
     )
     colours = plt.get_cmap("viridis")(np.linspace(0.1, 0.95, len(STAGES)))
     for axis, (name, system) in zip(axes[0], systems.items(), strict=True):
@@ -36,8 +41,8 @@ def plot(data: dict[str, Any], path: Path) -> None:
         axis.hlines(floors, places - 0.42, places + 0.42, color="black", label="floor")
         axis.set_title(name, fontsize="medium")
         axis.set_xlabel("second of the stream")
-        axis.set_ylabel("ms per chunk, medians")
-    axes[0][-1].legend(fontsize="small")
+    axes[0][0].set_ylabel("ms per chunk, medians")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         figure.savefig(path, dpi=120)
