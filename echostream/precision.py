@@ -55,8 +55,7 @@ def convert(
     if large:
         with warnings.catch_warnings():
             # It is to move to torchao, which torch does not bring along.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore")
             model = torch.ao.quantization.quantize_dynamic(
                 model, large, dtype=torch.qint8, inplace=True
             )

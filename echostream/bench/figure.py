@@ -20,24 +20,29 @@ def plot(data: dict[str, Any], path: Path) -> None:
     """
     systems = data["systems"]
     figure, axes = plt.subplots(
-        1, len(systems), figsize=(1 + 3.2 * len(systems), 4), squeeze=False, layout="constrained"
+        1,
+        len(systems),
+        figsize=(2 + 3.2 * len(systems), 4),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
     )
     colours = plt.get_cmap("viridis")(np.linspace(0.1, 0.95, len(STAGES)))
     for axis, (name, system) in zip(axes[0], systems.items(), strict=True):
         positions = list(system["positions"])
         rows = [system["positions"][second] for second in positions]
-        bottom = np.zeros(len(rows))
+        bottom, places = np.zeros(len(rows)), np.arange(len(rows))
+        axis.set_xticks(places, positions)
         for stage, colour in zip(STAGES, colours, strict=True):
             heights = np.array([row[stage]["median"] for row in rows])
-            axis.bar(positions, heights, bottom=bottom, color=colour, label=stage, width=0.7)
+            axis.bar(places, heights, bottom=bottom, color=colour, label=stage, width=0.7)
             bottom += heights
         floors = [row[TOTAL]["floor"] for row in rows]
-        places = np.arange(len(rows))
         axis.hlines(floors, places - 0.42, places + 0.42, color="black", label="floor")
         axis.set_title(name, fontsize="medium")
         axis.set_xlabel("second of the stream")
-        axis.set_ylabel("ms per chunk, medians")
-    axes[0][-1].legend(fontsize="small")
+    axes[0][0].set_ylabel("ms per chunk, medians")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         figure.savefig(path, dpi=120)

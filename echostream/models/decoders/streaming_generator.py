@@ -200,10 +200,9 @@ class _Write:
         self.network, self.growth = network, growth
         self.caches = iter(caches)
         self.new_caches: list[Tensor] = []
-        # oneDNN generates code for every length of every signal, which takes longer than a
-        # convolution, and keeps about a thousand of them. Speech has all lengths; so what is
-        # computed begins and ends on a grid, and what lies beyond an end is blanked as it is for
-        # the shorter streams of a batch.
+        # For every new length the layout of the weights is looked up, and oneDNN prepares its
+        # kernel. Speech has all lengths; so what is computed begins and ends on a grid, and what
+        # lies beyond an end is blanked as it is for the shorter streams of a batch.
         first = min(g.first_new for g in growth)
         self.first_new = first - first % FIRST_GRID
         self.oldest = min(g.settled for g in growth)
