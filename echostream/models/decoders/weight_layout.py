@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def layout_of(shape: Shape, length: int, padding: int, dtype: torch.dtype) -> by
     memory = (ctypes.c_char * size).from_address(torch.ops.mkldnn.data_ptr(packed))
     elements = np.frombuffer(memory, dtype=f"u{dtype.itemsize}")
     probe = elements[:: max(len(elements) // PROBED, 1)].tobytes()
-    return size.to_bytes(8, "little") + probe
+    return hashlib.sha256(size.to_bytes(8, "little") + probe).digest()
 
 
 class LaidOutWeight:
