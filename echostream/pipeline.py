@@ -38,6 +38,7 @@ from echostream.models.transformer_layer import TRIM_SLACK
 from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
 from echostream.streams.backlog import waiting_ms
 from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
+from echostream.streams.pieces import Piece
 from echostream.streams.restart import Features, unsettled
 from echostream.streams.speaking import Speaker, SpeakerState, Written
 from echostream.text import Detokenizer, DetokenizerState, Vocabulary
@@ -94,23 +95,6 @@ class ChunkOutput(StreamOutput):
     transcript: tuple[str, ...]
     translation: tuple[str, ...]
     encoder_frames: int
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Part of what a chunk brought that belongs to one sentence.
-
-    Attributes:
-        heard: its share of the CTC heads' tokens and frames.
-        frames: (1, S, D) its completed encoder frames.
-        ends: the sentence ends with it.
-        final: the stream ends with it.
-    """
-
-    heard: Heard
-    frames: torch.Tensor
-    ends: bool
-    final: bool
 
 
 class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
@@ -216,6 +200,8 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
             listened: encoder frames and tokens, where the model's state has taken them in already.
         """
         model, outputs = self.system.model, []
+        if self.restarts and self.endpoints.nothing_for_long(state.endpoint):
+            features, state = self._forget_silence(features, state)
         unheard: Features | None = features
         while unheard is not None:
             if listened is None:
@@ -269,6 +255,17 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
             part = heard.cut(start, None, Vocabulary.eos if learned else None)
             pieces.append(Piece(part, frames[:, start:], state.finished, state.finished))
         return pieces, rest, state
+
+    def _forget_silence(
+        self, features: torch.Tensor, state: PipelineState
+    ) -> tuple[torch.Tensor, PipelineState]:
+        """Start an encoder anew that remembers everything, where nobody has spoken for as long as
+        the longest sentence: what it has not settled yet is heard again, before ``features``."""
+        if state.recent is not None:
+            features = torch.cat([state.recent, features], dim=1)
+        model = self.system.model.restart_hearing(state.model, **self.encoder_options())
+        endpoint = self.endpoints.init_state()
+        return features, replace(state, model=model, recent=None, endpoint=endpoint)
 
     def _next_sentence(self, state: PipelineState) -> PipelineState:
         """Text and speech start anew; the encoder goes on, or starts anew too."""

@@ -1,5 +1,6 @@
 """The shipped systems: what is in the box, and that they translate."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from echostream.assets import ECHO_MINI, SYSTEMS, model_dir
 from echostream.checkpoint import KNOWN_FILES, load_model_dir
-from echostream.config import ChunkConformerConfig, EmformerConfig
+from echostream.config import ChunkConformerConfig, EmformerConfig, EndpointConfig
 from echostream.pipeline import Pipeline
 from echostream.session import Session
 
@@ -98,3 +99,33 @@ def test_nothing_said_nothing_spoken(systems, sound):
     session.push(samples, 16000, final=True)
     assert len(session.translation) <= 1
     assert session.samples_written <= 16000 * bool(session.translation)
+
+
+def test_silence_does_not_fill_an_encoder_that_remembers_everything(systems):
+    """The chunk Conformer starts anew in long silences, and what is said behind them is heard."""
+    endpoint = EndpointConfig("learned", max_sentence_ms=2000)
+    pipeline = Pipeline(systems["streamspeech"], chunk_ms=320, task="s2tt", endpoint=endpoint)
+    state, sizes, frames = pipeline.init_state(), [], 0
+    for _ in range(40):
+        outputs, state = pipeline.step(np.zeros(5120, dtype=np.float32), 16000, state)
+        frames += sum(output.encoder_frames for output in outputs)
+        sizes.append(stored(state))
+    assert max(sizes[8:]) <= max(sizes[:8])
+    wav = (TEST_AUDIO / "wav_list.txt").read_text().split()[0]
+    samples, rate = soundfile.read(ROOT / wav, dtype="float32")
+    outputs, state = pipeline.step(samples, rate, state, final=True)
+    frames += sum(output.encoder_frames for output in outputs)
+    reference = (TEST_AUDIO / "target.txt").read_text().splitlines()[0]
+    words = " ".join(word for output in outputs for word in output.translation)
+    assert sacrebleu.sentence_bleu(words, [reference]).score > 30
+    windows = (40 * 5120 + len(samples) - 400) // 160 + 1
+    assert frames == -(-windows // 4)
+
+
+def stored(state) -> int:
+    """Elements of all tensors in a state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel()
+    if dataclasses.is_dataclass(state):
+        return sum(stored(getattr(state, field.name)) for field in dataclasses.fields(state))
+    return sum(map(stored, state)) if isinstance(state, tuple) else 0

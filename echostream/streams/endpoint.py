@@ -85,6 +85,10 @@ class EndpointFinder:
                 state = EndpointState()
         return boundaries, state
 
+    def nothing_for_long(self, state: EndpointState) -> bool:
+        """Whether no token has come for as long as the longest sentence, and none before."""
+        return not state.tokens and state.silent >= self.longest_frames
+
     @staticmethod
     def _next(state: EndpointState, tokens: int) -> EndpointState:
         first = state.first + 1 if state.tokens else (0 if tokens else -1)

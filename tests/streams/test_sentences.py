@@ -44,6 +44,9 @@ class Scripted:
             self.frames = ()
         return found, EndpointState(silent=stop)
 
+    def nothing_for_long(self, state):
+        return False
+
 
 def scripted(system, *frames, **options):
     pipeline = Pipeline(system, **options)
