@@ -14,7 +14,7 @@ from echostream.files import write_atomically
 from echostream.training.ablation.conditions import CONDITIONS, Sentence
 from echostream.training.ablation.report import listen, scores, table
 from echostream.training.vocoder.command import read_target_texts
-from echostream.training.vocoder.data import find_sound, load_speech
+from echostream.training.vocoder.data import find_sound, load_speech_for
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,16 +50,7 @@ def read_sentences(args: argparse.Namespace) -> list[Sentence]:
         ValueError: the model has no vocoder, or no sentence has a text.
     """
     config = load_model_dir(args.model_dir).config.vocoder
-    if config is None:
-        raise ValueError(f"{args.model_dir} has no vocoder")
-    speech = load_speech(
-        args.units,
-        args.audio,
-        num_units=config.num_embeddings,
-        sample_rate=config.sampling_rate,
-        frame_samples=config.unit_samples,
-        limit=args.limit,
-    )
+    speech = load_speech_for(config, args.model_dir, args.units, args.audio, args.limit)
     texts = read_target_texts(args.texts)
     known = [utterance for utterance in speech if utterance.id in texts]
     if not known:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from echostream.audio import read_audio
+from echostream.config import VocoderConfig
 from echostream.training.corpus.synthesis import generator_for
 from echostream.training.units.sequences import read_units, reduce_units
 
@@ -53,6 +54,30 @@ def find_sound(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(f"no sound of utterance {name!r} in {folder} (.flac or .wav)")
+
+
+def load_speech_for(
+    config: VocoderConfig | None,
+    model_dir: Path,
+    units_file: Path,
+    audio_folder: Path,
+    limit: int | None = None,
+) -> list[SpeechWithUnits]:
+    """:func:`load_speech` in the units and at the rate of the vocoder of ``model_dir``.
+
+    Raises:
+        ValueError: the model has none, or the speech does not fit it.
+    """
+    if config is None:
+        raise ValueError(f"{model_dir} has no vocoder")
+    return load_speech(
+        units_file,
+        audio_folder,
+        num_units=config.num_embeddings,
+        sample_rate=config.sampling_rate,
+        frame_samples=config.unit_samples,
+        limit=limit,
+    )
 
 
 def load_speech(

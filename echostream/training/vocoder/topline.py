@@ -10,7 +10,7 @@ from pathlib import Path
 
 from echostream.checkpoint import load_model_dir
 from echostream.training.vocoder.command import read_target_texts
-from echostream.training.vocoder.data import load_speech
+from echostream.training.vocoder.data import load_speech_for
 from echostream.training.vocoder.validation import recogniser_is_installed, validate
 
 
@@ -31,16 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(1, "pocketsphinx is not installed: pip install 'echostream[asr]'\n")
     try:
         system = load_model_dir(args.model_dir)
-        config = system.config.vocoder
-        if config is None:
-            raise ValueError(f"{args.model_dir} has no vocoder")
-        speech = load_speech(
-            args.units,
-            args.audio,
-            num_units=config.num_embeddings,
-            sample_rate=config.sampling_rate,
-            frame_samples=config.unit_samples,
-        )
+        speech = load_speech_for(system.config.vocoder, args.model_dir, args.units, args.audio)
         texts = read_target_texts(args.texts)
         if not any(utterance.id in texts for utterance in speech):
             raise ValueError(f"{args.texts} has no text of any utterance in {args.units}")
