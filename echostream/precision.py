@@ -3,7 +3,8 @@
 ``bf16`` needs a processor with instructions for it (AVX512-BF16, AMX, or a GPU): others emulate it,
 several times slower than float32. ``int8`` keeps the weights of the large projections in eight bits
 and quantises what is multiplied with them at every call (torch's dynamic quantisation); everything
-else stays float32. It runs on CPUs alone.
+else stays float32. It runs on CPUs alone. In ``fp32`` on a CPU the large projections keep their
+weights laid out for the processor as well (:mod:`echostream.models.packed_linear`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import warnings
 
 import torch
 from torch import nn
+
+from echostream.models.packed_linear import pack, unpack
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DTYPES = (*FLOATS, "int8")
@@ -45,8 +48,10 @@ def convert(
     """
     check_dtype(dtype, device)
     if dtype != "int8":
-        return model.to(device=device, dtype=FLOATS.get(dtype, dtype))
-    model = model.to(device=device, dtype=torch.float32)
+        model = model.to(device=device, dtype=FLOATS.get(dtype, dtype))
+        on_cpu = torch.device(device).type == "cpu"
+        return pack(model) if on_cpu and FLOATS.get(dtype, dtype) == torch.float32 else model
+    model = unpack(model).to(device=device, dtype=torch.float32)
     large = {
         name
         for name, module in model.named_modules()

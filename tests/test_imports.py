@@ -23,6 +23,7 @@ FLOORS = [
     },
     {
         "layers": (
+            "echostream.models.packed_linear",
             "echostream.models.transformer_layer",
             "echostream.models.emformer_layer",
             "echostream.models.emformer_masks",
@@ -68,14 +69,14 @@ FLOORS = [
         "training": ("echostream.training",),
         "fairseq_plugin": ("echostream.fairseq_plugin",),
         "live": ("echostream.live",),
-        "bench": ("echostream.bench",),
         "simulstream": ("echostream.simulstream",),
     },
+    {"bench": ("echostream.bench",)},
     {"commands": ("echostream.cli", "echostream.demo")},
 ]
 EMPTY_PACKAGES = {"echostream.models"}  # hold other rooms and nothing of their own
 HEAVY = {
-    "simuleval": ("agents/", "echostream/evaluation/"),
+    "simuleval": ("agents/", "echostream/evaluation/", "echostream/bench/glue.py"),
     "fairseq": ("echostream/fairseq_plugin/",),
 }
 

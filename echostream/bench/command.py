@@ -45,6 +45,9 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
         help="wall time (default), or cpu: time this process computed, for machines that are "
         "shared; with one thread alone",
     )
+    parser.add_argument(
+        "--streams", type=int, default=0, help="also time an encoder step of so many streams"
+    )
     parser.add_argument("--startup", action="store_true", help="also time fresh processes")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--markdown", type=Path, help="write the tables here too")
@@ -62,6 +65,7 @@ def run_bench(args: argparse.Namespace) -> int:
         args.task,
         args.clock,
         Rates(args.tokens_per_second, args.units_per_second),
+        args.streams,
     )
     with tqdm(total=plan.chunks(plan.seconds[-1]), unit="chunk", disable=None) as bar:
         measured = measure(plan, bar.update)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from echostream.bench.systems import (
     forced_pipeline,
     load_system,
 )
+from echostream.bench.together import Together, time_together
+from echostream.checkpoint import System
 from echostream.spine import StreamPipeline, stage_clock
 from echostream.streaming import state_bytes
 from echostream.synthetic import synthetic_clip
@@ -56,6 +59,7 @@ class Plan:
         threads: cores that torch may use, and that the process is pinned to.
         repeats: runs of every measured step, of which the quickest counts.
         clock: ``wall``, or ``cpu``: time that this process computed, whatever else did meanwhile.
+        streams: how many share an encoder step, where that is measured; 0: it is not.
     """
 
     systems: tuple[str, ...]
@@ -66,6 +70,7 @@ class Plan:
     task: str = "s2st"
     clock: str = "wall"
     rates: Rates = field(default_factory=Rates)
+    streams: int = 0
 
     def __post_init__(self) -> None:
         if self.clock not in CLOCKS:
@@ -75,6 +80,8 @@ class Plan:
                 "--clock cpu adds up the time of all threads: it needs --threads 1, got "
                 f"{self.threads}"
             )
+        if self.streams < 0 or self.streams == 1:
+            raise ValueError(f"--streams must be at least 2, got {self.streams}")
         if self.chunk_ms < 1:
             raise ValueError(f"--chunk-ms must be at least 1, got {self.chunk_ms}")
         if list(self.seconds) != sorted(set(self.seconds)):
@@ -121,10 +128,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Measured:
-    """Samples by system and position, and how quiet the machine was."""
+    """Samples by system and position, what else was measured, and how quiet the machine was."""
 
     plan: Plan
     samples: dict[str, dict[float, list[Sample]]]
+    together: dict[str, Together | None]
+    glue_ms: dict[str, float | None]
     startup_s: dict[str, float | None]
     noise: list[float]
     load: float
@@ -168,7 +177,7 @@ def measure(plan: Plan, progress: Callable[[], None] = lambda: None) -> Measured
 def _measure(plan: Plan, progress: Callable[[], None]) -> Measured:
     cores = pin(plan.threads)
     pipelines: dict[str, StreamPipeline] = {}
-    loaded: dict[str, object] = {}
+    loaded: dict[str, System] = {}
     for name in plan.systems:
         weights = name.removesuffix(RECOMPUTE)
         if weights not in loaded:
@@ -196,8 +205,18 @@ def _measure(plan: Plan, progress: Callable[[], None]) -> Measured:
             else:
                 _, states[name] = pipeline.step(piece, RATE, states[name])
         progress()
+    together: dict[str, Together | None] = {}
+    glue: dict[str, float | None] = {}
+    for name in plan.systems:
+        weights = name.removesuffix(RECOMPUTE)
+        if plan.streams and not name.endswith(RECOMPUTE):
+            together[name] = time_together(loaded[weights], plan.streams, chunk_ms=plan.chunk_ms)
+        if Path(name).is_dir() and plan.task == "s2st":
+            from echostream.bench.glue import time_glue  # SimulEval, which nothing else needs
+
+            glue[name] = time_glue(name, clip, chunk_ms=plan.chunk_ms)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return Measured(plan, samples, {}, noise, load, cores)
+    return Measured(plan, samples, together, glue, {}, noise, load, cores)
 
 
 def startup_s(name: str, plan: Plan) -> float:

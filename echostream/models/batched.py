@@ -148,7 +148,7 @@ def listen(
     Returns:
         (B, S, D) completed encoder frames, what each stream heard, and the new state.
     """
-    frames, batched = _encode(model, features, batched)
+    frames, batched = encode_together(model, features, batched)
     logits, asr = _head(model.source_unigram_decoder, frames, "asr", batched)
     count = frames.size(1)
     asr_tokens, streams = _emit(logits, batched.streams, "asr_collapse")
@@ -167,9 +167,11 @@ def listen(
     return frames, heard, batched
 
 
-def _encode(
+def encode_together(
     model: EchoStreamModel, features: Tensor, batched: BatchedState
 ) -> tuple[Tensor, BatchedState]:
+    """(B, T, bins) new features to (B, S, D) encoder frames, the encoder's part of
+    :func:`listen`."""
     config, before = model.config.encoder, batched.encoder
     filled = None
     if before.layers:

@@ -157,8 +157,8 @@ class EmformerLayer(nn.Module):
             memory: (B, 1, D) the layer below's summary of this segment, for later segments;
                 (B, 0, D) without memory.
             state: what earlier segments left.
-            mask: (R + S + 1, M + L + R + S), hides the memory from the summary query; None if
-                there is nothing to hide.
+            mask: (R + S + 1, M + L + R + S), added to the scores: hides the memory from the summary
+                query; None if there is nothing to hide.
             right_length: R.
 
         Returns:

@@ -147,6 +147,9 @@ class EmformerStack(nn.Module):
         if self.config.memory_size:
             memory = x[:, :segment].mean(dim=1, keepdim=True)
         mask = self._step_mask(x, state[0], filled) if state else None
+        if mask is not None:
+            # Attention adds its mask: every layer would turn these booleans into numbers anew.
+            mask = x.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
         following = []
         for layer, layer_state in zip(self.layers, state, strict=True):
             frames, memory, layer_state = layer.step(

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from echostream.assets import model_dir
 from echostream.bench import measure as measuring
 from echostream.bench import systems as bench_systems
 from echostream.bench.floor import recording, time_calls
+from echostream.bench.glue import time_glue
 from echostream.bench.measure import STAGES, TOTAL, Plan, measure, speech
 from echostream.bench.report import figures, markdown
 from echostream.bench.systems import Rates, forced_pipeline, load_system, split_name
 from echostream.cli import main
 from echostream.config import ChunkConformerConfig, preset
+from echostream.pipeline import Pipeline
 from echostream.precision import convert
 from echostream.spine import stage_clock
 
@@ -133,6 +136,7 @@ def test_command_writes_both_reports(tmp_path, capsys):
         (["--seconds", "1", "5"], "--seconds must cover the 6 x 320 ms"),
         (["--seconds", "1", "--chunk-ms", "2560"], "--seconds must cover the 1 x 2560 ms"),
         (["--chunk-ms", "0"], "--chunk-ms must be at least 1, got 0"),
+        (["--streams", "1"], "--streams must be at least 2, got 1"),
         (["--clock", "cpu", "--threads", "2"], "--clock cpu adds up the time of all threads"),
         (["--repeats", "0"], "--repeats must be at least 1, got 0"),
         (["--tokens-per-second", "0"], "rate of tokens must be positive, got 0"),
@@ -168,6 +172,40 @@ def test_stages_read_the_clock_that_was_asked_for(monkeypatch):
     assert data["systems"]["tiny"]["positions"]["4"]["encoder"]["median"] == 1000.0
     assert data["clock"] == "cpu"
     assert stage_clock.get() is time.perf_counter
+
+
+def test_shared_steps_and_simuleval_are_timed(small_streamspeech):
+    shipped = str(model_dir("echostream"))
+    plan = Plan(("tiny", shipped, "streamspeech"), seconds=(2.0,), repeats=1, streams=3)
+    data = figures(measure(plan))
+    found = data["systems"]["tiny"]["together"]
+    assert found["streams"] == 3
+    assert 0 < found["alone"] and 0 < found["shared"] <= found["gathered"] * 2
+    assert found["per_stream"] == pytest.approx(found["shared"] / 3 / found["alone"])
+    # A chunk Conformer's streams are computed one by one, and presets have no agent.
+    assert data["systems"]["streamspeech"]["together"] is None
+    assert data["systems"]["tiny"]["glue_ms"] is None
+    assert data["systems"][shipped]["glue_ms"] > 0
+    assert "(3)" in markdown(data)
+
+
+def test_simulevals_part_leaves_the_pipeline_out(monkeypatch):
+    """By a clock that moves only inside the pipeline."""
+    now = [0.0]
+    iterate = Pipeline.iterate
+
+    def counted(self, *args, **options):
+        for decision in iterate(self, *args, **options):
+            now[0] += 1.0
+            yield decision
+
+    monkeypatch.setattr(Pipeline, "iterate", counted)
+    token = stage_clock.set(lambda: now[0])
+    try:
+        assert time_glue(str(model_dir("echostream")), speech(1.6), chunk_ms=320) == 0.0
+    finally:
+        stage_clock.reset(token)
+    assert now[0] >= 5.0
 
 
 def test_recomputing_needs_a_streamspeech(capsys):

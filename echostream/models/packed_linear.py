@@ -1,0 +1,81 @@
+"""Large projections of few rows, with weights laid out once for the processor.
+
+A streaming step multiplies a handful of rows with every weight. For large weights oneDNN does that
+faster than the plain product once they lie as its kernels read them
+(:mod:`~echostream.models.decoders.weight_layout` is the same for convolutions); below
+``MIN_WEIGHTS`` its calls cost more than they save, and so they do for a single row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MIN_WEIGHTS = 256 * 2048
+MIN_ROWS = 2
+LAYOUT_ROWS = 8  # rows of a usual chunk: oneDNN lays weights out for a number of rows
+
+
+def has_packed_kernels() -> bool:
+    """Whether this torch has the kernels that take rearranged weights."""
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+    )
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer that keeps a second copy of its weights, laid out, for steps without
+    gradients; everything else about it is ``nn.Linear``'s.
+
+    The copy is made at the first step and made again when the weights have changed.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self._packed: tuple[tuple[int, int], Tensor] | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if (
+            input.numel() < MIN_ROWS * self.in_features
+            or input.dtype != torch.float32
+            or input.device.type != "cpu"
+            or torch.is_grad_enabled()
+        ):
+            return F.linear(input, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(
+            input, self._laid_out(), self.bias, "none", [], ""
+        )
+
+    def _laid_out(self) -> Tensor:
+        version = (self.weight.data_ptr(), self.weight._version)
+        if self._packed is None or self._packed[0] != version:
+            weight = self.weight.detach().contiguous()
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, LAYOUT_ROWS)
+            self._packed = version, packed
+        return self._packed[1]
+
+
+def pack(model: nn.Module, min_weights: int = MIN_WEIGHTS) -> nn.Module:
+    """Let the projections of at least ``min_weights`` weights keep them laid out, in place."""
+    if not has_packed_kernels():
+        return model
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Linear and child.weight.numel() >= min_weights:
+                setattr(module, name, PackedLinear(child))
+    return model
+
+
+def unpack(model: nn.Module) -> nn.Module:
+    """Undo :func:`pack`, in place."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, PackedLinear):
+                plain = nn.Linear(1, 1, device="meta")
+                plain.in_features, plain.out_features = child.in_features, child.out_features
+                plain.weight, plain.bias = child.weight, child.bias
+                setattr(module, name, plain)
+    return model
