@@ -88,7 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="training utterances to fit k-means on",
     )
     parser.add_argument(
-        "--limit", type=int, help="only the first N utterances of every split, for a trial"
+        "--limit",
+        type=int,
+        help="only the first N utterances of every split, for a trial (with --extended, of the "
+        "extension's splits)",
     )
     return parser
 
@@ -155,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             vocab_size=args.vocab_size,
             kmeans_utterances=args.kmeans_utterances,
         )
-        splits = {name: rows[: args.limit] for name, rows in read_texts(args.texts).items()}
+        present = read_texts(args.texts)
+        splits = {name: rows[: args.limit] for name, rows in present.items()}
         if args.talks is not None:
             names = args.talks or list(TALK_SETS)
             build_talks(args.out, splits, names, seed=args.seed, jobs=args.jobs)
@@ -163,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.extended:
             more = read_extension(args.texts / EXTENSION)
             extended = {name: rows[: args.limit] for name, rows in more.items()}
-            build_extended(args.out, splits, extended, options)
+            build_extended(args.out, present, extended, options)
             return 0
         build(args.out, splits, options)
     except (ValueError, FileNotFoundError, RuntimeError, ImportError) as error:

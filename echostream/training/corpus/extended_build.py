@@ -103,11 +103,12 @@ def build_extended(folder: Path, present: Splits, extended: Splits, options: Bui
     """Make the extension's speech, features and units, and manifests of everything.
 
     Args:
-        folder: holds the finished build of ``present``.
+        folder: holds the finished build of ``present``, or of a part of it (a trial), which then
+            is what the extension is added to.
 
     Raises:
         FileNotFoundError: it does not.
-        ValueError: it was begun with another seed, or lacks some of ``present``.
+        ValueError: it was begun with another seed, or has other units.
     """
     begin(folder, options.seed)
     _require_present(folder, present, options)
@@ -117,6 +118,9 @@ def build_extended(folder: Path, present: Splits, extended: Splits, options: Bui
     units = _units(folder, extended, options)
     for split in present:
         units[split] = read_units(folder / f"{split}.km{options.num_units}", options.num_units)
+    present = {
+        split: [row for row in rows if row.id in units[split]] for split, rows in present.items()
+    }
     every_unit = {name: values for found in units.values() for name, values in found.items()}
     features = {
         **feature_archive.index_feature_zip(folder / feature_archive.FBANK_ZIP),
