@@ -50,6 +50,7 @@ FLOORS = [
     },
     {
         "checkpoint": ("echostream.checkpoint", "echostream.assets", "echostream.precision"),
+        "compiled": ("echostream.compiled",),
         "streams": ("echostream.streams",),
     },
     {

@@ -8,7 +8,7 @@ Shapes: B batch, T filterbank frames, S encoder frames, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -222,7 +222,13 @@ class EchoStreamSpeechEncoder(nn.Module):
 
     Args:
         config: sizes and contexts.
+
+    Attributes:
+        usual_step: computes ``step`` for the shapes it was made for, and returns None for others
+            (:mod:`echostream.compiled`); None: there is none.
     """
+
+    usual_step: Callable[[Tensor, EncoderState], tuple[Tensor, EncoderState] | None] | None = None
 
     def __init__(self, config: EmformerConfig) -> None:
         super().__init__()
@@ -314,6 +320,10 @@ class EchoStreamSpeechEncoder(nn.Module):
         Returns:
             (B, S, D), S possibly 0, and the new state.
         """
+        if self.usual_step is not None and filled is None and not final:
+            done = self.usual_step(features, state)
+            if done is not None:
+                return done
         x, subsampler = self.subsample.step(features, state.subsampler, final=final)
         x = torch.cat([state.lookahead, x], dim=1)
         right = 0 if final else self.config.right_context_frames

@@ -1,0 +1,86 @@
+"""Steps compiled ahead of time against plain ones. Needs a C++ compiler."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from echostream.compiled import compile_encoder
+from echostream.config import preset
+from echostream.models.echostream_model import seeded_model
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler"
+)
+CHUNKS = [30, *[32] * 12, 17, 32, 32]  # the 13th and the last have full caches and usual shapes
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    return tmp_path_factory.mktemp("packages")
+
+
+@torch.no_grad()
+def run(encoder, *, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    state, frames = encoder.init_state(), []
+    for position, count in enumerate(CHUNKS):
+        features = torch.randn(1, count, 80, generator=generator)
+        final = position == len(CHUNKS) - 1
+        out, state = encoder.step(features, state, final=final)
+        frames.append(out)
+    return torch.cat(frames, dim=1), state
+
+
+@pytest.mark.slow
+def test_compiled_steps_equal_plain_ones(packages, monkeypatch):
+    plain, model = seeded_model(preset("tiny"), 1), seeded_model(preset("tiny"), 1)
+    package = compile_encoder(model, chunk_ms=320, folder=packages)
+    used = []
+    usual = model.encoder.usual_step
+    monkeypatch.setattr(
+        model.encoder,
+        "usual_step",
+        lambda features, state: used.append(usual(features, state)) or used[-1],
+    )
+    expected, wanted = run(plain.encoder)
+    got, state = run(model.encoder)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    assert state.frames == wanted.frames == got.size(1)
+    for own, other in zip(state.layers, wanted.layers, strict=True):
+        torch.testing.assert_close(own.left, other.left, atol=1e-5, rtol=1e-4)
+    # Some steps were compiled ones and some were not.
+    assert any(x is not None for x in used) and any(x is None for x in used)
+    # A step leaves the state it was given as it was.
+    _, before = run(plain.encoder, seed=4)
+
+    # The package is used again, and not by other weights or another chunk size.
+    written = package.stat().st_mtime_ns
+    again = seeded_model(preset("tiny"), 1)
+    assert compile_encoder(again, chunk_ms=320, folder=packages) == package
+    assert package.stat().st_mtime_ns == written
+    assert torch.equal(run(again.encoder)[0], got)
+
+
+def test_what_cannot_be_compiled_is_named(tmp_path):
+    model = seeded_model(preset("tiny"), 1)
+    with pytest.raises(ValueError, match="float32 on the CPU, got torch.bfloat16"):
+        compile_encoder(model.to(torch.bfloat16), chunk_ms=320, folder=tmp_path)
+    model.encoder = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="only an Emformer's steps"):
+        compile_encoder(model, chunk_ms=320, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_compilation_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise OSError("no compiler here")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    monkeypatch.setattr(torch.export, "export", lambda *args: None)
+    model = seeded_model(preset("tiny"), 1)
+    with pytest.raises(RuntimeError, match="could not be compiled .* no compiler here"):
+        compile_encoder(model, chunk_ms=320, folder=tmp_path)
+    assert not list(tmp_path.iterdir()) and model.encoder.usual_step is None
