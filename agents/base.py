@@ -23,6 +23,7 @@ from simuleval.data.segments import EmptySegment, Segment, SpeechSegment
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
+from echostream.compiled import compile_encoder
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.pipeline_batch import Push, step_batch
@@ -89,6 +90,8 @@ class EchoStreamAgent(GenericAgent):
         self.dtype = _dtype(args)
         system = load_model_dir(args.model_dir, device=device, dtype=self.dtype)
         chunk_ms = args.chunk_ms or getattr(args, "source_segment_size", None) or 320
+        if args.compile:
+            logger.info("encoder: %s", compile_encoder(system.model, chunk_ms=int(chunk_ms)))
         self.pipeline = Pipeline(
             system,
             chunk_ms=int(chunk_ms),
@@ -129,6 +132,12 @@ class EchoStreamAgent(GenericAgent):
         # SimulEval knows fp16 and fp32; what else there is, the agent loads by itself.
         if "--dtype" in parser._option_string_actions:
             parser._option_string_actions["--dtype"].choices = list(DTYPES)
+        parser.add_argument(
+            "--compile",
+            action="store_true",
+            help="compile the Emformer's step ahead (a minute or more, once per model and chunk "
+            "size; needs a C++ compiler)",
+        )
         add_policy_args(parser)
         add_endpoint_args(parser)
         add_speech_args(parser)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
+from echostream.agents.echostream_s2tt import EchoStreamS2TTAgent
+from echostream.assets import model_dir
+from echostream.bench.systems import load_system
+from echostream.cli import main
 from echostream.compiled import compile_encoder
 from echostream.config import preset
+from echostream.live.computing import load_to_compute
 from echostream.models.echostream_model import seeded_model
 
 pytestmark = pytest.mark.skipif(
@@ -84,3 +92,41 @@ def test_a_failed_compilation_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="could not be compiled .* no compiler here"):
         compile_encoder(model, chunk_ms=320, folder=tmp_path)
     assert not list(tmp_path.iterdir()) and model.encoder.usual_step is None
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What was to be compiled, by kind of encoder and chunk, instead of compiling it."""
+    calls = []
+
+    def note(model, *, chunk_ms):
+        calls.append((model.config.encoder.kind, chunk_ms))
+
+    for user in ("agents.base", "live.computing", "bench.systems"):
+        monkeypatch.setattr(f"echostream.{user}.compile_encoder", note)
+    return calls
+
+
+def test_flags_ask_for_it(asked, tmp_path):
+    parser = argparse.ArgumentParser()
+    EchoStreamS2TTAgent.add_args(parser)
+    flags = ["--model-dir", str(model_dir("echostream")), "--chunk-ms", "640"]
+    EchoStreamS2TTAgent(parser.parse_args(flags))
+    assert not asked
+    EchoStreamS2TTAgent(parser.parse_args([*flags, "--compile"]))
+    assert asked == [("emformer", 640)]
+    silence = tmp_path / "silence.wav"
+    soundfile.write(silence, np.zeros(8000), 16000)
+    out = ["--out", str(tmp_path / "out.wav"), "--compile"]
+    assert main(["translate", str(silence), *out]) == 0
+    assert asked[1:] == [("emformer", 320)]
+    assert main(["translate", str(silence), *out, "--offline"]) == 2
+    load_system("tiny:compiled", chunk_ms=160)
+    assert asked[2:] == [("emformer", 160)]
+
+
+def test_a_server_compiles_emformers_alone(asked):
+    args = argparse.Namespace(device="cpu", dtype="fp32", compile=True)
+    for system in ("echostream", "streamspeech"):
+        load_to_compute(model_dir(system), args, 320)
+    assert asked == [("emformer", 320)]

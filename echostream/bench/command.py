@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from echostream.bench.measure import CLOCKS, Plan, measure, startup_s
 from echostream.bench.report import figures, markdown
-from echostream.bench.systems import RECOMPUTE, Rates
+from echostream.bench.systems import COMPILED, RECOMPUTE, Rates
 
 
 def add_bench_parser(commands: argparse._SubParsersAction) -> None:
@@ -27,7 +27,8 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
         metavar="SYSTEM",
         help="model directory or preset (random weights); a chunk Conformer's with "
         f"'{RECOMPUTE}' behind it is timed as the published agents compute; ':bf16' or ':int8' "
-        "behind the name computes in that format. Ratios are to the first",
+        f"behind the name computes in that format, '{COMPILED}' with the Emformer's step compiled. "
+        "Ratios are to the first",
     )
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[5, 10, 20, 40], help="positions in the stream"

@@ -41,7 +41,8 @@ from echostream.bench.measure import speech
 import torch
 torch.set_num_threads(int(sys.argv[3]))
 chunk_ms = int(sys.argv[2])
-pipeline = forced_pipeline(sys.argv[1], load_system(sys.argv[1]), Rates(), chunk_ms=chunk_ms)
+system = load_system(sys.argv[1], chunk_ms=chunk_ms)
+pipeline = forced_pipeline(sys.argv[1], system, Rates(), chunk_ms=chunk_ms)
 pipeline.step(speech(chunk_ms / 1000), 16000, pipeline.init_state())
 print(time.perf_counter() - begin)
 """
@@ -181,7 +182,7 @@ def _measure(plan: Plan, progress: Callable[[], None]) -> Measured:
     for name in plan.systems:
         weights = name.removesuffix(RECOMPUTE)
         if weights not in loaded:
-            loaded[weights] = load_system(weights)
+            loaded[weights] = load_system(weights, chunk_ms=plan.chunk_ms)
         pipelines[name] = forced_pipeline(
             name, loaded[weights], plan.rates, chunk_ms=plan.chunk_ms, task=plan.task
         )

@@ -18,6 +18,7 @@ import torch
 
 from echostream.audio import CMVN
 from echostream.checkpoint import System, load_model_dir
+from echostream.compiled import compile_encoder
 from echostream.config import ChunkConformerConfig, EndpointConfig, preset
 from echostream.models.decoders.ctc_decoder_policy import Counts, Decision, PolicyState
 from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
@@ -32,7 +33,7 @@ from echostream.streamspeech.recompute import (
 from echostream.synthetic import syllables
 from echostream.text import SPECIALS, WORD_START, Vocabulary
 
-RECOMPUTE = ":recompute"
+RECOMPUTE, COMPILED = ":recompute", ":compiled"
 UNIT_FRAMES = 2  # how long every unit of a random vocoder lasts
 
 
@@ -86,22 +87,40 @@ def random_system(name: str) -> System:
     return System(config, model, *vocabularies, cmvn)
 
 
-def split_name(name: str) -> tuple[str, str, bool]:
-    """``NAME[:DTYPE][:recompute]`` to its parts, float32 where none is named."""
-    weights, dtype = name.removesuffix(RECOMPUTE), "fp32"
-    head, _, tail = weights.rpartition(":")
-    if head and tail in DTYPES:
-        weights, dtype = head, tail
-    return weights, dtype, name.endswith(RECOMPUTE)
+@dataclass(frozen=True)
+class Name:
+    """A system's name taken apart: ``WEIGHTS[:DTYPE][:compiled][:recompute]``."""
+
+    weights: str
+    dtype: str = "fp32"
+    compiled: bool = False
+    recompute: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> Name:
+        recompute, name = name.endswith(RECOMPUTE), name.removesuffix(RECOMPUTE)
+        compiled, name = name.endswith(COMPILED), name.removesuffix(COMPILED)
+        head, _, tail = name.rpartition(":")
+        if head and tail in DTYPES:
+            return cls(head, tail, compiled, recompute)
+        return cls(name, "fp32", compiled, recompute)
 
 
-def load_system(name: str) -> System:
-    """A model directory if there is one of that name, otherwise a preset with random weights."""
-    weights, dtype, _ = split_name(name)
-    if Path(weights).is_dir():
-        return load_model_dir(weights, dtype=dtype)
-    system = random_system(weights)
-    return replace(system, model=convert(system.model, dtype, "cpu"))
+def load_system(name: str, *, chunk_ms: int = 320) -> System:
+    """A model directory if there is one of that name, otherwise a preset with random weights.
+
+    Args:
+        chunk_ms: for which a compiled encoder step is made.
+    """
+    parts = Name.parse(name)
+    if Path(parts.weights).is_dir():
+        system = load_model_dir(parts.weights, dtype=parts.dtype)
+    else:
+        system = random_system(parts.weights)
+        system = replace(system, model=convert(system.model, parts.dtype, "cpu"))
+    if parts.compiled:
+        compile_encoder(system.model, chunk_ms=chunk_ms)
+    return system
 
 
 class ForcedModel:
@@ -185,7 +204,7 @@ def forced_pipeline(
     Raises:
         ValueError: recomputing is asked of a system that is no StreamSpeech.
     """
-    if split_name(name)[2]:
+    if Name.parse(name).recompute:
         return ForcedRecomputePipeline(system, rates, chunk_ms=chunk_ms, task=task)
     kind = Pipeline
     if isinstance(system.config.encoder, ChunkConformerConfig):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -90,16 +90,21 @@ class Catalog:
         self._pipeline = lru_cache(maxsize=64)(self._build)
 
     @classmethod
-    def load(cls, folders: Sequence[Path], *, device: str = "cpu") -> Catalog:
+    def load(
+        cls, folders: Sequence[Path], *, load: Callable[[Path], System] = load_model_dir
+    ) -> Catalog:
         """Load model directories; each is called like its folder, and those with StreamSpeech's
         encoder are offered a second time, recomputing.
+
+        Args:
+            load: reads one of them.
 
         Raises:
             FileNotFoundError, ValueError: a folder is missing or damaged, or two have one name.
         """
         models = []
         for folder in folders:
-            model = served(folder, load_model_dir(folder, device=device))
+            model = served(folder, load(folder))
             models += [model, recomputing(model)] if model.streamspeech else [model]
         return cls(models)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from echostream import assets
+from echostream.live.computing import add_compute_args, load_to_compute
 from echostream.live.files import add_translate_parser
 from echostream.live.microphone import add_listen_parser
 from echostream.live.speak import add_speak_parser
@@ -79,7 +80,7 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
         help="most sessions computed together (default 16; 1: each on its own)",
     )
     serve.add_argument("--threads", type=int, default=1, help="of the model (default 1)")
-    serve.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_compute_args(serve)
     serve.set_defaults(func=run_serve)
 
 
@@ -124,7 +125,9 @@ def run_serve(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     folders = args.model_dir or [assets.model_dir(name) for name in assets.SYSTEMS]
-    catalog = Catalog.load(folders, device=args.device)
+    catalog = Catalog.load(
+        folders, load=lambda folder: load_to_compute(folder, args, args.chunk_ms)
+    )
     app = create_app(
         catalog,
         gate=Gate(

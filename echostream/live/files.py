@@ -14,10 +14,9 @@ import soundfile
 from tqdm import tqdm
 
 from echostream import assets
-from echostream.checkpoint import load_model_dir
 from echostream.live.captions import Captions, show_words
+from echostream.live.computing import add_compute_args, load_to_compute
 from echostream.pipeline import ChunkOutput, Pipeline
-from echostream.precision import DTYPES
 from echostream.session import Session
 from echostream.spine import MAX_CHUNK_MS
 
@@ -58,10 +57,7 @@ def add_translate_parser(commands: argparse._SubParsersAction) -> None:
     translate.add_argument(
         "--beam", type=int, help=f"beam width (default 1; with --offline {OFFLINE_BEAM})"
     )
-    translate.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    translate.add_argument(
-        "--dtype", choices=DTYPES, default="fp32", help="what to compute in (default fp32)"
-    )
+    add_compute_args(translate)
     translate.set_defaults(func=run_translate)
 
 
@@ -148,9 +144,12 @@ def targets(inputs: list[Path], out: Path) -> list[Path]:
 def run_translate(args: argparse.Namespace) -> int:
     places = targets(args.inputs, args.out)
     beam = args.beam if args.beam is not None else (OFFLINE_BEAM if args.offline else 1)
+    chunk_ms = MAX_CHUNK_MS if args.offline else args.chunk_ms
+    if args.offline and args.compile:
+        raise ValueError("--compile is for chunks, --offline decides once over the whole file")
     pipeline = Pipeline(
-        load_model_dir(args.model_dir, device=args.device, dtype=args.dtype),
-        chunk_ms=MAX_CHUNK_MS if args.offline else args.chunk_ms,
+        load_to_compute(args.model_dir, args, chunk_ms),
+        chunk_ms=chunk_ms,
         task=args.task,
         beam=beam,
     )

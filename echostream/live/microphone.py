@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from echostream import assets
-from echostream.checkpoint import load_model_dir
 from echostream.live.captions import show_words
+from echostream.live.computing import add_compute_args, load_to_compute
 from echostream.pipeline import Pipeline
 from echostream.session import Session
 
@@ -35,7 +35,7 @@ def add_listen_parser(commands: argparse._SubParsersAction) -> None:
     listen.add_argument("--input", help="microphone, by name or number (default: the system's)")
     listen.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
     listen.add_argument("--list-devices", action="store_true", help="show the devices and stop")
-    listen.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_compute_args(listen)
     listen.set_defaults(func=run_listen)
 
 
@@ -111,7 +111,9 @@ def run_listen(args: argparse.Namespace) -> int:
     speaks = args.task == "s2st"
     loudspeaker = find_device(sounddevice, args.output, "output") if speaks else None
     pipeline = Pipeline(
-        load_model_dir(args.model_dir, device=args.device), chunk_ms=args.chunk_ms, task=args.task
+        load_to_compute(args.model_dir, args, args.chunk_ms),
+        chunk_ms=args.chunk_ms,
+        task=args.task,
     )
     rate = int(microphone["default_samplerate"])
     heard: queue.Queue[np.ndarray] = queue.Queue(QUEUE_BLOCKS)
@@ -149,7 +151,7 @@ def run_listen(args: argparse.Namespace) -> int:
     for stream in streams:
         stream.start()
     try:
-        translate_queue(Session(pipeline), rate, heard, player, lost)
+        translate_queue(Session(pipeline, keep_tokens=False), rate, heard, player, lost)
     finally:
         for stream in streams:
             stream.close()

@@ -19,7 +19,7 @@ from echostream.bench.floor import recording, time_calls
 from echostream.bench.glue import time_glue
 from echostream.bench.measure import STAGES, TOTAL, Plan, measure, speech
 from echostream.bench.report import figures, markdown
-from echostream.bench.systems import Rates, forced_pipeline, load_system, split_name
+from echostream.bench.systems import Name, Rates, forced_pipeline, load_system
 from echostream.cli import main
 from echostream.config import ChunkConformerConfig, preset
 from echostream.pipeline import Pipeline
@@ -150,9 +150,11 @@ def test_bad_plans_are_refused(options, message, capsys):
 
 @torch.no_grad()
 def test_a_name_may_end_in_a_number_format(monkeypatch):
-    assert split_name("tiny") == ("tiny", "fp32", False)
-    assert split_name("some:where:int8") == ("some:where", "int8", False)
-    assert split_name("streamspeech:bf16:recompute") == ("streamspeech", "bf16", True)
+    assert Name.parse("tiny") == Name("tiny")
+    assert Name.parse("some:where:int8") == Name("some:where", "int8")
+    assert Name.parse("streamspeech:bf16:recompute") == Name("streamspeech", "bf16", recompute=True)
+    assert Name.parse("a/b:int8:compiled") == Name("a/b", "int8", compiled=True)
+    assert Name.parse("a/b:compiled") == Name("a/b", compiled=True)
     monkeypatch.setattr(
         bench_systems, "convert", lambda m, d, where: convert(m, d, where, min_int8_weights=0)
     )
