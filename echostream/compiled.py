@@ -17,7 +17,8 @@ import hashlib
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,22 +75,43 @@ def compile_encoder(model: EchoStreamModel, *, chunk_ms: int, folder: Path | Non
     if not package.is_file():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _build(encoder, inputs, package)
-    encoder.usual_step = _UsualStep(torch._inductor.aoti_load_package(str(package)), inputs)
+    encoder.usual_step = _UsualStep(_load(package), inputs)
     return package
+
+
+def _load(package: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    # What torch._inductor.aoti_load_package does, which first imports the compiler: seconds.
+    return torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1).run
+
+
+@contextmanager
+def plain_steps(encoder: nn.Module) -> Iterator[None]:
+    """Within it, an encoder computes without compiled code."""
+    usual = getattr(encoder, "usual_step", None)
+    if usual is None:
+        yield
+        return
+    encoder.usual_step = None
+    try:
+        yield
+    finally:
+        encoder.usual_step = usual
 
 
 class _UsualStep:
     """Runs a compiled step where the shapes are those it was compiled for."""
 
-    def __init__(self, run: Callable[..., list[Tensor]], inputs: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self, run: Callable[[list[Tensor]], list[Tensor]], inputs: tuple[Tensor, ...]
+    ) -> None:
         self.run, self.shapes = run, [x.shape for x in inputs]
 
     def __call__(self, features: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState] | None:
         """The step's results, or None for shapes of other steps."""
-        inputs = (features, *_flatten(state))
+        inputs = [features, *_flatten(state)]
         if [x.shape for x in inputs] != self.shapes:
             return None
-        out, *following = self.run(*inputs)
+        out, *following = self.run(inputs)
         return out, _unflatten(following, state.frames + out.size(1))
 
 

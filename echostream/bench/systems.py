@@ -21,6 +21,7 @@ from echostream.checkpoint import System, load_model_dir
 from echostream.compiled import compile_encoder
 from echostream.config import ChunkConformerConfig, EndpointConfig, preset
 from echostream.models.decoders.ctc_decoder_policy import Counts, Decision, PolicyState
+from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
 from echostream.pipeline import Pipeline
 from echostream.precision import DTYPES, convert
@@ -34,6 +35,7 @@ from echostream.synthetic import syllables
 from echostream.text import SPECIALS, WORD_START, Vocabulary
 
 RECOMPUTE, COMPILED = ":recompute", ":compiled"
+NO_TOKEN = -1
 UNIT_FRAMES = 2  # how long every unit of a random vocoder lasts
 
 
@@ -136,6 +138,17 @@ class ForcedModel:
         """Of the subwords from ``first`` on."""
         begin, end = self.rates.units_up_to(first), self.rates.units_up_to(first + tokens)
         return [7 * unit % self.model.config.num_units for unit in range(begin, end)]
+
+    def translate(
+        self, state: EchoStreamState, **options: Any
+    ) -> tuple[Hypothesis, EchoStreamState]:
+        """Write on where trained weights would end the sentence."""
+        decoder = self.model.target_unigram_decoder
+        end, decoder.eos = decoder.eos, NO_TOKEN
+        try:
+            return self.model.translate(state, **options)
+        finally:
+            decoder.eos = end
 
     def speak(
         self, hidden: torch.Tensor, state: EchoStreamState

@@ -191,6 +191,15 @@ def test_shared_steps_and_simuleval_are_timed(small_streamspeech):
     assert "(3)" in markdown(data)
 
 
+def test_trained_weights_write_and_speak_to_the_end():
+    """They would end the sentence, and then say no more."""
+    shipped = str(model_dir("echostream"))
+    row = figures(measure(Plan((shipped,), seconds=(14.0,), repeats=1)))
+    found = row["systems"][shipped]["positions"]["14"]
+    assert found["tokens_written"] >= 5 and found["units_spoken"] > 0
+    assert found["vocoder"]["median"] > 0
+
+
 def test_simulevals_part_leaves_the_pipeline_out(monkeypatch):
     """By a clock that moves only inside the pipeline."""
     now = [0.0]
