@@ -66,7 +66,7 @@ setup(
         "live": ["sounddevice>=0.5", "websockets>=14"],
         "simulstream": ["simulstream>=1.0"],
         "browser": ["playwright>=1.50"],
-        "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.5"],
+        "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.5"],
     },
     entry_points={"console_scripts": ["echostream = echostream.cli:main"]},
     classifiers=[
