@@ -20,7 +20,7 @@ from echostream.checkpoint import System
 from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import EchoStreamState
 from echostream.models.text_states import TextStates
-from echostream.text import SPECIALS
+from echostream.text import SPECIALS, Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,17 @@ SILENCE_S = 1.0
 RUN_END = re.compile(r"\s")
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 SENTENCE_END = re.compile(r"[.!?\u2026][)\]\"'\u2019\u201d]*$")
+
+
+def is_lower_case(vocabulary: Vocabulary) -> bool:
+    """Whether a vocabulary has no capital letters."""
+    pieces = "".join(vocabulary.pieces[len(SPECIALS) :])
+    return pieces == pieces.lower()
+
+
+def words_in(text: str, lower_case: bool) -> list[str]:
+    """The words of a written text, without punctuation."""
+    return WORD.findall(text.lower() if lower_case else text)
 
 
 @dataclass(frozen=True)
@@ -93,8 +104,7 @@ class TextSpeaker:
         self.system, self.words = system, words
         self.output_rate = system.config.vocoder.sampling_rate
         self.dur_prediction = system.config.vocoder.dur_predictor_params is not None
-        pieces = "".join(system.target_vocabulary.pieces[len(SPECIALS) :])
-        self.lower_case = pieces == pieces.lower()
+        self.lower_case = is_lower_case(system.target_vocabulary)
         self.states = TextStates(system.model, self._hear_silence())
 
     @torch.no_grad()
@@ -145,7 +155,7 @@ class TextSpeaker:
                 state = replace(state, run=state.run + character)
                 continue
             run, state = state.run, replace(state, run="")
-            words = WORD.findall(run.lower() if self.lower_case else run)
+            words = words_in(run, self.lower_case)
             ends = character == "\n" or bool(SENTENCE_END.search(run))
             for index, word in enumerate(words):
                 last = ends and index == len(words) - 1

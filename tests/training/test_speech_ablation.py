@@ -165,3 +165,12 @@ def test_command_scores_every_condition(system, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main([*arguments, *wrong])
         assert message in capsys.readouterr().err
+
+
+def test_a_text_is_forced_as_text_targets_are(system):
+    ablation = Ablation(system)
+    samples = synthetic_clip(1.0, RATE, seed=3)
+    written, plain = (
+        ablation.teacher_forced(samples, RATE, text) for text in ("Say, THIS one.", "say this one")
+    )
+    assert torch.equal(written, plain)

@@ -21,6 +21,7 @@ from echostream.evaluation.runs.logged_instances import speech_layout
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.decoders.vocoder_integration import StreamingVocoder
 from echostream.pipeline import Pipeline
+from echostream.speaking import is_lower_case, words_in
 from echostream.text import Vocabulary
 from echostream.training.vocoder.data import SpeechWithUnits
 
@@ -166,7 +167,10 @@ class Ablation:
         segment = max(self.chunk_ms // ENCODER_FRAME_MS, 1)
         lengths = torch.tensor([features.size(1)])
         encoded = model.encoder(features, lengths, segment_frames=segment)["encoder_out"][0]
-        tokens = [Vocabulary.eos, *system.target_vocabulary.encode(text)]
+        vocabulary = system.target_vocabulary
+        # As text targets are: capitals and punctuation would be unknown pieces.
+        words = words_in(text, is_lower_case(vocabulary))
+        tokens = [Vocabulary.eos, *vocabulary.encode(" ".join(words))]
         _, hidden = model.target_unigram_decoder(torch.tensor([tokens]), encoded)
         return hidden.transpose(0, 1)
 
