@@ -23,7 +23,7 @@ from simuleval.data.segments import EmptySegment, Segment, SpeechSegment
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
-from echostream.compiled import compile_encoder
+from echostream.compiled import add_compile_arg, compile_encoder
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.pipeline_batch import Push, step_batch
@@ -132,12 +132,7 @@ class EchoStreamAgent(GenericAgent):
         # SimulEval knows fp16 and fp32; what else there is, the agent loads by itself.
         if "--dtype" in parser._option_string_actions:
             parser._option_string_actions["--dtype"].choices = list(DTYPES)
-        parser.add_argument(
-            "--compile",
-            action="store_true",
-            help="compile the Emformer's step ahead (a minute or more, once per model and chunk "
-            "size; needs a C++ compiler)",
-        )
+        add_compile_arg(parser)
         add_policy_args(parser)
         add_endpoint_args(parser)
         add_speech_args(parser)

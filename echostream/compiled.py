@@ -17,6 +17,7 @@ import hashlib
 import inspect
 import math
 import os
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,16 @@ from echostream.models.echostream_model import EchoStreamModel
 from echostream.models.emformer_layer import EmformerLayerState
 
 WARM_CHUNKS = 64  # most that an encoder may need until its caches are full
+
+
+def add_compile_arg(parser: ArgumentParser) -> None:
+    """The flag that asks for :func:`compile_encoder`."""
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the Emformer's step ahead (a minute or more, once per model and chunk size; "
+        "needs a C++ compiler)",
+    )
 
 
 def cache_folder() -> Path:
@@ -175,10 +186,9 @@ def _key(encoder: EchoStreamSpeechEncoder, inputs: tuple[Tensor, ...]) -> str:
 
 
 def _build(encoder: EchoStreamSpeechEncoder, inputs: tuple[Tensor, ...], package: Path) -> None:
-    encoder.usual_step = None
     flat = _Flat(encoder).eval()
     try:
-        with torch.no_grad():
+        with plain_steps(encoder), torch.no_grad():
             program = torch.export.export(flat, inputs)
         with atomic_path(package) as temporary:
             torch._inductor.aoti_compile_and_package(program, package_path=str(temporary))

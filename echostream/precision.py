@@ -48,9 +48,10 @@ def convert(
     """
     check_dtype(dtype, device)
     if dtype != "int8":
-        model = model.to(device=device, dtype=FLOATS.get(dtype, dtype))
-        on_cpu = torch.device(device).type == "cpu"
-        return pack(model) if on_cpu and FLOATS.get(dtype, dtype) == torch.float32 else model
+        dtype = FLOATS.get(dtype, dtype)
+        model = model.to(device=device, dtype=dtype)
+        packs = dtype == torch.float32 and torch.device(device).type == "cpu"
+        return pack(model) if packs else model
     model = unpack(model).to(device=device, dtype=torch.float32)
     large = {
         name

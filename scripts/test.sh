@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up what the tests need and run them.
 #
-#   bash scripts/test.sh              the fast tests, then the slow ones
+#   bash scripts/test.sh              all tests, the slow ones too
 #   bash scripts/test.sh ARG...       hand the arguments to pytest instead
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from echostream import compiled
 from echostream.agents.echostream_s2tt import EchoStreamS2TTAgent
 from echostream.assets import model_dir
 from echostream.bench.systems import load_system
@@ -22,7 +23,7 @@ from echostream.models.echostream_model import seeded_model
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler"
 )
-CHUNKS = [30, *[32] * 12, 17, 32, 32]  # the 13th and the last have full caches and usual shapes
+CHUNKS = [30, *[32] * 12, 17, 32, 32]  # of 320 ms, but for one
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +62,28 @@ def test_compiled_steps_equal_plain_ones(packages, monkeypatch):
         torch.testing.assert_close(own.left, other.left, atol=1e-5, rtol=1e-4)
     # Some steps were compiled ones and some were not.
     assert any(x is not None for x in used) and any(x is None for x in used)
-    # A step leaves the state it was given as it was.
-    _, before = run(plain.encoder, seed=4)
-
-    # The package is used again, and not by other weights or another chunk size.
+    # The package is used again.
     written = package.stat().st_mtime_ns
     again = seeded_model(preset("tiny"), 1)
     assert compile_encoder(again, chunk_ms=320, folder=packages) == package
     assert package.stat().st_mtime_ns == written
     assert torch.equal(run(again.encoder)[0], got)
+
+
+def test_other_weights_chunks_and_threads_have_packages_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "_build", lambda encoder, inputs, package: package.touch())
+    monkeypatch.setattr(compiled, "_load", lambda package: None)
+
+    def package(seed=1, chunk_ms=320):
+        return compile_encoder(
+            seeded_model(preset("tiny"), seed), chunk_ms=chunk_ms, folder=tmp_path
+        )
+
+    usual = package()
+    assert package() == usual
+    others = [package(seed=2), package(chunk_ms=640)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert len({usual, *others, package()}) == 4 == len(list(tmp_path.iterdir()))
 
 
 def test_what_cannot_be_compiled_is_named(tmp_path):

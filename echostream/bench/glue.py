@@ -11,9 +11,8 @@ import numpy as np
 from simuleval.data.segments import SpeechSegment
 
 from echostream.agents.echostream_s2st import EchoStreamS2STAgent
+from echostream.bench.systems import RATE
 from echostream.spine import StreamPipeline, stage_clock
-
-RATE = 16000
 
 
 class _Watched:

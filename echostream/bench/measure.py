@@ -16,6 +16,7 @@ import torch
 
 from echostream.bench.floor import recording, time_calls
 from echostream.bench.systems import (
+    RATE,
     RECOMPUTE,
     ForcedRecomputePipeline,
     Rates,
@@ -29,7 +30,6 @@ from echostream.spine import StreamPipeline, stage_clock
 from echostream.streaming import state_bytes
 from echostream.synthetic import synthetic_clip
 
-RATE = 16000
 WINDOW_MS = 2000  # source before a position whose chunks count for it
 STAGES = ("features", "encoder", "ctc", "mt", "units", "vocoder")
 TOTAL = "total"
@@ -210,9 +210,8 @@ def _measure(plan: Plan, progress: Callable[[], None]) -> Measured:
     together: dict[str, Together | None] = {}
     glue: dict[str, float | None] = {}
     for name in plan.systems:
-        weights = name.removesuffix(RECOMPUTE)
-        if plan.streams and not name.endswith(RECOMPUTE):
-            together[name] = time_together(loaded[weights], plan.streams, chunk_ms=plan.chunk_ms)
+        if plan.streams and name in loaded:
+            together[name] = time_together(loaded[name], plan.streams, chunk_ms=plan.chunk_ms)
         if Path(name).is_dir() and plan.task == "s2st":
             from echostream.bench.glue import time_glue  # SimulEval, which nothing else needs
 

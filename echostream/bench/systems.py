@@ -35,6 +35,7 @@ from echostream.synthetic import syllables
 from echostream.text import SPECIALS, WORD_START, Vocabulary
 
 RECOMPUTE, COMPILED = ":recompute", ":compiled"
+RATE = 16000  # of everything that is listened to
 NO_TOKEN = -1
 UNIT_FRAMES = 2  # how long every unit of a random vocoder lasts
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from echostream.bench.floor import time_calls
 from echostream.checkpoint import System
 from echostream.config import ChunkConformerConfig
 from echostream.models.batched import encode_together, stack_states, unstack_states
 from echostream.models.echostream_model import EchoStreamState
-from echostream.spine import stage_clock
 
 WARM_CHUNKS = 12  # behind them, an encoder's caches are full
 ROUNDS = 10
@@ -38,13 +37,6 @@ class Together:
     def per_stream(self) -> float:
         """A shared step's time per stream over that of a step alone."""
         return self.shared / self.streams / self.alone
-
-
-def _milliseconds(call: Callable[[], object]) -> float:
-    clock = stage_clock.get()
-    start = clock()
-    call()
-    return 1000 * (clock() - start)
 
 
 @torch.no_grad()
@@ -83,5 +75,5 @@ def time_together(
             lambda: encode_together(model, chunk, batched),
             gathered,
         )
-        best = [min(b, _milliseconds(call)) for b, call in zip(best, calls, strict=True)]
+        best = [min(b, time_calls([(c, (), {})], 1)) for b, c in zip(best, calls, strict=True)]
     return Together(streams, *best)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from echostream.checkpoint import System, load_model_dir
-from echostream.compiled import compile_encoder
+from echostream.compiled import add_compile_arg, compile_encoder
 from echostream.config import ChunkConformerConfig
 from echostream.precision import DTYPES
 
@@ -17,12 +17,7 @@ def add_compute_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, default="fp32", help="what to compute in (default fp32)"
     )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the Emformer's step ahead (a minute or more, once per model and chunk size; "
-        "needs a C++ compiler)",
-    )
+    add_compile_arg(parser)
 
 
 def load_to_compute(model_dir: Path, args: argparse.Namespace, chunk_ms: int) -> System:

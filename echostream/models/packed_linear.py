@@ -63,20 +63,26 @@ def pack(model: nn.Module, min_weights: int = MIN_WEIGHTS) -> nn.Module:
     """Let the projections of at least ``min_weights`` weights keep them laid out, in place."""
     if not has_packed_kernels():
         return model
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Linear and child.weight.numel() >= min_weights:
-                setattr(module, name, PackedLinear(child))
+    for parent, name, child in _linears(model, nn.Linear):
+        if child.weight.numel() >= min_weights:
+            setattr(parent, name, PackedLinear(child))
     return model
 
 
 def unpack(model: nn.Module) -> nn.Module:
     """Undo :func:`pack`, in place."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, PackedLinear):
-                plain = nn.Linear(1, 1, device="meta")
-                plain.in_features, plain.out_features = child.in_features, child.out_features
-                plain.weight, plain.bias = child.weight, child.bias
-                setattr(module, name, plain)
+    for parent, name, child in _linears(model, PackedLinear):
+        plain = nn.Linear(child.in_features, child.out_features, device="meta")
+        plain.weight, plain.bias = child.weight, child.bias
+        setattr(parent, name, plain)
     return model
+
+
+def _linears(model: nn.Module, kind: type) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """Layers of exactly one kind, with what holds them and under which name."""
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is kind
+    ]
