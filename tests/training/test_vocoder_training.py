@@ -129,6 +129,27 @@ def test_export_is_the_trained_generator(tmp_path, sampler):
     assert len(waveform) == int(frames.sum()) * FRAME
 
 
+def test_training_starts_from_a_trained_generator(tmp_path, sampler):
+    first = make_trainer(sampler)
+    first.step()
+    first.export(tmp_path)
+    second = make_trainer(sampler, dataclasses.replace(CONFIG, seed=CONFIG.seed + 1))
+    second.start_from(tmp_path / "model.safetensors")
+    units = torch.tensor([[3, 3, 5, 7, 7, 7]])
+    waveforms = []
+    for trainer in (first, second):
+        trainer.generator.eval()
+        with torch.inference_mode():
+            embedded = trainer.generator.embed(units, None)
+            waveforms.append(trainer.generator.synthesize(embedded))
+    torch.testing.assert_close(waveforms[1], waveforms[0], rtol=1e-4, atol=1e-6)
+    assert second.step()["generator"] > 0  # what was taken over can be trained
+    smaller = dataclasses.replace(CONFIG.vocoder, num_embeddings=10)
+    other = make_trainer(sampler, dataclasses.replace(CONFIG, vocoder=smaller))
+    with pytest.raises(ValueError, match=r"dict.weight: expected \(10, 16\), got \(20, 16\)"):
+        other.start_from(tmp_path / "model.safetensors")
+
+
 def test_weight_norm_covers_the_waveform_path_only():
     generator = build_generator(CONFIG)
     names = set(generator.state_dict())

@@ -41,6 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--preset", default="mini", choices=("mini", "hifigan", "test"), help="starting settings"
     )
     parser.add_argument("--config", type=Path, help="YAML of all settings instead of --preset")
+    parser.add_argument(
+        "--init-from", type=Path, help="begin with the generator of this vocoder file"
+    )
     parser.add_argument("--updates", type=int, help="train until this update")
     parser.add_argument("--num-units", type=int, help="embeddings of the vocoder")
     parser.add_argument("--seed", type=int, help="of weights, segments and dropout")
@@ -156,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (args.out / CHECKPOINT).is_file():
             trainer.restore(args.out / CHECKPOINT)
             logger.info("resuming at update %d", trainer.update)
+        elif args.init_from is not None:
+            trainer.start_from(args.init_from)
         logger.info("settings: %s", json.dumps(to_dict(config)))
         run_training(trainer, valid, args, texts)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
