@@ -91,7 +91,8 @@ class EchoStreamAgent(GenericAgent):
         system = load_model_dir(args.model_dir, device=device, dtype=self.dtype)
         chunk_ms = args.chunk_ms or getattr(args, "source_segment_size", None) or 320
         if args.compile:
-            logger.info("encoder: %s", compile_encoder(system.model, chunk_ms=int(chunk_ms)))
+            package = compile_encoder(system.model, chunk_ms=int(chunk_ms))
+            logger.info("encoder: %s", package or "CUDA graphs")
         self.pipeline = Pipeline(
             system,
             chunk_ms=int(chunk_ms),

@@ -8,36 +8,28 @@ the same up to rounding.
 
 Compiling needs a C++ compiler and takes a minute or more for every model, chunk size and number of
 threads; from then on the cached package loads in a fraction of a second. It is native code: the
-folder belongs to its user alone.
+folder belongs to its user alone. On a CUDA device there is nothing to compile: there the step is
+captured as CUDA graphs (:mod:`echostream.cuda_graphs`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 import os
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from echostream.audio import Frontend
+from echostream.cuda_graphs import graph_encoder
 from echostream.files import atomic_path
 from echostream.models import echostream_encoder, emformer_layer, emformer_stack
-from echostream.models.echostream_encoder import (
-    EchoStreamSpeechEncoder,
-    EncoderState,
-    SubsamplerState,
-)
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder, EncoderState
 from echostream.models.echostream_model import EchoStreamModel
-from echostream.models.emformer_layer import EmformerLayerState
-
-WARM_CHUNKS = 64  # most that an encoder may need until its caches are full
+from echostream.usual_step import emformer_of, flatten, plain_steps, unflatten, usual_inputs
 
 
 def add_compile_arg(parser: ArgumentParser) -> None:
@@ -46,7 +38,7 @@ def add_compile_arg(parser: ArgumentParser) -> None:
         "--compile",
         action="store_true",
         help="compile the Emformer's step ahead (a minute or more, once per model and chunk size; "
-        "needs a C++ compiler)",
+        "needs a C++ compiler); on a CUDA device, capture it as CUDA graphs (seconds)",
     )
 
 
@@ -56,31 +48,36 @@ def cache_folder() -> Path:
     return Path(root) / "echostream"
 
 
-def compile_encoder(model: EchoStreamModel, *, chunk_ms: int, folder: Path | None = None) -> Path:
-    """Let the encoder compute the steps of one stream's usual chunks with compiled code.
+def compile_encoder(
+    model: EchoStreamModel, *, chunk_ms: int, folder: Path | None = None
+) -> Path | None:
+    """Let the encoder compute the steps of one stream's usual chunks with compiled code, or on a
+    CUDA device those of one or several streams as CUDA graphs.
 
     Args:
-        model: in evaluation mode, on the CPU, float32.
+        model: in evaluation mode; float32 if on the CPU.
         chunk_ms: source per decision.
         folder: of the cache; None: :func:`cache_folder`.
 
     Returns:
-        The package, compiled now if it was not there.
+        The package, compiled now if it was not there; None for CUDA graphs, which are captured
+        anew in a moment.
 
     Raises:
-        ValueError: the encoder is no Emformer, or the model not float32 on the CPU.
+        ValueError: the encoder is no Emformer, or the model neither float32 on the CPU nor on a
+            CUDA device.
         RuntimeError: it cannot be compiled, for want of a C++ compiler for instance.
     """
-    encoder = model.encoder
-    if not isinstance(encoder, EchoStreamSpeechEncoder):
-        raise ValueError("only an Emformer's steps can be compiled; this encoder is none")
+    encoder = emformer_of(model)
     weight = next(encoder.parameters())
+    if weight.device.type == "cuda":
+        graph_encoder(model, chunk_ms=chunk_ms)
+        return None
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         raise ValueError(
             f"compiled steps are for float32 on the CPU, got {weight.dtype} on {weight.device}"
         )
-    with torch.no_grad():
-        inputs = _usual_inputs(encoder, Frontend(model.config.frontend), chunk_ms)
+    inputs = usual_inputs(model, chunk_ms)
     folder = cache_folder() if folder is None else folder
     package = folder / f"encoder-{_key(encoder, inputs)}.pt2"
     if not package.is_file():
@@ -95,20 +92,6 @@ def _load(package: Path) -> Callable[[list[Tensor]], list[Tensor]]:
     return torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1).run
 
 
-@contextmanager
-def plain_steps(encoder: nn.Module) -> Iterator[None]:
-    """Within it, an encoder computes without compiled code."""
-    usual = getattr(encoder, "usual_step", None)
-    if usual is None:
-        yield
-        return
-    encoder.usual_step = None
-    try:
-        yield
-    finally:
-        encoder.usual_step = usual
-
-
 class _UsualStep:
     """Runs a compiled step where the shapes are those it was compiled for."""
 
@@ -119,11 +102,11 @@ class _UsualStep:
 
     def __call__(self, features: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState] | None:
         """The step's results, or None for shapes of other steps."""
-        inputs = [features, *_flatten(state)]
+        inputs = [features, *flatten(state)]
         if [x.shape for x in inputs] != self.shapes:
             return None
         out, *following = self.run(inputs)
-        return out, _unflatten(following, state.frames + out.size(1))
+        return out, unflatten(following, state.frames + out.size(1))
 
 
 class _Flat(nn.Module):
@@ -134,37 +117,8 @@ class _Flat(nn.Module):
         self.encoder = encoder
 
     def forward(self, features: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        out, following = self.encoder.step(features, _unflatten(state, 0))
-        return out, *_flatten(following)
-
-
-def _flatten(state: EncoderState) -> list[Tensor]:
-    layers = [x for layer in state.layers for x in (layer.left, layer.memory, layer.conv)]
-    return [*state.subsampler.buffers, state.lookahead, *layers]
-
-
-def _unflatten(tensors: list[Tensor] | tuple[Tensor, ...], frames: int) -> EncoderState:
-    first, second, lookahead, *rest = tensors
-    layers = tuple(EmformerLayerState(*rest[i : i + 3]) for i in range(0, len(rest), 3))
-    return EncoderState(SubsamplerState((first, second)), lookahead, layers, frames)
-
-
-def _usual_inputs(
-    encoder: EchoStreamSpeechEncoder, frontend: Frontend, chunk_ms: int
-) -> tuple[Tensor, ...]:
-    """Features of one chunk and a state with full caches, as a stream comes to have them."""
-    rate = frontend.config.sample_rate
-    silence = np.zeros(math.ceil(chunk_ms * rate / 1000), dtype=np.float32)
-    heard, state = frontend.init_state(), encoder.init_state()
-    shapes: list[torch.Size] = []
-    for _ in range(WARM_CHUNKS):
-        features, heard = frontend.step(silence, rate, heard)
-        before, shapes = shapes, [x.shape for x in (features, *_flatten(state))]
-        if shapes == before:
-            break
-        inputs = (features, *_flatten(state))
-        _, state = encoder.step(features, state)
-    return inputs
+        out, following = self.encoder.step(features, unflatten(state, 0))
+        return out, *flatten(following)
 
 
 def _key(encoder: EchoStreamSpeechEncoder, inputs: tuple[Tensor, ...]) -> str:

@@ -50,7 +50,11 @@ FLOORS = [
     },
     {
         "checkpoint": ("echostream.checkpoint", "echostream.assets", "echostream.precision"),
-        "compiled": ("echostream.compiled",),
+        "compiled": (
+            "echostream.usual_step",
+            "echostream.compiled",
+            "echostream.cuda_graphs",
+        ),
         "streams": ("echostream.streams",),
     },
     {

@@ -109,18 +109,19 @@ class Name:
         return cls(name, "fp32", compiled, recompute)
 
 
-def load_system(name: str, *, chunk_ms: int = 320) -> System:
+def load_system(name: str, *, chunk_ms: int = 320, device: str = "cpu") -> System:
     """A model directory if there is one of that name, otherwise a preset with random weights.
 
     Args:
         chunk_ms: for which a compiled encoder step is made.
+        device: to compute on.
     """
     parts = Name.parse(name)
     if Path(parts.weights).is_dir():
-        system = load_model_dir(parts.weights, dtype=parts.dtype)
+        system = load_model_dir(parts.weights, device=device, dtype=parts.dtype)
     else:
         system = random_system(parts.weights)
-        system = replace(system, model=convert(system.model, parts.dtype, "cpu"))
+        system = replace(system, model=convert(system.model, parts.dtype, device))
     if parts.compiled:
         compile_encoder(system.model, chunk_ms=chunk_ms)
     return system

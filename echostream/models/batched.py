@@ -19,7 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from echostream.models.echostream_encoder import EncoderState, SubsamplerState
-from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, ctc_emissions
+from echostream.models.echostream_model import (
+    EchoStreamModel,
+    EchoStreamState,
+    best_labels,
+    label_emissions,
+)
 from echostream.models.emformer_layer import EmformerLayerState
 from echostream.models.heard import Heard
 from echostream.models.transformer_layer import KVCache, UnidirectionalState
@@ -175,14 +180,16 @@ def encode_together(
     config, before = model.config.encoder, batched.encoder
     filled = None
     if before.layers:
-        layer = before.layers[0]
-        filled = torch.cat(
-            [
-                _filled(batched.memory_slots, layer.memory.size(1), features.device),
-                _filled(batched.left_frames, layer.left.size(1), features.device),
-            ],
-            dim=1,
-        )
+        slots, left = before.layers[0].memory.size(1), before.layers[0].left.size(1)
+        # Where all streams have filled everything, there is nothing to hide.
+        if min(batched.memory_slots) < slots or min(batched.left_frames) < left:
+            filled = torch.cat(
+                [
+                    _filled(batched.memory_slots, slots, features.device),
+                    _filled(batched.left_frames, left, features.device),
+                ],
+                dim=1,
+            )
     frames, encoder = model.encoder.step(features, before, filled=filled)
     count = frames.size(1)
     if not count:
@@ -223,8 +230,9 @@ def _emit(
 ) -> tuple[list[tuple[tuple[int, ...], tuple[int, ...]]], tuple[EchoStreamState, ...]]:
     """Tokens and frames that each stream's logits emit, and the streams behind them."""
     found, following = [], []
-    for row, stream in zip(logits, streams, strict=True):
-        tokens, positions, state = ctc_emissions(row, getattr(stream, name))
+    # All at once: a GPU would be waited for at every stream.
+    for labels, stream in zip(best_labels(logits), streams, strict=True):
+        tokens, positions, state = label_emissions(labels, getattr(stream, name))
         found.append((tuple(tokens), tuple(positions)))
         following.append(replace(stream, **{name: state}))
     return found, tuple(following)
@@ -240,7 +248,13 @@ def _stack_behind_padding(parts: Sequence[Tensor], dim: int) -> Tensor:
     """Tensors of one row each, ends aligned along ``dim``, zeros in front of the shorter."""
     longest = max(part.size(dim) for part in parts)
     padding = [0, 0] * (parts[0].dim() - 1 - dim)
-    return torch.cat([F.pad(part, (*padding, longest - part.size(dim), 0)) for part in parts])
+
+    def behind_padding(part: Tensor) -> Tensor:
+        missing = longest - part.size(dim)
+        # Padding by nothing would copy.
+        return F.pad(part, (*padding, missing, 0)) if missing else part
+
+    return torch.cat([behind_padding(part) for part in parts])
 
 
 def _count(length: int, before: KVCache, stored: int) -> int:

@@ -225,7 +225,7 @@ class EchoStreamSpeechEncoder(nn.Module):
 
     Attributes:
         usual_step: computes ``step`` for the shapes it was made for, and returns None for others
-            (:mod:`echostream.compiled`); None: there is none.
+            (:mod:`echostream.compiled`, :mod:`echostream.cuda_graphs`); None: there is none.
     """
 
     usual_step: Callable[[Tensor, EncoderState], tuple[Tensor, EncoderState] | None] | None = None

@@ -287,7 +287,9 @@ class EchoStreamModel(nn.Module):
             if part is None or not part.size(1):
                 continue
             logits, head_state = head.step(part, following[0])
-            tokens[index], emitted, collapse_state = ctc_emissions(logits[0], following[1])
+            tokens[index], emitted, collapse_state = label_emissions(
+                best_labels(logits)[0], following[1]
+            )
             if index == 0:
                 following = (head_state, collapse_state)
                 positions = emitted
@@ -347,12 +349,18 @@ class EchoStreamModel(nn.Module):
         return samples, replace(state, vocoder=vocoder)
 
 
-def ctc_emissions(
-    logits: Tensor, state: CollapseState
+def best_labels(logits: Tensor) -> list[list[int]]:
+    """(B, T, V) logits of a CTC head to each stream's T labels."""
+    frames = logits.size(1)
+    labels = greedy_labels(logits.flatten(0, 1), NEVER)
+    return [labels[row * frames : (row + 1) * frames] for row in range(logits.size(0))]
+
+
+def label_emissions(
+    labels: list[int], state: CollapseState
 ) -> tuple[list[int], list[int], CollapseState]:
-    """(T, V) new logits of a CTC head to the tokens they emit, at which of the frames, and the
-    state behind them."""
-    labels = greedy_labels(logits, NEVER)
+    """Labels of new frames to the tokens they emit, at which of the frames, and the state behind
+    them."""
     emitted, state = emissions(labels, state, Vocabulary.blank, (Vocabulary.pad,))
     return [labels[position] for position in emitted], emitted, state
 
