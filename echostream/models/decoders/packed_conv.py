@@ -45,6 +45,8 @@ class PackedConv:
             has_packed_kernels()
             and weight.device.type == "cpu"
             and (weight.dtype == torch.float32 or _computes(weight.dtype))
+            # Of one channel the strides say nothing, and torch 2.11's kernels refuse the signal.
+            and min(weight.size(0), weight.size(1)) > 1
         )
         self.weight = LaidOutWeight(weight, dilation) if self.packed else plain_layout(weight)
 
