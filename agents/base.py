@@ -342,11 +342,19 @@ def add_speech_args(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--min-speed", type=float, default=None, help="slowest speed for --fill-chunks"
     )
+    parser.add_argument(
+        "--min-piece-ms",
+        type=int,
+        default=None,
+        help="speech shorter than that waits for more, unless other speech is being played or the "
+        "sentence ends; 0: none waits",
+    )
 
 
 def speech_from_args(args: Namespace, default: SpeechConfig) -> SpeechConfig:
     """Overlay the flags that were given on the model directory's speech settings."""
-    values = {"fill_chunks": args.fill_chunks, "min_speed": args.min_speed}
+    names = ("fill_chunks", "min_speed", "min_piece_ms")
+    values = {name: getattr(args, name) for name in names}
     if args.speak_whole_words is not None:
         values["whole_words"] = args.speak_whole_words == "on"
     return replace(default, **{key: value for key, value in values.items() if value is not None})

@@ -77,15 +77,21 @@ class SpeechConfig:
     With ``whole_words``, text states of a word that may go on wait until it is finished, while its
     text is written; so no silence falls into a word. With ``fill_chunks`` above 0, a piece that
     would end before so many chunks have passed is spoken slower, at ``min_speed`` at the slowest.
+    Speech of less than ``min_piece_ms`` waits for more, unless other speech is being played or the
+    sentence ends.
     """
 
     whole_words: bool = False
     fill_chunks: float = 0.0
     min_speed: float = 0.75
+    min_piece_ms: int = 0
 
     def __post_init__(self) -> None:
         require(self.fill_chunks >= 0, f"speech: fill_chunks must be >= 0, got {self.fill_chunks}")
         require(
             0.5 <= self.min_speed <= 1,
             f"speech: min_speed must be between 0.5 and 1, got {self.min_speed}",
+        )
+        require(
+            self.min_piece_ms >= 0, f"speech: min_piece_ms must be >= 0, got {self.min_piece_ms}"
         )

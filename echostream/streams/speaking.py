@@ -31,11 +31,13 @@ class SpeakerState:
     Attributes:
         states: (1, H, D) text states of a word that may go on; None: nothing waits.
         tokens: its H subwords.
+        samples: (S,) speech of a piece that is too short to begin with; None: nothing waits.
         backlog: speech that waits to be played.
     """
 
     states: Tensor | None = None
     tokens: tuple[int, ...] = ()
+    samples: np.ndarray | None = None
     backlog: BacklogState = BacklogState()
 
 
@@ -96,21 +98,34 @@ class Speaker:
         if self.speech.whole_words:
             with watch("mt"):
                 hidden, state = self._whole_words(written, model, state)
-        if hidden is None or not hidden.size(1):
-            return [], np.zeros(0, dtype=np.float32), model, state
-        with watch("units"):
-            units, model = self.model.speak(hidden, model)
-        with watch("vocoder"):
-            waiting = waiting_ms(state.backlog, written.source_ms)
-            speech, model = self.model.vocode(
-                units,
-                model,
-                dur_prediction=self.dur_prediction,
-                speed=self._speed(units, waiting, written.ends),
-            )
-            waveform = speech.float().cpu().numpy()
+        units: list[int] = []
+        if hidden is not None and hidden.size(1):
+            with watch("units"):
+                units, model = self.model.speak(hidden, model)
+            with watch("vocoder"):
+                speech, model = self.model.vocode(
+                    units,
+                    model,
+                    dur_prediction=self.dur_prediction,
+                    speed=self._speed(units, written, state),
+                )
+                waveform = speech.float().cpu().numpy()
+            if state.samples is not None:
+                waveform = np.concatenate([state.samples, waveform])
+            state = replace(state, samples=waveform)
+        if state.samples is None or self._too_short(written, state):
+            return units, np.zeros(0, dtype=np.float32), model, state
+        waveform = state.samples
         queue = after_write(state.backlog, len(waveform), self.sample_rate, written.source_ms)
-        return units, waveform, model, replace(state, backlog=queue)
+        return units, waveform, model, replace(state, samples=None, backlog=queue)
+
+    def _too_short(self, written: Written, state: SpeakerState) -> bool:
+        """Whether a piece waits for more. While other speech is played, waiting would make a gap."""
+        playing = waiting_ms(state.backlog, written.source_ms)
+        return not (written.ends or playing) and self._held_ms(state) < self.speech.min_piece_ms
+
+    def _held_ms(self, state: SpeakerState) -> float:
+        return 0.0 if state.samples is None else MS_PER_S * len(state.samples) / self.sample_rate
 
     def _whole_words(
         self, written: Written, model: EchoStreamState, state: SpeakerState
@@ -136,11 +151,12 @@ class Speaker:
         following, _ = self.model.translate(model, tail=written.tail, max_new_tokens=1, final=False)
         return not following.tokens or self.starts_word(following.tokens[0])
 
-    def _speed(self, units: Sequence[int], waiting: float, ends: bool) -> float:
+    def _speed(self, units: Sequence[int], written: Written, state: SpeakerState) -> float:
         """Faster while too much waits, slower where a silence is sure to follow."""
+        waiting = waiting_ms(state.backlog, written.source_ms) + self._held_ms(state)
         speed = speech_speed(waiting, self.backlog)
         room = self.speech.fill_chunks * self.chunk_ms - waiting
-        if speed > 1 or ends or not units or room <= 0 or not self.dur_prediction:
+        if speed > 1 or written.ends or not units or room <= 0 or not self.dur_prediction:
             return speed
         vocoder = self.model.vocoder
         code = torch.tensor([list(units)], device=vocoder.generator.dict.weight.device)

@@ -27,6 +27,8 @@ RATE = 16000
 WHOLE = SpeechConfig(whole_words=True)
 DRAWN = SpeechConfig(fill_chunks=2.0, min_speed=0.6)
 BOTH = SpeechConfig(whole_words=True, fill_chunks=1.0, min_speed=0.6)
+LONG = SpeechConfig(min_piece_ms=500)
+ALL = replace(BOTH, min_piece_ms=500)
 UNIT_SAMPLES, CHUNK_MS = 320, 320
 
 
@@ -180,6 +182,28 @@ def test_pieces_are_drawn_out_to_the_next_decision_where_silence_would_follow():
     )
 
 
+def test_short_pieces_wait_unless_speech_is_played_or_the_sentence_ends():
+    model = Script([10] * 100)
+    speaker, state = speaker_of(model, SpeechConfig(min_piece_ms=300)), SpeakerState()
+
+    def decide(chunk, count, ends=False):
+        """Frames of 20 ms that come out when so many are written."""
+        nonlocal state
+        hypothesis = model.write(count) if count else None
+        written = Written(hypothesis, None, ends, float(CHUNK_MS * chunk))
+        units, waveform, _, state = speaker.step(written, lambda stage: nullcontext(), None, state)
+        assert len(units) == count
+        return len(waveform) / UNIT_SAMPLES
+
+    assert decide(1, 10) == 0 and decide(2, 0) == 0  # 200 ms are too short
+    assert decide(3, 10) == 20  # 400 ms: played until 1360 ms
+    assert decide(4, 10) == 10  # at 1280 ms that is still playing; now until 1560 ms
+    assert decide(5, 5) == 0  # silence
+    assert decide(6, 0, ends=True) == 5
+    assert state.samples is None
+    assert decide(7, 2, ends=True) == 2
+
+
 @pytest.fixture(scope="module")
 def clip():
     return synthetic_clip(4.1, RATE, seed=3)
@@ -207,7 +231,7 @@ def pipeline_of(system, speech=None, **options):
     return Pipeline(system, policy=policy, speech=speech, **options)
 
 
-@pytest.mark.parametrize("speech", [WHOLE, DRAWN, BOTH])
+@pytest.mark.parametrize("speech", [WHOLE, DRAWN, BOTH, LONG, ALL])
 def test_text_is_as_ever_and_no_text_state_stays_unspoken(talking, clip, speech, monkeypatch):
     spoken: list[int] = []
     original = EchoStreamModel.speak
@@ -221,18 +245,22 @@ def test_text_is_as_ever_and_no_text_state_stays_unspoken(talking, clip, speech,
     states, calls = sum(spoken), len(spoken)
     spoken.clear()
     outputs, end = push(pipeline_of(talking, speech), clip, RATE, 8000)
-    assert sum(spoken) == states and end.speech.states is None
+    assert sum(spoken) == states and end.speech.states is None and end.speech.samples is None
     assert (len(spoken) < calls) == speech.whole_words
     for name in ("asr", "st", "mt", "transcript", "translation", "times"):
         assert total(outputs)[name] == total(plain)[name]
     assert [o.mt_tokens for o in outputs] == [o.mt_tokens for o in plain]
     samples, before = sum(total(outputs)["samples"]), sum(total(plain)["samples"])
-    if not speech.whole_words:
+    if speech == LONG:
+        assert samples == before
+        pieces = [sum(len(o.waveform) > 0 for o in run) for run in (outputs, plain)]
+        assert 1 <= pieces[0] < pieces[1]
+    elif not speech.whole_words:
         assert total(outputs)["units"] == total(plain)["units"]
         assert 1.05 * before < samples <= before / speech.min_speed + UNIT_SAMPLES
 
 
-@pytest.mark.parametrize("speech", [WHOLE, DRAWN, BOTH])
+@pytest.mark.parametrize("speech", [WHOLE, DRAWN, BOTH, LONG, ALL])
 def test_any_way_of_pushing_speaks_alike(talking, clip, speech):
     one, _ = push(pipeline_of(talking, speech), clip, RATE, 3777)
     other, _ = push(pipeline_of(talking, speech), clip, RATE, len(clip))
@@ -281,7 +309,8 @@ def test_flags_overlay_the_settings_of_the_model_directory():
     add_speech_args(parser)
     assert speech_from_args(parser.parse_args([]), BOTH) == BOTH
     flags = ["--speak-whole-words", "off", "--fill-chunks", "1.5", "--min-speed", "0.9"]
-    assert speech_from_args(parser.parse_args(flags), BOTH) == SpeechConfig(False, 1.5, 0.9)
+    flags += ["--min-piece-ms", "640"]
+    assert speech_from_args(parser.parse_args(flags), BOTH) == SpeechConfig(False, 1.5, 0.9, 640)
     flags = ["--speak-whole-words", "on"]
     assert speech_from_args(parser.parse_args(flags), SpeechConfig()).whole_words
 
@@ -291,6 +320,7 @@ def test_flags_overlay_the_settings_of_the_model_directory():
     [
         ({"fill_chunks": -1.0}, "fill_chunks must be >= 0"),
         ({"min_speed": 0.4}, "between 0.5 and 1"),
+        ({"min_piece_ms": -1}, "min_piece_ms must be >= 0"),
     ],
 )
 def test_impossible_settings_are_refused(values, message):
