@@ -120,7 +120,7 @@ class Speaker:
         return units, waveform, model, replace(state, samples=None, backlog=queue)
 
     def _too_short(self, written: Written, state: SpeakerState) -> bool:
-        """Whether a piece waits for more. While other speech is played, waiting would make a gap."""
+        """Whether a piece waits for more: while speech is played, waiting would make a gap."""
         playing = waiting_ms(state.backlog, written.source_ms)
         return not (written.ends or playing) and self._held_ms(state) < self.speech.min_piece_ms
 
