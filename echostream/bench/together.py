@@ -54,9 +54,10 @@ def time_together(
     generator = torch.Generator().manual_seed(0)
     shift = model.config.frontend.shift_ms
     shape = (streams, round(chunk_ms / shift), model.config.frontend.num_mel_bins)
+    weight = next(model.parameters())
 
     def features() -> Tensor:
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator).to(weight)
 
     states = [model.init_state() for _ in range(streams)]
     for _ in range(WARM_CHUNKS):

@@ -178,12 +178,14 @@ def test_stages_read_the_clock_that_was_asked_for(monkeypatch):
 
 def test_shared_steps_and_simuleval_are_timed(small_streamspeech):
     shipped = str(model_dir("echostream"))
-    plan = Plan(("tiny", shipped, "streamspeech"), seconds=(2.0,), repeats=1, streams=3)
+    systems = ("tiny", "tiny:bf16", shipped, "streamspeech")
+    plan = Plan(systems, seconds=(2.0,), repeats=1, streams=3)
     data = figures(measure(plan))
     found = data["systems"]["tiny"]["together"]
     assert found["streams"] == 3
     assert 0 < found["alone"] and 0 < found["shared"] <= found["gathered"] * 2
     assert found["per_stream"] == pytest.approx(found["shared"] / 3 / found["alone"])
+    assert data["systems"]["tiny:bf16"]["together"]["shared"] > 0
     # A chunk Conformer's streams are computed one by one, and presets have no agent.
     assert data["systems"]["streamspeech"]["together"] is None
     assert data["systems"]["tiny"]["glue_ms"] is None
