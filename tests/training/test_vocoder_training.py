@@ -351,7 +351,7 @@ def test_command_errors(tmp_path, capsys):
 
 
 def test_settings_round_trip_through_yaml(tmp_path):
-    for name in ("test", "mini", "hifigan"):
+    for name in ("test", "mini", "mini-tune", "hifigan"):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(to_dict(preset(name))))
         data = yaml.safe_load(path.read_text())

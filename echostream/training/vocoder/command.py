@@ -38,7 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--valid-texts", type=Path, help="TSV with id and tgt_text, to measure ASR-BLEU"
     )
     parser.add_argument(
-        "--preset", default="mini", choices=("mini", "hifigan", "test"), help="starting settings"
+        "--preset",
+        default="mini",
+        choices=("mini", "mini-tune", "hifigan", "test"),
+        help="starting settings",
     )
     parser.add_argument("--config", type=Path, help="YAML of all settings instead of --preset")
     parser.add_argument(

@@ -1,8 +1,8 @@
-"""Settings of a vocoder training, and two presets."""
+"""Settings of a vocoder training, and presets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from echostream.config import DurationPredictorConfig, VocoderConfig
 
@@ -86,7 +86,8 @@ class VocoderTrainingConfig:
 
 def preset(name: str) -> VocoderTrainingConfig:
     """``hifigan``: the published sizes for 1000 units; ``mini``: about a million parameters for
-    the 200 MFCC units of echo-mini, trainable on one core; ``test``: seconds."""
+    the 200 MFCC units of echo-mini, trainable on one core; ``mini-tune``: to go on from such a
+    vocoder on a GPU, against stronger discriminators; ``test``: seconds."""
     if name == "hifigan":
         return VocoderTrainingConfig()
     if name == "mini":
@@ -114,6 +115,22 @@ def preset(name: str) -> VocoderTrainingConfig:
             adversarial_start=8000,
             stft_weight=10.0,
         )
+    if name == "mini-tune":
+        return replace(
+            preset("mini"),
+            discriminators=DiscriminatorConfig(
+                periods=(2, 3, 5, 7),
+                period_channels=(32, 64, 128, 256),
+                scales=2,
+                scale_channels=(32, 64, 128, 256),
+            ),
+            updates=20000,
+            batch_size=32,
+            duration_utterances=16,
+            learning_rate=4e-4,
+            lr_decay=0.82,
+            adversarial_start=500,
+        )
     if name == "test":
         return VocoderTrainingConfig(
             vocoder=VocoderConfig(
@@ -136,4 +153,4 @@ def preset(name: str) -> VocoderTrainingConfig:
             stft_weight=1.0,
             duration_utterances=2,
         )
-    raise ValueError(f"preset must be hifigan, mini or test, got {name!r}")
+    raise ValueError(f"preset must be hifigan, mini, mini-tune or test, got {name!r}")
