@@ -66,7 +66,8 @@ def test_shipped_utterances_are_translated(systems, name):
         assert before_the_end, wav
         seconds = sum(len(out.waveform) for out in outputs) / pipeline.output_rate
         assert 0.5 < seconds < 10, wav
-    assert sacrebleu.corpus_bleu(written, [references]).score > 60
+    floor = {"echostream": 75, "streamspeech": 65}[name]
+    assert sacrebleu.corpus_bleu(written, [references]).score > floor
 
 
 def test_unknown_systems_are_named():
@@ -81,10 +82,29 @@ def test_the_talk_is_translated_as_one_stream(systems):
     session = Session(Pipeline(systems["echostream"], chunk_ms=320, task="s2tt"))
     session.push(samples[: 40 * rate], rate, final=True)
     said = [sentence for sentence in session.sentences if sentence.translation]
-    assert 9 <= len(said) <= 16
+    assert 11 <= len(said) <= 15
     words = session.translation
     part = " ".join(references[: len(words)])
-    assert sacrebleu.corpus_bleu([" ".join(words)], [[part]]).score > 45
+    assert sacrebleu.corpus_bleu([" ".join(words)], [[part]]).score > 88
+
+
+def _speech_alone(wav: str) -> np.ndarray:
+    """(S,) from the first to the last 10 ms that are not much quieter than the loudest."""
+    samples, _ = soundfile.read(ROOT / wav, dtype="float32")
+    level = np.square(samples[: len(samples) // 160 * 160].reshape(-1, 160)).mean(1)
+    loud = np.flatnonzero(level > level.max() / 400)
+    return samples[160 * loud[0] : 160 * (loud[-1] + 1)]
+
+
+def test_sentences_without_a_pause_are_told_apart(systems):
+    """Ten shipped utterances by several speakers, nothing at all between two of them."""
+    wavs = (TEST_AUDIO / "wav_list.txt").read_text().split()[:10]
+    references = (TEST_AUDIO / "target.txt").read_text().splitlines()[:10]
+    session = Session(Pipeline(systems["echostream"], chunk_ms=320, task="s2tt"))
+    session.push(np.concatenate([_speech_alone(wav) for wav in wavs]), 16000, final=True)
+    assert 8 <= len([sentence for sentence in session.sentences if sentence.translation]) <= 11
+    words = " ".join(session.translation)
+    assert sacrebleu.corpus_bleu([words], [[" ".join(references)]]).score > 70
 
 
 @pytest.mark.parametrize("sound", ["silence", "noise", "tone"])
