@@ -35,7 +35,7 @@ from echostream.models.decoders.codehifigan_standalone import (
 from echostream.models.decoders.packed_conv import PackedConv, PackedUpsampling, packed_conv
 
 LAST_SLOPE = 0.01  # the original's last activation has torch's default slope
-FIRST_GRID = 4  # frames; see _round_up
+FIRST_GRID = 4  # frames; see _grid
 
 
 @dataclass(frozen=True)
@@ -203,10 +203,10 @@ class _Write:
         # For every new length the layout of the weights is looked up, and oneDNN prepares its
         # kernel. Speech has all lengths; so what is computed begins and ends on a grid, and what
         # lies beyond an end is blanked as it is for the shorter streams of a batch.
-        first = min(g.first_new for g in growth)
-        self.first_new = first - first % FIRST_GRID
-        self.oldest = min(g.settled for g in growth)
         self.end = _round_up(frames.size(1))
+        first = min(g.first_new for g in growth)
+        self.first_new = first - first % _grid(self.end)
+        self.oldest = min(g.settled for g in growth)
         self.frames = F.pad(frames, (0, 0, 0, self.end - frames.size(1)))
         self.ragged = any(g.end != self.end for g in growth)
         self.masks: dict[tuple[int, int], Tensor] = {}
@@ -303,9 +303,14 @@ class _Write:
         return x
 
 
+def _grid(frames: int) -> int:
+    """Width of the grid for this length: a quarter to an eighth of it, and at least four frames."""
+    return max(FIRST_GRID, 1 << max(frames.bit_length() - 3, 0))
+
+
 def _round_up(frames: int) -> int:
-    """The next length on a grid that is an eighth of the length wide, and at least four frames."""
-    step = max(FIRST_GRID, 1 << max(frames.bit_length() - 3, 0))
+    """The next length on the grid."""
+    step = _grid(frames)
     return -(-frames // step) * step
 
 
