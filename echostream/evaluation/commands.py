@@ -120,9 +120,7 @@ def run_compare(args: argparse.Namespace) -> int:
     )
     for result in results:
         result.plotted = args.plot_quality
-    significance = (
-        comparison.paired_bootstrap(results, args.bootstrap) if args.bootstrap > 0 else []
-    )
+    significance = comparison.compare_paired(results, args.bootstrap) if args.bootstrap > 0 else []
     written = tables.write_tables(args.output, results, significance)
     written += plot_curves(results, args.output / "curves")
     longest = longest_common(runs)
@@ -146,12 +144,13 @@ def _compare_talks(runs: list[RunFolder], args: argparse.Namespace) -> int:
     others = [str(run.path) for run in runs if not holds_talks(run)]
     if others:
         raise ValueError(f"some runs are on talks, but {others[0]} has no sentences.tsv")
-    for flag in ("timeline", "plot_quality", "bootstrap", "segmentation"):
+    for flag in ("timeline", "plot_quality", "segmentation"):
         if getattr(args, flag) not in (None, 0):
             raise ValueError(f"--{flag.replace('_', '-')} is not for talks")
     spec = args.asr_model or noted_recognizer(runs[0])
     recognition = Recognition(spec, args.asr_device, args.target_speech_lang) if spec else None
-    print(report([talk_run(run) for run in runs], args.output, recognition))
+    talks = [talk_run(run) for run in runs]
+    print(report(talks, args.output, recognition, args.bootstrap))
     return 0
 
 

@@ -53,6 +53,13 @@ def add_talks_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="recognising processes (default 1)"
     )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="SAMPLES",
+        help="paired bootstrap of every run against the first, over sentences (0: none)",
+    )
     parser.add_argument("--output", type=Path, default=None, help="also write JSON and a picture")
     parser.set_defaults(func=run_talks)
 
@@ -77,5 +84,5 @@ def run_talks(args: argparse.Namespace) -> int:
     ]
     spec = args.asr_model or noted_recognizer(runs[0])
     recognition = spec and Recognition(spec, args.asr_device, args.target_speech_lang, args.jobs)
-    print(report(talks, args.output, recognition or None))
+    print(report(talks, args.output, recognition or None, args.bootstrap))
     return 0

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from echostream.evaluation.atomic import write_text
-from echostream.evaluation.longform.alignment import SpokenSentence
+from echostream.evaluation.longform.alignment import SpokenSentence, resegment
 from echostream.evaluation.longform.figure import plot_talk
 from echostream.evaluation.longform.spoken import Recognition, hear
 from echostream.evaluation.longform.talks import (
     average_lagging,
     check_same_sentences,
+    heard_words,
     score_talks,
     talk_names,
+    written_words,
 )
 from echostream.evaluation.recognizers.loading import recognizer_name
 from echostream.evaluation.runs.run_folder import RunFolder
+from echostream.evaluation.significance import Significance, markdown, paired_bootstrap
 
 # (key, heading, decimals)
 ROWS = (
@@ -125,22 +128,72 @@ def table(names: Sequence[str], scores: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, *(["", f"Recogniser: {', '.join(models)}."] if models else [])])
 
 
+def compare_talks(
+    runs: Sequence[TalkRun], samples: int, recognition: Recognition | None = None
+) -> list[list[Significance]]:
+    """Paired bootstrap of every run against the first, over re-segmented sentences.
+
+    Returns:
+        Of the text, and of the speech as heard if all runs speak and are recognised.
+
+    Raises:
+        ValueError: the runs are on different sentences, in different order, or see
+            :func:`talk_figures`.
+    """
+    talks = [_chosen(talk_run.run, talk_run.talks) for talk_run in runs]
+    for talk_run, chosen in zip(runs, talks, strict=True):
+        if list(chosen.items()) != list(talks[0].items()):
+            raise ValueError(
+                f"{talk_run.run.path} and {runs[0].run.path} are not on the same talks in the same "
+                "order; a paired bootstrap needs that"
+            )
+    words = {"text BLEU": [written_words(each.run, talks[0]) for each in runs]}
+    if recognition is not None and all(each.run.is_speech for each in runs):
+        words["ASR-BLEU"] = [
+            heard_words(each.run, talks[0], hear(each.run, recognition)) for each in runs
+        ]
+    references = [sentence.target for sentences in talks[0].values() for sentence in sentences]
+    return [
+        paired_bootstrap(
+            [
+                (each.run.name, [instance.prediction for instance in resegment(talks[0], out)])
+                for each, out in zip(runs, outs, strict=True)
+            ],
+            references,
+            metric,
+            samples,
+        )
+        for metric, outs in words.items()
+    ]
+
+
 def report(
-    runs: Sequence[TalkRun], output: Path | None, recognition: Recognition | None = None
+    runs: Sequence[TalkRun],
+    output: Path | None,
+    recognition: Recognition | None = None,
+    bootstrap: int = 0,
 ) -> str:
     """Score runs side by side; write JSON, Markdown and a picture under ``output``.
+
+    Args:
+        bootstrap: samples of a paired bootstrap of every run against the first; 0 makes none.
 
     Returns:
         The table.
 
     Raises:
-        ValueError: two runs have one name, or see :func:`talk_figures`.
+        ValueError: two runs have one name, or see :func:`talk_figures`, :func:`compare_talks`.
     """
     names = [talk_run.run.name for talk_run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"runs must have different names, got {', '.join(names)}; use NAME=DIR")
     scores = [talk_figures(talk_run, recognition) for talk_run in runs]
     text = table(names, scores)
+    if bootstrap > 0 and len(runs) > 1:
+        tests = compare_talks(runs, bootstrap, recognition)
+        text = "\n".join([text, *(line for rows in tests for line in markdown(rows))])
+        for number, figures in enumerate(scores):
+            figures["significance"] = [asdict(rows[number]) for rows in tests]
     if output is not None:
         content = json.dumps(dict(zip(names, scores, strict=True)), indent=1)
         write_text(output / "talks.json", content + "\n")

@@ -153,6 +153,32 @@ def read_traces(run: RunFolder) -> list[list[dict[str, Any]]]:
     return [trace[item.index] for item in run.utterances]
 
 
+def written_words(
+    run: RunFolder, talks: Mapping[str, Sequence[SpokenSentence]]
+) -> dict[str, list[TimedWord]]:
+    """What a run wrote in each talk.
+
+    Raises:
+        ValueError: a talk has no sentences or no trace.
+    """
+    names, traces = talk_names(run, talks), read_traces(run)
+    return {name: words_of_trace(lines) for name, lines in zip(names, traces, strict=True)}
+
+
+def heard_words(
+    run: RunFolder,
+    talks: Mapping[str, Sequence[SpokenSentence]],
+    heard: Mapping[int, Sequence[TimedWord]],
+) -> dict[str, Sequence[TimedWord]]:
+    """What was heard in each talk, from what was heard of each instance (``spoken.hear``).
+
+    Raises:
+        ValueError: a talk has no sentences.
+    """
+    names = talk_names(run, talks)
+    return {name: heard[item.index] for name, item in zip(names, run.utterances, strict=True)}
+
+
 def _count_words(texts: Iterable[str]) -> int:
     return sum(len(text.split()) for text in texts)
 
@@ -247,12 +273,8 @@ def score_talks(
     """
     names, traces = talk_names(run, talks), read_traces(run)
     chosen = {name: talks[name] for name in names}
-    words = {name: words_of_trace(lines) for name, lines in zip(names, traces, strict=True)}
-    written = score_words(chosen, words)
-    spoken = None
-    if heard is not None:
-        by_name = {n: heard[i.index] for n, i in zip(names, run.utterances, strict=True)}
-        spoken = score_words(chosen, by_name)
+    written = score_words(chosen, written_words(run, talks))
+    spoken = None if heard is None else score_words(chosen, heard_words(run, talks, heard))
     compute = [[sum(line["compute_ms"].values()) for line in lines] for lines in traces]
     early = [ms for values in compute for ms in values[: max(len(values) // TENTH, 1)]]
     late = [ms for values in compute for ms in values[-max(len(values) // TENTH, 1) :]]

@@ -13,6 +13,7 @@ from echostream.evaluation.recognizers.loading import full_spec
 from echostream.evaluation.runs import yaal
 from echostream.evaluation.runs.run_folder import RunFolder, read_transcript_report
 from echostream.evaluation.runs.run_latency import latency_scores
+from echostream.evaluation.significance import Significance, paired_bootstrap
 from echostream.evaluation.simuleval_compat.quality import word_error_rate
 
 logger = logging.getLogger(__name__)
@@ -186,50 +187,14 @@ def compare_runs(
     return results
 
 
-@dataclass(frozen=True)
-class Significance:
-    """Paired bootstrap of one run against the baseline."""
-
-    system: str
-    metric: str
-    score: float
-    mean: float
-    half_width: float
-    p_value: float | None
-
-
-def paired_bootstrap(results: Sequence[ComparedRun], samples: int = 1000) -> list[Significance]:
-    """sacrebleu's paired bootstrap; the first run with text is the baseline (no p-value)."""
-    from sacrebleu.metrics import BLEU
-    from sacrebleu.significance import PairedTest
-
+def compare_paired(results: Sequence[ComparedRun], samples: int = 1000) -> list[Significance]:
+    """Paired bootstrap of every run with text against the first of them."""
     usable = [result for result in results if result.run.hypotheses() is not None]
     if len(usable) < 2:
         return []
-    references = [item.reference for item in usable[0].run.utterances]
-    # PairedTest tells systems apart by name, and two folders may have the same.
-    names = [f"{number}: {result.run.name}" for number, result in enumerate(usable, 1)]
-    systems = [(n, r.run.hypotheses()) for n, r in zip(names, usable, strict=True)]
-    test = PairedTest(
-        named_systems=systems,
-        metrics={"BLEU": BLEU()},
-        references=[references],
-        test_type="bs",
-        n_samples=samples,
+    return paired_bootstrap(
+        [(result.run.name, result.run.hypotheses()) for result in usable],
+        [item.reference for item in usable[0].run.utterances],
+        "ASR_BLEU" if usable[0].run.is_speech else "BLEU",
+        samples,
     )
-    _, columns = test()
-    label = "ASR_BLEU" if usable[0].run.is_speech else "BLEU"
-    return [
-        Significance(
-            name,
-            label,
-            round(row.score, 3),
-            round(row.mean, 3),
-            round(row.ci, 3),
-            # Resampling identical texts gives no spread, which sacrebleu takes for certainty.
-            1.0 if number and texts == systems[0][1] else row.p_value,
-        )
-        for number, (name, row, (_, texts)) in enumerate(
-            zip(columns["System"], columns["BLEU"], systems, strict=True)
-        )
-    ]

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from echostream.evaluation.atomic import write_text
-from echostream.evaluation.runs.comparison import ComparedRun, Significance
+from echostream.evaluation.runs.comparison import ComparedRun
+from echostream.evaluation.significance import Significance
+from echostream.evaluation.significance import markdown as significance_table
 
 # (column, heading, decimals); milliseconds need no decimals, proportions need two.
 _COLUMNS = (
@@ -83,19 +85,7 @@ def markdown_table(
     lines += ["", f"{count} utterances. {_recognizer_line(results)}Times in milliseconds."]
     lines += [f"- {r.run.name}: {note}." for r in results for note in r.notes]
     if significance:
-        lines += [
-            "",
-            f"Paired bootstrap on {significance[0].metric} against the first line:",
-            "",
-            "| System | Score | Bootstrap mean ± 95 % half-width | p |",
-            "| :-- | --: | --: | --: |",
-        ]
-        for row in significance:
-            p_value = "baseline" if row.p_value is None else f"{row.p_value:.4f}"
-            lines.append(
-                f"| {row.system} | {row.score:.2f} | {row.mean:.2f} ± {row.half_width:.2f} "
-                f"| {p_value} |"
-            )
+        lines += significance_table(significance)
     return "\n".join(lines) + "\n"
 
 

@@ -325,8 +325,10 @@ def test_talks_of_a_grid_have_a_table_of_their_own(
     assert list(compared.values()) == [figures, figures]
     assert main([*compare, other]) == 2
     assert "has no sentences.tsv" in capsys.readouterr().err
-    assert main([*compare, "--bootstrap", "9"]) == 2
-    assert "--bootstrap is not for talks" in capsys.readouterr().err
+    assert main([*compare, "--timeline", "1"]) == 2
+    assert "--timeline is not for talks" in capsys.readouterr().err
+    assert main([*compare, f"two={run}", "--bootstrap", "9"]) == 0
+    assert "Paired bootstrap on text BLEU" in capsys.readouterr().out
 
 
 def test_sentences_one_at_a_time_are_found_beside_the_talks(corpus: Corpus) -> None:

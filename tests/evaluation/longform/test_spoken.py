@@ -223,6 +223,10 @@ def test_speech_as_heard_is_scored_like_text(tmp_path, listed, perfect, capsys):
     printed = capsys.readouterr().out
     assert "| ASR-BLEU as heard, re-segmented | 100.0 |" in printed
     assert "Recogniser: pocketsphinx." in printed
+    again = speak_numbers(write_run(tmp_path / "again", SENTENCES[::-1]))
+    assert main([*command[:1], str(again.path), *command[1:], "--bootstrap", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "Paired bootstrap on ASR-BLEU" in printed and "| 2: run | 100.00 |" in printed
     assert main([*command, "--jobs", "0"]) == 2
 
 

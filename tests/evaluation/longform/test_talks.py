@@ -264,3 +264,29 @@ def test_a_report_is_written_once_for_every_name(tmp_path, listed):
     assert list(json.loads((tmp_path / "tables" / "talks.json").read_text())) == ["one", "two"]
     with pytest.raises(ValueError, match="runs must have different names, got one, one"):
         report([runs[0], runs[0]], None)
+
+
+def test_runs_on_talks_are_compared_sentence_by_sentence(tmp_path, listed, capsys):
+    lost = [*SENTENCES[:4], "something else was said here today", *SENTENCES[5:9], "the cow"]
+    runs = {"one": lost, "same": lost, "other": SENTENCES}
+    for name, said in runs.items():
+        write_run(tmp_path / name, said)
+    command = ["talks", *(f"{name}={tmp_path / name}" for name in runs)]
+    command += ["--sentences", str(listed), "--output", str(tmp_path / "tables")]
+    assert main([*command, "--bootstrap", "100"]) == 0
+    assert "| 1: one | 82.36 | " in (printed := capsys.readouterr().out) and "baseline" in printed
+    document = json.loads((tmp_path / "tables" / "talks.json").read_text())
+    (baseline,), (same,), (other,) = (document[name]["significance"] for name in runs)
+    assert baseline["metric"] == "text BLEU" and baseline["p_value"] is None
+    assert same["p_value"] == 1 and same["score"] == baseline["score"]
+    assert other["score"] == pytest.approx(100) and other["p_value"] < 0.1
+    assert main(command) == 0
+    assert "bootstrap" not in capsys.readouterr().out
+
+
+def test_runs_on_other_talks_are_not_compared_sentence_by_sentence(tmp_path, listed):
+    talks = read_sentences(listed)
+    runs = [TalkRun(write_run(tmp_path / name, SENTENCES), talks) for name in ("one", "two")]
+    others = {"talk_01": talks["talk_01"][::-1]}
+    with pytest.raises(ValueError, match="two and .*one are not on the same talks"):
+        report([runs[0], dataclasses.replace(runs[1], talks=others)], None, None, 10)

@@ -303,7 +303,7 @@ def test_bootstrap_equals_sacrebleus_command(tmp_path: Path) -> None:
     from sacrebleu.significance import PairedTest
 
     runs = [load_run(folder) for folder in three_runs(tmp_path)[1:]]
-    (_, row) = comparison.paired_bootstrap(comparison.compare_runs(runs), samples=80)
+    (_, row) = comparison.compare_paired(comparison.compare_runs(runs), samples=80)
     systems = [(str(i), run.hypotheses()) for i, run in enumerate(runs)]
     test = PairedTest(systems, {"BLEU": BLEU()}, [REFERENCES], test_type="bs", n_samples=80)
     expected = test()[1]["BLEU"][1]
