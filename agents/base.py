@@ -317,6 +317,13 @@ def add_endpoint_args(parser: ArgumentParser) -> None:
         help="longest sentence; beyond it the next best pause ends it",
     )
     parser.add_argument(
+        "--text-end-tokens",
+        type=int,
+        default=None,
+        help="a sentence whose translation is complete ends behind the likeliest frame once so "
+        "many source tokens more were heard (learned, Emformer); 0: never",
+    )
+    parser.add_argument(
         "--max-backlog-ms",
         type=int,
         default=None,
@@ -366,6 +373,7 @@ def endpoint_from_args(args: Namespace, default: EndpointConfig) -> EndpointConf
         "method": args.endpoint,
         "endpoint_ms": args.endpoint_ms,
         "max_sentence_ms": args.max_sentence_ms,
+        "text_end_tokens": args.text_end_tokens,
     }
     return replace(default, **{key: value for key, value in values.items() if value is not None})
 

@@ -38,9 +38,10 @@ from echostream.models.transformer_layer import TRIM_SLACK
 from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
 from echostream.streams.backlog import waiting_ms
 from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
-from echostream.streams.pieces import Piece
+from echostream.streams.pieces import Piece, split
 from echostream.streams.restart import Features, unsettled
 from echostream.streams.speaking import Speaker, SpeakerState, Written
+from echostream.streams.text_end import Rest, TextEnds, TextEndState
 from echostream.text import Detokenizer, DetokenizerState, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class PipelineState(StreamState):
         written, asr_count, st_count: target subwords written and tokens that the CTC heads
             emitted in the sentence under way.
         transcript, translation: words that may still grow.
-        endpoint: what the sentence's end depends on.
+        endpoint, text_end: what the sentence's end depends on.
         sentence: index of the sentence under way.
         sentence_from: input samples that had gone through the model when it began.
         recent: (1, T, bins) features of frames that are not settled yet, for encoders that start
@@ -74,6 +75,7 @@ class PipelineState(StreamState):
     asr_count: int = 0
     st_count: int = 0
     endpoint: EndpointState = EndpointState()
+    text_end: TextEndState = TextEndState()
     sentence: int = 0
     sentence_from: int = 0
     recent: torch.Tensor | None = None
@@ -148,6 +150,11 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
         self.restarts = self.endpoints.config.method != "off" and isinstance(
             system.config.encoder, ChunkConformerConfig
         )
+        # An encoder that starts anew would have to hear the rest again, and say it again.
+        config = self.endpoints.config
+        goes_on = config.method == "learned" and not self.restarts and task != "asr"
+        tokens = config.text_end_tokens if goes_on else 0
+        self.text_ends = TextEnds(tokens, config.text_end_score)
         self.frontend = system.frontend()
         self.transcriber = Detokenizer(system.source_vocabulary)
         self.translator = Detokenizer(system.target_vocabulary)
@@ -216,12 +223,39 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
                 (frames, heard), listened = listened, None
             pieces, unheard, state = self._split(heard, frames, unheard, state)
             for piece in pieces:
+                text_end = self.text_ends.hear(piece.heard, piece.frames, state.text_end)
+                state = replace(state, text_end=text_end)
+                rest = self.text_ends.find(text_end)
+                if rest is not None:
+                    before, piece = split(piece, rest.frames)
+                    output, state = self._write(before, watch, state)
+                    outputs.append(output)
+                    watch = Stopwatch(watch.device)
+                    state = self._take_over(rest, piece, self._next_sentence(state))
                 output, state = self._write(piece, watch, state)
                 outputs.append(output)
                 watch = Stopwatch(watch.device)
                 if piece.ends and not piece.final:
                     state = self._next_sentence(state)
         return outputs, state
+
+    def _take_over(self, rest: Rest, piece: Piece, state: PipelineState) -> PipelineState:
+        """Begin a sentence, of which ``piece`` is to be written, with what the one before had heard
+        beyond its end."""
+        frames, heard = rest.frames.size(1), piece.heard
+        if not piece.ends:
+            first = frames - 1 - rest.asr[0]
+            endpoint = replace(state.endpoint, tokens=len(rest.asr), first=first)
+            state = replace(state, endpoint=endpoint)
+        source_samples = frames * ENCODER_FRAME_MS * state.sample_rate // 1000
+        return replace(
+            state,
+            text_end=TextEndState(rest.frames, rest.scores, rest.asr, rest.st),
+            # Tokens of the piece are counted when it is written; earlier ones have been shown.
+            asr_count=len(rest.asr) - len(heard.asr_tokens),
+            st_count=len(rest.st) - len(heard.st_tokens),
+            sentence_from=state.processed - source_samples,
+        )
 
     def _split(
         self, heard: Heard, frames: torch.Tensor, features: Features, state: PipelineState
@@ -276,6 +310,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
             state,
             model=model,
             policy=PolicyState(),
+            text_end=TextEndState(),
             written=0,
             asr_count=0,
             st_count=0,
@@ -380,6 +415,7 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
                     "sentence",
                     decision.max_new_tokens,
                 )
+            wishes = not ends and len(hypothesis.tokens) < decision.max_new_tokens
             if decision.drop_last_word:
                 tokens = hypothesis.tokens
                 keep = complete_words(tokens, self.system.target_vocabulary.starts_word)
@@ -394,4 +430,5 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
                         state=mt,
                     )
                     inner = replace(inner, mt=mt)
-        return hypothesis, replace(state, model=inner)
+        text_end = self.text_ends.decided(wishes and not hypothesis.tokens, state.text_end)
+        return hypothesis, replace(state, model=inner, text_end=text_end)

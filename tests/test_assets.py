@@ -88,7 +88,7 @@ def test_the_talk_is_translated_as_one_stream(systems):
     assert sacrebleu.corpus_bleu([" ".join(words)], [[part]]).score > 88
 
 
-def _speech_alone(wav: str) -> np.ndarray:
+def speech_alone(wav: str) -> np.ndarray:
     """(S,) from the first to the last 10 ms that are not much quieter than the loudest."""
     samples, _ = soundfile.read(ROOT / wav, dtype="float32")
     level = np.square(samples[: len(samples) // 160 * 160].reshape(-1, 160)).mean(1)
@@ -101,7 +101,7 @@ def test_sentences_without_a_pause_are_told_apart(systems):
     wavs = (TEST_AUDIO / "wav_list.txt").read_text().split()[:10]
     references = (TEST_AUDIO / "target.txt").read_text().splitlines()[:10]
     session = Session(Pipeline(systems["echostream"], chunk_ms=320, task="s2tt"))
-    session.push(np.concatenate([_speech_alone(wav) for wav in wavs]), 16000, final=True)
+    session.push(np.concatenate([speech_alone(wav) for wav in wavs]), 16000, final=True)
     assert 8 <= len([sentence for sentence in session.sentences if sentence.translation]) <= 11
     words = " ".join(session.translation)
     assert sacrebleu.corpus_bleu([words], [[" ".join(references)]]).score > 70

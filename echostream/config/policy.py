@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from echostream.config.checks import require
+from echostream.config.loading import MAY_BE_MISSING
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,31 @@ class EndpointConfig:
     whose recognition head emits end-of-sentence; ``pause`` works with any: no source token for
     ``endpoint_ms`` after at least ``min_tokens`` of them. With ``learned`` such a pause ends a
     sentence too, so give it a long one. ``max_sentence_ms`` bounds a sentence that finds no end.
+    ``text_end_tokens`` above 0, with ``learned`` and an encoder that goes on: a sentence that the
+    text decoder has ended, while at least so many source tokens were heard behind the frame where
+    the recognition head found its end likeliest (a log probability of at least
+    ``text_end_score``), ends there too.
     """
 
     method: Literal["off", "learned", "pause"] = "off"
     endpoint_ms: int = 640
     min_tokens: int = 3
     max_sentence_ms: int = 20_000
+    text_end_tokens: int = field(default=0, metadata=MAY_BE_MISSING)
+    text_end_score: float = field(default=-7.0, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         for name in ("endpoint_ms", "min_tokens", "max_sentence_ms"):
             value = getattr(self, name)
             require(value >= 1, f"endpoint: {name} must be >= 1, got {value}")
+        require(
+            self.text_end_tokens >= 0,
+            f"endpoint: text_end_tokens must be >= 0, got {self.text_end_tokens}",
+        )
+        require(
+            self.text_end_score <= 0,
+            f"endpoint: text_end_score must be <= 0, got {self.text_end_score}",
+        )
 
 
 @dataclass(frozen=True)

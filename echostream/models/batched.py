@@ -23,6 +23,7 @@ from echostream.models.echostream_model import (
     EchoStreamModel,
     EchoStreamState,
     best_labels,
+    end_scores,
     label_emissions,
 )
 from echostream.models.emformer_layer import EmformerLayerState
@@ -156,6 +157,7 @@ def listen(
     frames, batched = encode_together(model, features, batched)
     logits, asr = _head(model.source_unigram_decoder, frames, "asr", batched)
     count = frames.size(1)
+    scores = end_scores(logits)
     asr_tokens, streams = _emit(logits, batched.streams, "asr_collapse")
     lengths = tuple(length + count for length in batched.asr_lengths)
     batched = replace(batched, asr=asr, asr_lengths=lengths, streams=streams)
@@ -166,8 +168,8 @@ def listen(
         lengths = tuple(length + count for length in batched.st_lengths)
         batched = replace(batched, st=st, st_lengths=lengths, streams=streams)
     heard = [
-        Heard(asr[0], st[0], (), (), None, count, asr[1], st[1])
-        for asr, st in zip(asr_tokens, st_tokens, strict=True)
+        Heard(asr[0], st[0], (), (), None, count, asr[1], st[1], tuple(ends))
+        for asr, st, ends in zip(asr_tokens, st_tokens, scores, strict=True)
     ]
     return frames, heard, batched
 

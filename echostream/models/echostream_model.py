@@ -219,7 +219,7 @@ class EchoStreamModel(nn.Module):
         transcribe_only: bool = False,
     ) -> tuple[Heard, EchoStreamState]:
         """The CTC heads' part of :meth:`listen`."""
-        asr, asr_tail, asr_frames, asr_head, asr_collapse = self._ctc(
+        asr, asr_tail, asr_frames, asr_head, asr_collapse, scores = self._ctc(
             self.source_unigram_decoder, frames, tail, state.asr, state.asr_collapse
         )
         state = replace(state, asr=asr_head, asr_collapse=asr_collapse)
@@ -227,11 +227,12 @@ class EchoStreamModel(nn.Module):
         st_tail: tuple[int, ...] = ()
         st_frames: tuple[int, ...] = ()
         if not transcribe_only:
-            st, st_tail, st_frames, st_head, st_collapse = self._ctc(
+            st, st_tail, st_frames, st_head, st_collapse, _ = self._ctc(
                 self.ctc_target_unigram_decoder, frames, tail, state.st, state.st_collapse
             )
             state = replace(state, st=st_head, st_collapse=st_collapse)
-        heard = Heard(asr, st, asr_tail, st_tail, tail, frames.size(1), asr_frames, st_frames)
+        count = frames.size(1)
+        heard = Heard(asr, st, asr_tail, st_tail, tail, count, asr_frames, st_frames, scores)
         return heard, state
 
     def read(self, frames: Tensor, state: EchoStreamState) -> EchoStreamState:
@@ -276,12 +277,18 @@ class EchoStreamModel(nn.Module):
         head_state: UnidirectionalState,
         collapse_state: CollapseState,
     ) -> tuple[
-        tuple[int, ...], tuple[int, ...], tuple[int, ...], UnidirectionalState, CollapseState
+        tuple[int, ...],
+        tuple[int, ...],
+        tuple[int, ...],
+        UnidirectionalState,
+        CollapseState,
+        tuple[float, ...],
     ]:
         """Tokens of completed frames, tokens that the provisional ones add, frames of the former,
-        and the state behind the completed ones."""
+        the state behind the completed ones, and their :func:`end_scores`."""
         tokens: list[list[int]] = [[], []]
         positions: list[int] = []
+        scores: list[float] = []
         following = (head_state, collapse_state)
         for index, part in enumerate((frames, tail)):
             if part is None or not part.size(1):
@@ -293,7 +300,8 @@ class EchoStreamModel(nn.Module):
             if index == 0:
                 following = (head_state, collapse_state)
                 positions = emitted
-        return tuple(tokens[0]), tuple(tokens[1]), tuple(positions), *following
+                scores = end_scores(logits)[0]
+        return tuple(tokens[0]), tuple(tokens[1]), tuple(positions), *following, tuple(scores)
 
     def translate(
         self,
@@ -354,6 +362,11 @@ def best_labels(logits: Tensor) -> list[list[int]]:
     frames = logits.size(1)
     labels = greedy_labels(logits.flatten(0, 1), NEVER)
     return [labels[row * frames : (row + 1) * frames] for row in range(logits.size(0))]
+
+
+def end_scores(logits: Tensor) -> list[list[float]]:
+    """(B, T, V) logits of a CTC head to the log probability of end-of-sentence in each frame."""
+    return (logits[..., Vocabulary.eos] - logits.logsumexp(dim=-1)).tolist()
 
 
 def label_emissions(

@@ -21,6 +21,7 @@ class Heard:
             they replace the previous call's.
         tail: (1, P, D) those encoder frames, or None.
         frames: encoder frames completed by this call.
+        asr_end_scores: log probability of end-of-sentence in the ASR head, for each of them.
     """
 
     asr_tokens: tuple[int, ...]
@@ -31,6 +32,7 @@ class Heard:
     frames: int
     asr_frames: tuple[int, ...] = ()
     st_frames: tuple[int, ...] = ()
+    asr_end_scores: tuple[float, ...] = ()
 
     def cut(self, start: int, stop: int | None, sentence_end: int | None = None) -> Heard:
         """What frames ``start`` to ``stop`` brought (None: to the end, with what is provisional),
@@ -48,10 +50,11 @@ class Heard:
             ]
             parts.append((tuple(t for t, _ in kept), tuple(f for _, f in kept)))
         (asr, asr_frames), (st, st_frames) = parts
+        scores = self.asr_end_scores[start:end]
         if stop is not None:
-            return Heard(asr, st, (), (), None, end - start, asr_frames, st_frames)
+            return Heard(asr, st, (), (), None, end - start, asr_frames, st_frames, scores)
         tails = [
             tuple(token for token in tail if token != sentence_end)
             for tail in (self.asr_tail, self.st_tail)
         ]
-        return Heard(asr, st, *tails, self.tail, end - start, asr_frames, st_frames)
+        return Heard(asr, st, *tails, self.tail, end - start, asr_frames, st_frames, scores)

@@ -242,7 +242,7 @@ def test_where_nothing_is_said_nothing_is_spoken(system, method, policy):
 @pytest.mark.parametrize("kind", ["speech", "silence"])
 def test_a_streams_state_is_bounded(ending_system, system, kind):
     """Over 64 s the state is as large as over 32 s, with sentence ends, and without any."""
-    endless = EndpointConfig("learned", endpoint_ms=60_000, max_sentence_ms=4000)
+    endless = EndpointConfig("learned", endpoint_ms=60_000, max_sentence_ms=4000, text_end_tokens=4)
     model = ending_system.model if kind == "speech" else seeded_model(system.config, 1).double()
     if kind == "silence":
         with torch.no_grad():
