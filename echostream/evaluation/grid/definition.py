@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from echostream.config import from_dict, load_yaml
 from echostream.config.loading import MAY_BE_MISSING
+from echostream.evaluation.digests import digest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -147,6 +147,7 @@ class Cell:
         system = asdict(self.system)
         content = {
             "system": system,
+            "files": digest(files=[Path(option.path) for option in self.system.files]),
             "chunk_ms": self.chunk_ms,
             "source": Path(self.test_set.source).read_text(encoding="utf-8"),
             "target": Path(self.test_set.target).read_text(encoding="utf-8"),
@@ -160,12 +161,11 @@ class Cell:
         longform = self.longform()
         if longform is not None:
             content["longform"] = [self.sentences().read_text(encoding="utf-8"), longform]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return {
             "system": self.system.name,
             "chunk_ms": self.chunk_ms,
             "test_set": self.test_set.name,
-            "fingerprint": digest,
+            "fingerprint": digest(json.dumps(content, sort_keys=True)),
             **({} if longform is None else {"longform": longform}),
         }
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from echostream.evaluation.atomic import write_text
+from echostream.evaluation.digests import digest
 from echostream.evaluation.longform.folders import SENTENCES_FILE, talk_run
 from echostream.evaluation.longform.report import ROWS, cell, talk_figures
 from echostream.evaluation.longform.spoken import Recognition
@@ -100,16 +100,6 @@ class Job:
     arguments: tuple[Any, ...]
 
 
-def _digest(*parts: object, files: Sequence[Path] = ()) -> str:
-    digest = hashlib.sha256(repr(parts).encode())
-    for path in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def plan_jobs(plan: Plan) -> list[Job]:
     """Every stream, the long ones first."""
     long, short = [], []
@@ -125,7 +115,7 @@ def plan_jobs(plan: Plan) -> list[Job]:
                     system,
                     STREAM,
                     place / f"{STREAM}.json",
-                    _digest(plan.chunk_ms, files=[*files, plan.stream, plan.sentences]),
+                    digest(plan.chunk_ms, files=[*files, plan.stream, plan.sentences]),
                     long_stream,
                     (*common, str(plan.stream.resolve()), reference, str(place / STREAM)),
                 )
@@ -136,7 +126,7 @@ def plan_jobs(plan: Plan) -> list[Job]:
                     system,
                     sound,
                     place / f"{sound}.json",
-                    _digest(plan.chunk_ms, sound, plan.minutes, files=files),
+                    digest(plan.chunk_ms, sound, plan.minutes, files=files),
                     without_speech,
                     (*common, sound, plan.minutes),
                 )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,14 @@ import yaml
 
 from echostream.cli import main
 from echostream.evaluation.grid import runner as grid_runner
-from echostream.evaluation.grid.definition import Cell, Grid, cells, load_grid, source_paths
+from echostream.evaluation.grid.definition import (
+    Cell,
+    FileOption,
+    Grid,
+    cells,
+    load_grid,
+    source_paths,
+)
 from echostream.evaluation.grid.runner import is_finished, run_grid
 from echostream.evaluation.grid.shards import CellError, shards
 from echostream.evaluation.recognizers.loading import split_spec
@@ -243,6 +251,25 @@ def test_a_finished_cell_is_kept_and_sharding_changes_nothing(
     corpus.target_list.write_text("\n".join(reversed(REFERENCES)) + "\n")
     with pytest.raises(ValueError, match="made with other settings"):
         run_grid(whole)
+
+
+def test_results_of_other_weights_are_not_taken_for_these(corpus: Corpus, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.yaml").write_text("a")
+    weights = model / "model.safetensors"
+    weights.write_bytes(b"one")
+    grid = load_grid(write_grid(corpus))
+    system = replace(grid.systems[0], files=(FileOption("--model-dir", str(model)),))
+    cell = next(cells(replace(grid, systems=(system,))))
+    first = cell.settings()["fingerprint"]
+    assert cell.settings()["fingerprint"] == first
+    weights.write_bytes(b"two")
+    os.utime(weights, ns=(1, 1))
+    second = cell.settings()["fingerprint"]
+    assert second != first
+    (model / "config.yaml").write_text("b")
+    assert cell.settings()["fingerprint"] not in (first, second)
 
 
 def test_cells_are_scored_side_by_side(
