@@ -319,9 +319,7 @@ def add_endpoint_args(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--text-end-tokens",
         type=int,
-        default=None,
-        help="a sentence whose translation is complete ends behind the likeliest frame once so "
-        "many source tokens more were heard (learned, Emformer); 0: never",
+        help="source tokens behind a complete translation that end its sentence; 0: never do",
     )
     parser.add_argument(
         "--max-backlog-ms",

@@ -9,12 +9,11 @@ before the next one begins.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from echostream.audio import FrontendState
 from echostream.checkpoint import System
 from echostream.config import (
     ENCODER_FRAME_MS,
@@ -32,71 +31,21 @@ from echostream.models.decoders.ctc_decoder_policy import (
     whole_word_mode,
 )
 from echostream.models.decoders.transformer_decoder import Hypothesis
-from echostream.models.echostream_model import EchoStreamState
 from echostream.models.heard import Heard
 from echostream.models.transformer_layer import TRIM_SLACK
-from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
+from echostream.pipeline_state import ChunkOutput, PipelineState, take_over
+from echostream.spine import Stopwatch, StreamPipeline, Task
 from echostream.streams.backlog import waiting_ms
-from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
+from echostream.streams.endpoint import EndpointFinder, FrameTokens
 from echostream.streams.pieces import Piece, split
 from echostream.streams.restart import Features, unsettled
-from echostream.streams.speaking import Speaker, SpeakerState, Written
-from echostream.streams.text_end import Rest, TextEnds, TextEndState
-from echostream.text import Detokenizer, DetokenizerState, Vocabulary
+from echostream.streams.speaking import Speaker, Written
+from echostream.streams.text_end import TextEnds, TextEndState
+from echostream.text import Detokenizer, Vocabulary
 
 logger = logging.getLogger(__name__)
 
 LEAD_FRAMES = 64  # encoder frames before a sentence's first word that its text may look at
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineState(StreamState):
-    """Everything one stream remembers.
-
-    Attributes:
-        frontend, model, policy: component states.
-        written, asr_count, st_count: target subwords written and tokens that the CTC heads
-            emitted in the sentence under way.
-        transcript, translation: words that may still grow.
-        endpoint, text_end: what the sentence's end depends on.
-        sentence: index of the sentence under way.
-        sentence_from: input samples that had gone through the model when it began.
-        recent: (1, T, bins) features of frames that are not settled yet, for encoders that start
-            anew with every sentence.
-        speech: what waits to be spoken and to be played.
-    """
-
-    frontend: FrontendState
-    model: EchoStreamState
-    policy: PolicyState
-    transcript: DetokenizerState
-    translation: DetokenizerState
-    written: int = 0
-    asr_count: int = 0
-    st_count: int = 0
-    endpoint: EndpointState = EndpointState()
-    text_end: TextEndState = TextEndState()
-    sentence: int = 0
-    sentence_from: int = 0
-    recent: torch.Tensor | None = None
-    speech: SpeakerState = SpeakerState()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChunkOutput(StreamOutput):
-    """What one policy decision added: all tokens, units and samples are new.
-
-    Attributes:
-        asr_tail, st_tail: provisional tokens behind the new ones.
-        transcript, translation: newly completed words.
-        encoder_frames: frames encoded for this decision.
-    """
-
-    asr_tail: tuple[int, ...]
-    st_tail: tuple[int, ...]
-    transcript: tuple[str, ...]
-    translation: tuple[str, ...]
-    encoder_frames: int
 
 
 class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
@@ -231,31 +180,13 @@ class Pipeline(StreamPipeline[PipelineState, ChunkOutput]):
                     output, state = self._write(before, watch, state)
                     outputs.append(output)
                     watch = Stopwatch(watch.device)
-                    state = self._take_over(rest, piece, self._next_sentence(state))
+                    state = take_over(rest, piece, self._next_sentence(state))
                 output, state = self._write(piece, watch, state)
                 outputs.append(output)
                 watch = Stopwatch(watch.device)
                 if piece.ends and not piece.final:
                     state = self._next_sentence(state)
         return outputs, state
-
-    def _take_over(self, rest: Rest, piece: Piece, state: PipelineState) -> PipelineState:
-        """Begin a sentence, of which ``piece`` is to be written, with what the one before had heard
-        beyond its end."""
-        frames, heard = rest.frames.size(1), piece.heard
-        if not piece.ends:
-            first = frames - 1 - rest.asr[0]
-            endpoint = replace(state.endpoint, tokens=len(rest.asr), first=first)
-            state = replace(state, endpoint=endpoint)
-        source_samples = frames * ENCODER_FRAME_MS * state.sample_rate // 1000
-        return replace(
-            state,
-            text_end=TextEndState(rest.frames, rest.scores, rest.asr, rest.st),
-            # Tokens of the piece are counted when it is written; earlier ones have been shown.
-            asr_count=len(rest.asr) - len(heard.asr_tokens),
-            st_count=len(rest.st) - len(heard.st_tokens),
-            sentence_from=state.processed - source_samples,
-        )
 
     def _split(
         self, heard: Heard, frames: torch.Tensor, features: Features, state: PipelineState

@@ -62,6 +62,7 @@ FLOORS = [
             "echostream.spine",
             "echostream.pipeline",
             "echostream.pipeline_batch",
+            "echostream.pipeline_state",
             "echostream.speaking",
             "echostream.synthetic",
         )

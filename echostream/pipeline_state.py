@@ -1,0 +1,87 @@
+"""What a stream through :class:`~echostream.pipeline.Pipeline` remembers, and what it brings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from echostream.audio import FrontendState
+from echostream.config import ENCODER_FRAME_MS
+from echostream.models.decoders.ctc_decoder_policy import PolicyState
+from echostream.models.echostream_model import EchoStreamState
+from echostream.spine import StreamOutput, StreamState
+from echostream.streams.endpoint import EndpointState
+from echostream.streams.pieces import Piece
+from echostream.streams.speaking import SpeakerState
+from echostream.streams.text_end import Rest, TextEndState
+from echostream.text import DetokenizerState
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineState(StreamState):
+    """Everything one stream remembers.
+
+    Attributes:
+        frontend, model, policy: component states.
+        written, asr_count, st_count: target subwords written and tokens that the CTC heads
+            emitted in the sentence under way.
+        transcript, translation: words that may still grow.
+        endpoint, text_end: what the sentence's end depends on.
+        sentence: index of the sentence under way.
+        sentence_from: input samples that had gone through the model when it began.
+        recent: (1, T, bins) features of frames that are not settled yet, for encoders that start
+            anew with every sentence.
+        speech: what waits to be spoken and to be played.
+    """
+
+    frontend: FrontendState
+    model: EchoStreamState
+    policy: PolicyState
+    transcript: DetokenizerState
+    translation: DetokenizerState
+    written: int = 0
+    asr_count: int = 0
+    st_count: int = 0
+    endpoint: EndpointState = EndpointState()
+    text_end: TextEndState = TextEndState()
+    sentence: int = 0
+    sentence_from: int = 0
+    recent: torch.Tensor | None = None
+    speech: SpeakerState = SpeakerState()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkOutput(StreamOutput):
+    """What one policy decision added: all tokens, units and samples are new.
+
+    Attributes:
+        asr_tail, st_tail: provisional tokens behind the new ones.
+        transcript, translation: newly completed words.
+        encoder_frames: frames encoded for this decision.
+    """
+
+    asr_tail: tuple[int, ...]
+    st_tail: tuple[int, ...]
+    transcript: tuple[str, ...]
+    translation: tuple[str, ...]
+    encoder_frames: int
+
+
+def take_over(rest: Rest, piece: Piece, state: PipelineState) -> PipelineState:
+    """Begin a sentence, of which ``piece`` is to be written, with what the one before had heard
+    beyond its end."""
+    frames, heard = rest.frames.size(1), piece.heard
+    if not piece.ends:
+        first = frames - 1 - rest.asr[0]
+        endpoint = replace(state.endpoint, tokens=len(rest.asr), first=first)
+        state = replace(state, endpoint=endpoint)
+    source_samples = frames * ENCODER_FRAME_MS * state.sample_rate // 1000
+    return replace(
+        state,
+        text_end=TextEndState(rest.frames, rest.scores, rest.asr, rest.st),
+        # Tokens of the piece are counted when it is written; earlier ones have been shown.
+        asr_count=len(rest.asr) - len(heard.asr_tokens),
+        st_count=len(rest.st) - len(heard.st_tokens),
+        sentence_from=state.processed - source_samples,
+    )
