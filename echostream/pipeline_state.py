@@ -14,7 +14,7 @@ from echostream.spine import StreamOutput, StreamState
 from echostream.streams.endpoint import EndpointState
 from echostream.streams.pieces import Piece
 from echostream.streams.speaking import SpeakerState
-from echostream.streams.text_end import Rest, TextEndState
+from echostream.streams.text_end import TextEndState
 from echostream.text import DetokenizerState
 
 
@@ -68,7 +68,7 @@ class ChunkOutput(StreamOutput):
     encoder_frames: int
 
 
-def take_over(rest: Rest, piece: Piece, state: PipelineState) -> PipelineState:
+def take_over(rest: TextEndState, piece: Piece, state: PipelineState) -> PipelineState:
     """Begin a sentence, of which ``piece`` is to be written, with what the one before had heard
     beyond its end."""
     frames, heard = rest.frames.size(1), piece.heard
@@ -79,7 +79,7 @@ def take_over(rest: Rest, piece: Piece, state: PipelineState) -> PipelineState:
     source_samples = frames * ENCODER_FRAME_MS * state.sample_rate // 1000
     return replace(
         state,
-        text_end=TextEndState(rest.frames, rest.scores, rest.asr, rest.st),
+        text_end=rest,
         # Tokens of the piece are counted when it is written; earlier ones have been shown.
         asr_count=len(rest.asr) - len(heard.asr_tokens),
         st_count=len(rest.st) - len(heard.st_tokens),

@@ -60,7 +60,7 @@ def paired_bootstrap(
     ]
 
 
-def markdown(rows: Sequence[Significance]) -> list[str]:
+def significance_table(rows: Sequence[Significance]) -> list[str]:
     """Lines of a heading and a table, behind an empty line."""
     lines = [
         "",

@@ -28,6 +28,7 @@ from echostream.fairseq_plugin.sentences import (
 )
 from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
 from echostream.models.echostream_model import EchoStreamModel, ModelOutput
+from echostream.models.heard import end_scores
 from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -264,7 +265,7 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         )
         with torch.no_grad():
             windows = sentence_windows(sentences, lengths)
-            says_end = asr.float().log_softmax(dim=-1)[..., Vocabulary.eos].t()
+            says_end = end_scores(asr.float()).t()
             starts, ends = boundaries(windows, says_end)
             visible_source = self.stream_visibility(
                 asr, st, prev_output_tokens.size(1), policy, segment, windows.stream, starts, ends

@@ -23,7 +23,6 @@ from echostream.models.echostream_model import (
     EchoStreamModel,
     EchoStreamState,
     best_labels,
-    end_scores,
     label_emissions,
 )
 from echostream.models.emformer_layer import EmformerLayerState
@@ -155,10 +154,9 @@ def listen(
         (B, S, D) completed encoder frames, what each stream heard, and the new state.
     """
     frames, batched = encode_together(model, features, batched)
-    logits, asr = _head(model.source_unigram_decoder, frames, "asr", batched)
+    asr_logits, asr = _head(model.source_unigram_decoder, frames, "asr", batched)
     count = frames.size(1)
-    scores = end_scores(logits)
-    asr_tokens, streams = _emit(logits, batched.streams, "asr_collapse")
+    asr_tokens, streams = _emit(asr_logits, batched.streams, "asr_collapse")
     lengths = tuple(length + count for length in batched.asr_lengths)
     batched = replace(batched, asr=asr, asr_lengths=lengths, streams=streams)
     st_tokens: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((), ())] * len(streams)
@@ -168,8 +166,8 @@ def listen(
         lengths = tuple(length + count for length in batched.st_lengths)
         batched = replace(batched, st=st, st_lengths=lengths, streams=streams)
     heard = [
-        Heard(asr[0], st[0], (), (), None, count, asr[1], st[1], tuple(ends))
-        for asr, st, ends in zip(asr_tokens, st_tokens, scores, strict=True)
+        Heard(asr[0], st[0], (), (), None, count, asr[1], st[1], logits)
+        for asr, st, logits in zip(asr_tokens, st_tokens, asr_logits, strict=True)
     ]
     return frames, heard, batched
 

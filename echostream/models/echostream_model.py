@@ -219,7 +219,7 @@ class EchoStreamModel(nn.Module):
         transcribe_only: bool = False,
     ) -> tuple[Heard, EchoStreamState]:
         """The CTC heads' part of :meth:`listen`."""
-        asr, asr_tail, asr_frames, asr_head, asr_collapse, scores = self._ctc(
+        asr, asr_tail, asr_frames, asr_head, asr_collapse, logits = self._ctc(
             self.source_unigram_decoder, frames, tail, state.asr, state.asr_collapse
         )
         state = replace(state, asr=asr_head, asr_collapse=asr_collapse)
@@ -232,7 +232,7 @@ class EchoStreamModel(nn.Module):
             )
             state = replace(state, st=st_head, st_collapse=st_collapse)
         count = frames.size(1)
-        heard = Heard(asr, st, asr_tail, st_tail, tail, count, asr_frames, st_frames, scores)
+        heard = Heard(asr, st, asr_tail, st_tail, tail, count, asr_frames, st_frames, logits)
         return heard, state
 
     def read(self, frames: Tensor, state: EchoStreamState) -> EchoStreamState:
@@ -282,13 +282,13 @@ class EchoStreamModel(nn.Module):
         tuple[int, ...],
         UnidirectionalState,
         CollapseState,
-        tuple[float, ...],
+        Tensor | None,
     ]:
         """Tokens of completed frames, tokens that the provisional ones add, frames of the former,
-        the state behind the completed ones, and their :func:`end_scores`."""
+        the state behind the completed ones, and their (S, V) logits (None: there are none)."""
         tokens: list[list[int]] = [[], []]
         positions: list[int] = []
-        scores: list[float] = []
+        completed: Tensor | None = None
         following = (head_state, collapse_state)
         for index, part in enumerate((frames, tail)):
             if part is None or not part.size(1):
@@ -300,8 +300,8 @@ class EchoStreamModel(nn.Module):
             if index == 0:
                 following = (head_state, collapse_state)
                 positions = emitted
-                scores = end_scores(logits)[0]
-        return tuple(tokens[0]), tuple(tokens[1]), tuple(positions), *following, tuple(scores)
+                completed = logits[0]
+        return tuple(tokens[0]), tuple(tokens[1]), tuple(positions), *following, completed
 
     def translate(
         self,
@@ -362,11 +362,6 @@ def best_labels(logits: Tensor) -> list[list[int]]:
     frames = logits.size(1)
     labels = greedy_labels(logits.flatten(0, 1), NEVER)
     return [labels[row * frames : (row + 1) * frames] for row in range(logits.size(0))]
-
-
-def end_scores(logits: Tensor) -> list[list[float]]:
-    """(B, T, V) logits of a CTC head to the log probability of end-of-sentence in each frame."""
-    return (logits[..., Vocabulary.eos] - logits.logsumexp(dim=-1)).tolist()
 
 
 def label_emissions(

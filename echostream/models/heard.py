@@ -9,6 +9,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from echostream.text import Vocabulary
+
+
+def end_scores(logits: Tensor) -> Tensor:
+    """(..., V) logits of the ASR head to the (...) log probability of end-of-sentence."""
+    return logits.log_softmax(dim=-1)[..., Vocabulary.eos]
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -21,7 +28,7 @@ class Heard:
             they replace the previous call's.
         tail: (1, P, D) those encoder frames, or None.
         frames: encoder frames completed by this call.
-        asr_end_scores: log probability of end-of-sentence in the ASR head, for each of them.
+        asr_logits: (S, V) of the ASR head at the completed frames; None where there are none.
     """
 
     asr_tokens: tuple[int, ...]
@@ -32,7 +39,7 @@ class Heard:
     frames: int
     asr_frames: tuple[int, ...] = ()
     st_frames: tuple[int, ...] = ()
-    asr_end_scores: tuple[float, ...] = ()
+    asr_logits: Tensor | None = None
 
     def cut(self, start: int, stop: int | None, sentence_end: int | None = None) -> Heard:
         """What frames ``start`` to ``stop`` brought (None: to the end, with what is provisional),
@@ -50,11 +57,11 @@ class Heard:
             ]
             parts.append((tuple(t for t, _ in kept), tuple(f for _, f in kept)))
         (asr, asr_frames), (st, st_frames) = parts
-        scores = self.asr_end_scores[start:end]
+        logits = None if self.asr_logits is None else self.asr_logits[start:end]
         if stop is not None:
-            return Heard(asr, st, (), (), None, end - start, asr_frames, st_frames, scores)
+            return Heard(asr, st, (), (), None, end - start, asr_frames, st_frames, logits)
         tails = [
             tuple(token for token in tail if token != sentence_end)
             for tail in (self.asr_tail, self.st_tail)
         ]
-        return Heard(asr, st, *tails, self.tail, end - start, asr_frames, st_frames, scores)
+        return Heard(asr, st, *tails, self.tail, end - start, asr_frames, st_frames, logits)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from echostream.models.heard import Heard
+from echostream.models.heard import Heard, end_scores
 
 # Encoder frames before the decoder's wish to end that are remembered: the wish comes with the
 # decision behind the sentence's last words, or with later ones.
@@ -42,21 +42,6 @@ class TextEndState:
     wished: int | None = None
 
 
-@dataclass(frozen=True)
-class Rest:
-    """What belongs to the next sentence.
-
-    Attributes:
-        frames: (1, S, D) its encoder frames so far.
-        scores, asr, st: as in :class:`TextEndState`.
-    """
-
-    frames: Tensor
-    scores: tuple[float, ...]
-    asr: tuple[int, ...]
-    st: tuple[int, ...]
-
-
 class TextEnds:
     """Finds them.
 
@@ -73,10 +58,11 @@ class TextEnds:
         if not self.tokens:
             return state
         known = len(state.scores)
+        new = () if heard.asr_logits is None else tuple(end_scores(heard.asr_logits).tolist())
         joined = frames if state.frames is None else torch.cat([state.frames, frames], dim=1)
         state = TextEndState(
             joined,
-            state.scores + heard.asr_end_scores,
+            state.scores + new,
             state.asr + tuple(known + frame for frame in heard.asr_frames),
             state.st + tuple(known + frame for frame in heard.st_frames),
             state.wished,
@@ -92,8 +78,8 @@ class TextEnds:
             return replace(state, wished=None)
         return state if state.wished is not None else replace(state, wished=len(state.scores))
 
-    def find(self, state: TextEndState) -> Rest | None:
-        """What the next sentence consists of, if the one under way has ended without a sign."""
+    def find(self, state: TextEndState) -> TextEndState | None:
+        """What was heard of the next sentence, if the one under way has ended without a sign."""
         if state.wished is None:
             return None
         behind = _last_with(self.tokens, state.asr)
@@ -105,8 +91,7 @@ class TextEnds:
         if score < self.min_score:
             return None
         start = len(candidates) - candidates[::-1].index(score)
-        rest = _forget(start, state)
-        return Rest(rest.frames, rest.scores, rest.asr, rest.st)
+        return replace(_forget(start, state), wished=None)
 
 
 def _last_with(tokens: int, positions: Sequence[int]) -> int | None:

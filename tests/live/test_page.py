@@ -119,9 +119,7 @@ def test_microphone_to_words_and_speech(page, tmp_path, expected):
     page.click("#stop")
     wait_done(page)
     transcript, translation = check_against_pipeline(page, tmp_path, expected)
-    # The browser's microphone plays the file in a loop and loses samples on a busy machine; which
-    # words are right for what did arrive, the pipeline has said.
-    assert len(translation.split()) >= 4 and len(transcript.split()) >= 4
+    assert "bakery" in translation and len(transcript.split()) >= 4
     captions = saved(page, "subtitles").decode()
     assert re.match(r"1\n00:00:\d\d,\d{3} --> 00:00:\d\d,\d{3}\n", captions)
     assert translation in captions

@@ -101,6 +101,19 @@ def encode(system, samples, chunk=CHUNK):
     return parts
 
 
+def check_written(model, output, state):
+    """Decode once more what a decision wrote, from all that its sentence had read by then; returns
+    the state behind it."""
+    hypothesis, state = model.translate(
+        state,
+        max_new_tokens=200 if output.sentence_end else len(output.mt_tokens),
+        final=output.sentence_end,
+    )
+    units, state = model.speak(hypothesis.hidden, state)
+    assert hypothesis.tokens == output.mt_tokens and tuple(units) == output.units
+    return state
+
+
 @pytest.mark.parametrize(
     "frames",
     [(30,), (31,), (25, 27), (23, 24, 31), (7,), (102,)],
@@ -132,14 +145,8 @@ def test_a_sentence_is_what_its_frames_alone_would_give(double_system, clip, fra
                 continue
             if not any(o.asr_tokens for o in mine):
                 continue
-            hypothesis, state = model.translate(
-                state,
-                max_new_tokens=200 if output.sentence_end else len(output.mt_tokens),
-                final=output.sentence_end,
-            )
-            units, state = model.speak(hypothesis.hidden, state)
-            assert hypothesis.tokens == output.mt_tokens and tuple(units) == output.units
-            written += units
+            state = check_written(model, output, state)
+            written += output.units
         speech = np.concatenate([o.waveform for o in mine])
         if written:
             samples, _ = model.vocode(written, model.init_state())

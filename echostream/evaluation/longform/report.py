@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from echostream.evaluation.atomic import write_text
-from echostream.evaluation.longform.alignment import SpokenSentence, resegment
+from echostream.evaluation.longform.alignment import SpokenSentence
 from echostream.evaluation.longform.figure import plot_talk
 from echostream.evaluation.longform.spoken import Recognition, hear
 from echostream.evaluation.longform.talks import (
     average_lagging,
     check_same_sentences,
-    heard_words,
     score_talks,
     talk_names,
-    written_words,
 )
 from echostream.evaluation.recognizers.loading import recognizer_name
 from echostream.evaluation.runs.run_folder import RunFolder
-from echostream.evaluation.significance import Significance, markdown, paired_bootstrap
+from echostream.evaluation.significance import Significance, paired_bootstrap, significance_table
 
 # (key, heading, decimals)
 ROWS = (
@@ -79,9 +77,22 @@ def talk_figures(talk_run: TalkRun, recognition: Recognition | None = None) -> d
         ValueError: sentences, traces or speech are missing, or the sentences one at a time are
             others.
     """
+    return _figures_and_texts(talk_run, recognition)[0]
+
+
+def _figures_and_texts(
+    talk_run: TalkRun, recognition: Recognition | None
+) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
+    """:func:`talk_figures`, and by metric what was put to each sentence."""
     run, talks = talk_run.run, talk_run.talks
     figures = dict.fromkeys(key for key, _, _ in ROWS)
-    figures.update(_scored(run, talks, recognition))
+    scores = _scored(run, talks, recognition)
+    texts = {
+        metric: scores.pop(key)
+        for metric, key in (("text BLEU", "predictions"), ("ASR-BLEU", "asr_predictions"))
+        if key in scores
+    }
+    figures.update(scores)
     if talk_run.alone is not None:
         other, sentences = talk_run.alone
         check_same_sentences(_chosen(run, talks), _chosen(other, sentences))
@@ -94,7 +105,7 @@ def talk_figures(talk_run: TalkRun, recognition: Recognition | None = None) -> d
             figures[f"{key}_ratio"] = part / whole if whole and part is not None else None
     recognized = recognition if run.is_speech else None
     figures["asr_model"] = recognized and recognizer_name(recognized.spec)
-    return figures
+    return figures, texts
 
 
 def _chosen(run: RunFolder, talks: Talks) -> Talks:
@@ -128,42 +139,38 @@ def table(names: Sequence[str], scores: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, *(["", f"Recogniser: {', '.join(models)}."] if models else [])])
 
 
-def compare_talks(
-    runs: Sequence[TalkRun], samples: int, recognition: Recognition | None = None
+def _compare_talks(
+    runs: Sequence[TalkRun], texts: Sequence[Mapping[str, Sequence[str]]], samples: int
 ) -> list[list[Significance]]:
     """Paired bootstrap of every run against the first, over re-segmented sentences.
 
+    Args:
+        texts: by metric what was put to each sentence of a run.
+
     Returns:
-        Of the text, and of the speech as heard if all runs speak and are recognised.
+        For every metric that all runs have, a row for each run.
 
     Raises:
-        ValueError: the runs are on different sentences, in different order, or see
-            :func:`talk_figures`.
+        ValueError: the runs are on different sentences or in different order.
     """
-    talks = [_chosen(talk_run.run, talk_run.talks) for talk_run in runs]
+    talks = [list(_chosen(talk_run.run, talk_run.talks).items()) for talk_run in runs]
     for talk_run, chosen in zip(runs, talks, strict=True):
-        if list(chosen.items()) != list(talks[0].items()):
+        if chosen != talks[0]:
             raise ValueError(
                 f"{talk_run.run.path} and {runs[0].run.path} are not on the same talks in the same "
                 "order; a paired bootstrap needs that"
             )
-    words = {"text BLEU": [written_words(each.run, talks[0]) for each in runs]}
-    if recognition is not None and all(each.run.is_speech for each in runs):
-        words["ASR-BLEU"] = [
-            heard_words(each.run, talks[0], hear(each.run, recognition)) for each in runs
-        ]
-    references = [sentence.target for sentences in talks[0].values() for sentence in sentences]
+    references = [sentence.target for _, sentences in talks[0] for sentence in sentences]
+    names = [talk_run.run.name for talk_run in runs]
     return [
         paired_bootstrap(
-            [
-                (each.run.name, [instance.prediction for instance in resegment(talks[0], out)])
-                for each, out in zip(runs, outs, strict=True)
-            ],
+            [(name, said[metric]) for name, said in zip(names, texts, strict=True)],
             references,
             metric,
             samples,
         )
-        for metric, outs in words.items()
+        for metric in texts[0]
+        if all(metric in said for said in texts)
     ]
 
 
@@ -182,16 +189,18 @@ def report(
         The table.
 
     Raises:
-        ValueError: two runs have one name, or see :func:`talk_figures`, :func:`compare_talks`.
+        ValueError: two runs have one name, or are to be compared but not on the same talks, or see
+            :func:`talk_figures`.
     """
     names = [talk_run.run.name for talk_run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"runs must have different names, got {', '.join(names)}; use NAME=DIR")
-    scores = [talk_figures(talk_run, recognition) for talk_run in runs]
+    scored = [_figures_and_texts(talk_run, recognition) for talk_run in runs]
+    scores = [figures for figures, _ in scored]
     text = table(names, scores)
     if bootstrap > 0 and len(runs) > 1:
-        tests = compare_talks(runs, bootstrap, recognition)
-        text = "\n".join([text, *(line for rows in tests for line in markdown(rows))])
+        tests = _compare_talks(runs, [texts for _, texts in scored], bootstrap)
+        text = "\n".join([text, *(line for rows in tests for line in significance_table(rows))])
         for number, figures in enumerate(scores):
             figures["significance"] = [asdict(rows[number]) for rows in tests]
     if output is not None:

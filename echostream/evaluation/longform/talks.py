@@ -153,32 +153,6 @@ def read_traces(run: RunFolder) -> list[list[dict[str, Any]]]:
     return [trace[item.index] for item in run.utterances]
 
 
-def written_words(
-    run: RunFolder, talks: Mapping[str, Sequence[SpokenSentence]]
-) -> dict[str, list[TimedWord]]:
-    """What a run wrote in each talk.
-
-    Raises:
-        ValueError: a talk has no sentences or no trace.
-    """
-    names, traces = talk_names(run, talks), read_traces(run)
-    return {name: words_of_trace(lines) for name, lines in zip(names, traces, strict=True)}
-
-
-def heard_words(
-    run: RunFolder,
-    talks: Mapping[str, Sequence[SpokenSentence]],
-    heard: Mapping[int, Sequence[TimedWord]],
-) -> dict[str, Sequence[TimedWord]]:
-    """What was heard in each talk, from what was heard of each instance (``spoken.hear``).
-
-    Raises:
-        ValueError: a talk has no sentences.
-    """
-    names = talk_names(run, talks)
-    return {name: heard[item.index] for name, item in zip(names, run.utterances, strict=True)}
-
-
 def _count_words(texts: Iterable[str]) -> int:
     return sum(len(text.split()) for text in texts)
 
@@ -196,6 +170,7 @@ class WordScores:
         word_ratio: words out over words of the references.
         long_yaal_ms, long_yaal_ca_ms: LongYAAL, without and with computation.
         first_tenth_bleu, last_tenth_bleu: BLEU of the first and the last tenth of every talk.
+        predictions: what was put to each sentence, in the order of the talks.
     """
 
     bleu: float | None
@@ -204,6 +179,7 @@ class WordScores:
     long_yaal_ca_ms: float | None
     first_tenth_bleu: float | None
     last_tenth_bleu: float | None
+    predictions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -254,6 +230,7 @@ def score_words(
         long_yaal_ca_ms=_known(YAALScorer(computation_aware=True, is_longform=True)(instances)),
         first_tenth_bleu=bleu(first),
         last_tenth_bleu=bleu(last),
+        predictions=tuple(instance.prediction for instance in instances),
     )
 
 
@@ -273,8 +250,12 @@ def score_talks(
     """
     names, traces = talk_names(run, talks), read_traces(run)
     chosen = {name: talks[name] for name in names}
-    written = score_words(chosen, written_words(run, talks))
-    spoken = None if heard is None else score_words(chosen, heard_words(run, talks, heard))
+    words = {name: words_of_trace(lines) for name, lines in zip(names, traces, strict=True)}
+    written = score_words(chosen, words)
+    spoken = None
+    if heard is not None:
+        by_name = {n: heard[i.index] for n, i in zip(names, run.utterances, strict=True)}
+        spoken = score_words(chosen, by_name)
     compute = [[sum(line["compute_ms"].values()) for line in lines] for lines in traces]
     early = [ms for values in compute for ms in values[: max(len(values) // TENTH, 1)]]
     late = [ms for values in compute for ms in values[-max(len(values) // TENTH, 1) :]]

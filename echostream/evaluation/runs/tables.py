@@ -11,8 +11,7 @@ from pathlib import Path
 
 from echostream.evaluation.atomic import write_text
 from echostream.evaluation.runs.comparison import ComparedRun
-from echostream.evaluation.significance import Significance
-from echostream.evaluation.significance import markdown as significance_table
+from echostream.evaluation.significance import Significance, significance_table
 
 # (column, heading, decimals); milliseconds need no decimals, proportions need two.
 _COLUMNS = (
