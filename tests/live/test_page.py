@@ -18,7 +18,8 @@ if CHROMIUM is None:
     pytest.skip("Chromium is not installed (Debian package chromium)", allow_module_level=True)
 sync_api = pytest.importorskip("playwright.sync_api", reason="the extra 'browser' is not installed")
 
-CLIP = "test_00051.flac"
+# Translated alike wherever its chunks begin, which the browser decides.
+CLIP = "test_00161.flac"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -119,7 +120,7 @@ def test_microphone_to_words_and_speech(page, tmp_path, expected):
     page.click("#stop")
     wait_done(page)
     transcript, translation = check_against_pipeline(page, tmp_path, expected)
-    assert "bakery" in translation and len(transcript.split()) >= 4
+    assert "photos" in translation and len(transcript.split()) >= 4
     captions = saved(page, "subtitles").decode()
     assert re.match(r"1\n00:00:\d\d,\d{3} --> 00:00:\d\d,\d{3}\n", captions)
     assert translation in captions
