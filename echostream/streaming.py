@@ -1,10 +1,16 @@
-"""The streaming protocol every stateful part follows, and the segment partition they share.
+"""The streaming protocol every stateful part follows, state trees, and the segment partition.
 
-A component has ``init_state(batch_size) -> State`` and
-``step(x, state, *, final) -> (output, State)``. State is explicit: ``step`` never changes the
-state it is given, so keeping the old one is a rollback, and any number of streams can share one
-set of weights. ``final=True`` flushes whatever was held back. Offline computation is one ``step``
-on a fresh state, or a ``forward`` that shares all arithmetic with it.
+A component has ``init_state(batch_size) -> State`` and ``step(x, state, ...) -> (output, State)``.
+State is explicit: ``step`` never changes the state it is given, so an old state is a rollback, and
+any number of streams share one set of weights. Offline computation is one ``step`` on a fresh
+state, or a ``forward`` that shares all arithmetic with it.
+
+A state is a *tree*: frozen dataclasses and tuples of batch-first tensors, with one row a stream.
+Tensors have the same shape from the first step to the last; what a row has not filled yet is
+masked. How far each row has got stands beside them in :class:`PerRow` counters, on the host: masks
+are made from them without waiting for an accelerator. So streams at different positions step
+together, and everything else one does with states is written once, here, for all of them: put rows
+together, take rows out, move, count bytes, save and load.
 
 Letters used in shape comments throughout: B batch, T time, D model width, S segment frames,
 R right-context frames, L left-context frames, M memory slots, V vocabulary, H heads.
@@ -13,9 +19,251 @@ R right-context frames, L left-context frames, M memory slots, V vocabulary, H h
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from echostream.files import atomic_path
+
+StateT = TypeVar("StateT")
+
+
+class StreamingModule(Protocol[StateT]):
+    """What every stateful part offers; some take further keyword arguments."""
+
+    def init_state(self, batch_size: int = 1) -> StateT:
+        """Fresh state of so many rows, on the weights' device."""
+
+    def step(self, x: Tensor, state: StateT) -> tuple[Tensor, StateT]:
+        """New input of all rows to new output, and the state behind it."""
+
+
+class PerRow(tuple):
+    """One Python value for each row of a batch: counters, mostly."""
+
+    __slots__ = ()
+
+    def __new__(cls, values: Any = ()) -> PerRow:
+        return super().__new__(cls, values)
+
+    @classmethod
+    def of(cls, value: Any, rows: int) -> PerRow:
+        """The same value for so many rows."""
+        return cls((value,) * rows)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all rows have the same value."""
+        return len(set(self)) <= 1
+
+
+def per_row(value: Any, rows: int) -> PerRow:
+    """One value for all rows, or a sequence of one each, as :class:`PerRow`.
+
+    Raises:
+        ValueError: a sequence of another length.
+    """
+    if isinstance(value, (bool, int)):
+        return PerRow.of(value, rows)
+    values = PerRow(value)
+    if len(values) != rows:
+        raise ValueError(f"{rows} rows need {rows} values, got {len(values)}")
+    return values
+
+
+def join_rows(states: Sequence[StateT]) -> StateT:
+    """Put the rows of several states into one, in order.
+
+    Raises:
+        ValueError: the states differ in what is not kept row by row.
+    """
+    first = states[0]
+    if len(states) == 1:
+        return first
+    if hasattr(first, "join_rows"):
+        return first.join_rows(states)
+    if isinstance(first, Tensor):
+        return torch.cat(states)
+    if isinstance(first, PerRow):
+        return PerRow(value for state in states for value in state)
+    if dataclasses.is_dataclass(first):
+        return dataclasses.replace(
+            first,
+            **{
+                field.name: join_rows([getattr(state, field.name) for state in states])
+                for field in dataclasses.fields(first)
+            },
+        )
+    if isinstance(first, tuple):
+        return tuple(join_rows(parts) for parts in zip(*states, strict=True))
+    if any(state != first for state in states):
+        raise ValueError(f"these states cannot be rows of one batch: {first!r} and others differ")
+    return first
+
+
+def take_rows(state: StateT, rows: Sequence[int]) -> StateT:
+    """The state of some rows, which shares no memory with the others."""
+    if hasattr(state, "take_rows"):
+        return state.take_rows(rows)
+    if isinstance(state, Tensor):
+        if len(rows) == 1:
+            return state[rows[0] : rows[0] + 1].clone()
+        return state.index_select(0, torch.tensor(rows, device=state.device))
+    if isinstance(state, PerRow):
+        return PerRow(state[row] for row in rows)
+    return _rebuilt(state, lambda part: take_rows(part, rows))
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], state: StateT) -> StateT:
+    """A state of the same kind with every tensor exchanged."""
+    if hasattr(state, "map_tensors"):
+        return state.map_tensors(function)
+    if isinstance(state, Tensor):
+        return function(state)
+    return _rebuilt(state, lambda part: map_tensors(function, part))
+
+
+def _rebuilt(state: StateT, function: Callable[[Any], Any]) -> StateT:
+    """A dataclass or tuple with each part exchanged; everything else as it is."""
+    if isinstance(state, PerRow):
+        return state
+    if dataclasses.is_dataclass(state):
+        parts = {f.name: function(getattr(state, f.name)) for f in dataclasses.fields(state)}
+        return dataclasses.replace(state, **parts)
+    if isinstance(state, tuple):
+        return tuple(function(part) for part in state)
+    return state
+
+
+def move(state: StateT, device: torch.device | str) -> StateT:
+    """The state on another device."""
+    return map_tensors(lambda tensor: tensor.to(device), state)
+
+
+def tensors_of(state: Any) -> Iterator[Tensor]:
+    """All tensors of a state, in a fixed order."""
+    if hasattr(state, "tensors"):
+        yield from state.tensors()
+    elif isinstance(state, Tensor):
+        yield state
+    elif dataclasses.is_dataclass(state):
+        for field in dataclasses.fields(state):
+            yield from tensors_of(getattr(state, field.name))
+    elif isinstance(state, tuple):
+        for part in state:
+            yield from tensors_of(part)
+
+
+def with_tensors(state: StateT, tensors: Sequence[Tensor]) -> StateT:
+    """The state whose tensors, in the order of :func:`tensors_of`, are these."""
+    remaining = iter(tensors)
+    rebuilt = map_tensors(lambda _: next(remaining), state)
+    if next(remaining, None) is not None:
+        raise ValueError("there are more tensors than the state holds")
+    return rebuilt
+
+
+def state_bytes(state: Any) -> int:
+    """Bytes held by a state: of tensors, arrays and whatever else has ``nbytes``."""
+    if hasattr(state, "nbytes"):
+        return state.nbytes
+    if dataclasses.is_dataclass(state):
+        return sum(state_bytes(getattr(state, f.name)) for f in dataclasses.fields(state))
+    if isinstance(state, (list, tuple)):
+        return sum(state_bytes(item) for item in state)
+    return 0
+
+
+def save_state(state: Any, path: Path) -> None:
+    """Write a state of tensors and counters to a safetensors file."""
+    tensors = {f"{index:04}": t.contiguous().cpu() for index, t in enumerate(tensors_of(state))}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"counters": json.dumps(list(_counters(state)))})
+
+
+def load_state(path: Path, like: StateT) -> StateT:
+    """Read a state that :func:`save_state` wrote.
+
+    Args:
+        like: a state of the same component, which gives the structure, the device and the format.
+
+    Raises:
+        ValueError: the file holds the state of something else.
+    """
+    with safe_open(path, "pt") as file:
+        stored = [file.get_tensor(key) for key in sorted(file.keys())]
+        counters = json.loads((file.metadata() or {}).get("counters", "[]"))
+    known = list(tensors_of(like))
+    if len(known) != len(stored) or len(counters) != len(list(_counters(like))):
+        raise ValueError(
+            f"{path}: holds {len(stored)} tensors and {len(counters)} counters, this component's "
+            f"state has {len(known)} and {len(list(_counters(like)))}"
+        )
+    placed = [new.to(old) for new, old in zip(stored, known, strict=True)]
+    return _with_counters(with_tensors(like, placed), iter(counters))
+
+
+def _counters(state: Any) -> Iterator[list[Any]]:
+    if isinstance(state, PerRow):
+        yield list(state)
+    elif hasattr(state, "counters"):
+        yield from state.counters()
+    elif dataclasses.is_dataclass(state):
+        for field in dataclasses.fields(state):
+            yield from _counters(getattr(state, field.name))
+    elif isinstance(state, tuple):
+        for part in state:
+            yield from _counters(part)
+
+
+def _with_counters(state: StateT, counters: Iterator[list[Any]]) -> StateT:
+    if isinstance(state, PerRow):
+        return PerRow(next(counters))
+    if hasattr(state, "with_counters"):
+        return state.with_counters(counters)
+    return _rebuilt(state, lambda part: _with_counters(part, counters))
+
+
+def window(x: Tensor, starts: Sequence[int], length: int) -> Tensor:
+    """(B, T, ...) to (B, length, ...): each row from its own start on, zeros behind the end."""
+    missing = max(starts) + length - x.size(1)
+    if missing > 0:
+        x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
+    first = starts[0]
+    if all(start == first for start in starts):
+        return x[:, first : first + length]
+    at = torch.arange(length) + torch.tensor(starts)[:, None]
+    at = at.to(x.device).view(*at.shape, *[1] * (x.dim() - 2))
+    return x.gather(1, at.expand(-1, -1, *x.shape[2:]))
+
+
+def shift_in(past: Tensor, new: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The last positions of (B, L, ...) ``past`` followed by each row's first ``lengths`` of (B, N,
+    ...) ``new``: as many as ``past`` has, sharing no memory with what was dropped."""
+    limit, first = past.size(1), lengths[0]
+    if any(length != first for length in lengths):
+        return window(torch.cat([past, new], dim=1), lengths, limit)
+    if first >= limit:
+        return new[:, first - limit : first].clone()
+    return torch.cat([past[:, first:], new[:, :first]], dim=1)
+
+
+def valid_mask(lengths: Sequence[int], size: int, device: torch.device | str) -> Tensor:
+    """(B, size), True at the first ``lengths`` positions of each row."""
+    return torch.arange(size, device=device) < torch.tensor(lengths, device=device)[:, None]
+
+
+def filled_mask(lengths: Sequence[int], size: int, device: torch.device | str) -> Tensor:
+    """(B, size), True at the last ``lengths`` positions of each row, at most all."""
+    missing = torch.tensor([size - length for length in lengths], device=device)
+    return torch.arange(size, device=device) >= missing[:, None]
 
 
 def segment_lengths(total: int, segment: int, right_context: int = 0) -> list[int]:
@@ -38,18 +286,6 @@ def segment_lengths(total: int, segment: int, right_context: int = 0) -> list[in
     if (total - head) % segment:
         lengths.append((total - head) % segment)
     return lengths
-
-
-def state_bytes(state: Any) -> int:
-    """Bytes held by a (nested) state: anything with ``nbytes``, found in dataclasses, lists and
-    tuples."""
-    if hasattr(state, "nbytes"):
-        return state.nbytes
-    if dataclasses.is_dataclass(state):
-        return sum(state_bytes(getattr(state, f.name)) for f in dataclasses.fields(state))
-    if isinstance(state, (list, tuple)):
-        return sum(state_bytes(item) for item in state)
-    return 0
 
 
 def lengths_to_padding_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:

@@ -5,9 +5,13 @@ Shapes: B batch, T frames, D model width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from echostream.streaming import shift_in, window
 
 
 class CausalConvolution(nn.Module):
@@ -44,15 +48,30 @@ class CausalConvolution(nn.Module):
         weight = self.depthwise.weight
         return weight.new_zeros(batch_size, self.kernel - 1, weight.size(0))
 
-    def step(self, x: Tensor, state: Tensor, right_length: int) -> tuple[Tensor, Tensor]:
-        """One segment: (B, R + S, D) to the same, and the new state."""
-        gated = self._gate(x)
+    def step(
+        self, x: Tensor, state: Tensor, lengths: Sequence[int], right_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """One segment of each row.
+
+        Args:
+            x: (B, R + S, D), right context before the segment.
+            state: (B, K - 1, D).
+            lengths: frames of each row's segment.
+            right_size: R.
+
+        Returns:
+            (B, R + S, D) and the new state.
+        """
+        gated, segment = self._gate(x), x.size(1) - right_size
         # In the order of time the right context comes last; the next segment brings it again.
-        ordered = torch.cat([gated[:, right_length:], gated[:, :right_length]], dim=1)
+        ordered = gated[:, right_size:]
+        if right_size:
+            ordered = _behind(ordered, gated[:, :right_size], lengths)
         out, read = self._convolve(ordered, state)
-        segment = x.size(1) - right_length
-        out = torch.cat([out[:, segment:], out[:, :segment]], dim=1)
-        return self._finish(out), read[:, segment : segment + self.kernel - 1].clone()
+        following = shift_in(state.to(gated), ordered, lengths)
+        if right_size:
+            out = torch.cat([window(out, lengths, right_size), out[:, :segment]], dim=1)
+        return self._finish(out), following
 
     def _gate(self, x: Tensor) -> Tensor:
         return F.glu(self.pointwise_in(self.layer_norm(x)), dim=-1)
@@ -64,3 +83,15 @@ class CausalConvolution(nn.Module):
 
     def _finish(self, convolved: Tensor) -> Tensor:
         return self.dropout(self.pointwise_out(F.silu(convolved)))
+
+
+def _behind(segment: Tensor, right: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(B, S, D) segments of some length each, and (B, R, D) directly behind each one's end."""
+    size, both = segment.size(1), torch.cat([segment, right], dim=1)
+    if min(lengths) == size:
+        return both
+    at = torch.arange(both.size(1)).expand(len(lengths), -1)
+    ends = torch.tensor(lengths)[:, None]
+    # Behind a row's end comes the right context, then whatever is left over.
+    at = torch.where(at < ends, at, (at - ends + size).clamp(max=both.size(1) - 1))
+    return both.gather(1, at.to(both.device)[..., None].expand_as(both))

@@ -8,26 +8,27 @@ Shapes: B batch, T filterbank frames, S encoder frames, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.config import EmformerConfig
-from echostream.models.emformer_layer import EmformerLayerState
-from echostream.models.emformer_stack import EmformerStack
-from echostream.streaming import lengths_to_padding_mask, segment_lengths
+from echostream.models.emformer_layer import EmformerLayerState, EmformerStack
+from echostream.streaming import (
+    PerRow,
+    lengths_to_padding_mask,
+    per_row,
+    segment_lengths,
+    shift_in,
+    valid_mask,
+    window,
+)
 
 STRIDE = 2  # of each of the two convolutions
-
-
-@dataclass(frozen=True)
-class SubsamplerState:
-    """Inputs that each convolution still needs, padding included; time is dimension 2."""
-
-    buffers: tuple[Tensor, ...]
+SUBSAMPLING = STRIDE * STRIDE
 
 
 class _StridedStack(nn.Module):
@@ -74,34 +75,43 @@ class _StridedStack(nn.Module):
             lengths = (lengths + 1) // STRIDE
         return self._shape_output(x), lengths
 
-    def init_state(self, batch_size: int = 1) -> SubsamplerState:
+    def init_state(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """The inputs that each convolution reads before its next one, (B, left, ...)."""
         probe = next(self.parameters())
-        buffers = []
-        for shape in self._buffer_shapes(batch_size):
-            buffers.append(probe.new_zeros(shape))
-        return SubsamplerState(tuple(buffers))
+        return tuple(
+            probe.new_zeros(shape).transpose(1, 2) for shape in self._buffer_shapes(batch_size)
+        )
 
     def _buffer_shapes(self, batch_size: int) -> list[tuple[int, ...]]:
         raise NotImplementedError
 
     def step(
-        self, features: Tensor, state: SubsamplerState, *, final: bool = False
-    ) -> tuple[Tensor, SubsamplerState]:
-        """(B, T, bins) new frames to the (B, S, D) frames they complete."""
-        x = self._shape_input(features)
-        buffers = []
-        for index, buffer in enumerate(state.buffers):
-            x = torch.cat([buffer, x], dim=2)
-            if final:
-                x = self._pad(x, 0, self.right)
-            count = max((x.size(2) - self.kernels[index]) // STRIDE + 1, 0)
-            # Copied, so that the state does not keep the whole input alive.
-            buffers.append(x[:, :, count * STRIDE :].clone())
-            if count:
-                x = self._convolve(index, x[:, :, : (count - 1) * STRIDE + self.kernels[index]])
-            else:
-                x = self._empty(index, x)
-        return self._shape_output(x), SubsamplerState(tuple(buffers))
+        self, features: Tensor, state: tuple[Tensor, ...], lengths: Sequence[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """New frames to the encoder frames that they complete.
+
+        Args:
+            features: (B, 4 S, bins).
+            lengths: valid frames of each row, a multiple of 4 but at the end of its stream.
+
+        Returns:
+            (B, S, D), of which each row's first quarter of its length, rounded up, is valid, and
+            the new state.
+        """
+        x, buffers, size = self._shape_input(features), [], features.size(1)
+        if not size:
+            return self._shape_output(self._empty(len(self.kernels) - 1, x)), state
+        for index, buffer in enumerate(state):
+            if min(lengths) < size:
+                # What stands behind a stream's end is silence, whatever the padding holds.
+                valid = valid_mask(lengths, size, x.device)
+                valid = valid.view(x.size(0), 1, size, *[1] * (x.dim() - 3))
+                x = x.masked_fill(~valid, 0.0)
+            past = buffer.transpose(1, 2)
+            buffers.append(shift_in(buffer, x.transpose(1, 2), lengths))
+            x = self._convolve(index, torch.cat([past, x], dim=2))
+            lengths, size = [(length + 1) // STRIDE for length in lengths], size // STRIDE
+        return self._shape_output(x), tuple(buffers)
 
     def _empty(self, index: int, x: Tensor) -> Tensor:
         """Zero frames in the shape that ``_convolve`` gives."""
@@ -198,19 +208,27 @@ class Conv1dSubsampler(_StridedStack):
 
 @dataclass(frozen=True)
 class EncoderState:
-    """Streaming state of :class:`EchoStreamSpeechEncoder`.
+    """Streaming state of :class:`EchoStreamSpeechEncoder`; shapes never change.
 
     Attributes:
-        subsampler: convolution buffers.
-        lookahead: (B, <= R, D) subsampled frames held back as right context.
+        pending: (B, 3, bins) features that do not make up an encoder frame yet, at the end.
+        subsampler: inputs that the convolutions still read.
+        lookahead: (B, R, D) subsampled frames held back as right context, at the end.
         layers: caches and memory banks.
+        waiting: how many frames of ``pending`` each row holds.
+        held: and of ``lookahead``.
         frames: encoder frames handed out.
+        segments: in so many segments.
     """
 
-    subsampler: SubsamplerState
+    pending: Tensor
+    subsampler: tuple[Tensor, ...]
     lookahead: Tensor
     layers: tuple[EmformerLayerState, ...]
-    frames: int = 0
+    waiting: PerRow
+    held: PerRow
+    frames: PerRow
+    segments: PerRow
 
 
 class EchoStreamSpeechEncoder(nn.Module):
@@ -222,13 +240,7 @@ class EchoStreamSpeechEncoder(nn.Module):
 
     Args:
         config: sizes and contexts.
-
-    Attributes:
-        usual_step: computes ``step`` for the shapes it was made for, and returns None for others
-            (:mod:`echostream.compiled`, :mod:`echostream.cuda_graphs`); None: there is none.
     """
-
-    usual_step: Callable[[Tensor, EncoderState], tuple[Tensor, EncoderState] | None] | None = None
 
     def __init__(self, config: EmformerConfig) -> None:
         super().__init__()
@@ -296,9 +308,16 @@ class EchoStreamSpeechEncoder(nn.Module):
         }
 
     def init_state(self, batch_size: int = 1) -> EncoderState:
-        lookahead = next(self.parameters()).new_empty(batch_size, 0, self.config.embed_dim)
+        config, probe, none = self.config, next(self.parameters()), PerRow.of(0, batch_size)
         return EncoderState(
-            self.subsample.init_state(batch_size), lookahead, self.emformer.init_state(batch_size)
+            probe.new_zeros(batch_size, SUBSAMPLING - 1, config.input_dim),
+            self.subsample.init_state(batch_size),
+            probe.new_zeros(batch_size, config.right_context_frames, config.embed_dim),
+            self.emformer.init_state(batch_size),
+            waiting=none,
+            held=none,
+            frames=none,
+            segments=none,
         )
 
     def step(
@@ -306,30 +325,68 @@ class EchoStreamSpeechEncoder(nn.Module):
         features: Tensor,
         state: EncoderState,
         *,
-        final: bool = False,
-        filled: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+        final: bool | Sequence[bool] = False,
     ) -> tuple[Tensor, EncoderState]:
-        """Encode what new features complete, as one segment.
+        """Encode what new features complete, as one segment of each row.
 
         Args:
             features: (B, T, bins), T may be 0.
-            final: the stream ends; frames waiting for look-ahead are encoded without it.
-            filled: (B, M + L), False at slots of memory and left context that a stream of a batch
-                has not filled yet; None: all are.
+            lengths: valid features of each row; None: all T.
+            final: whether the stream ends, for all rows or each; frames waiting for look-ahead
+                are encoded without it.
 
         Returns:
-            (B, S, D), S possibly 0, and the new state.
+            (B, S, D), S possibly 0, and the new state. A row's first frames, as many as its
+            ``frames`` has grown by, are valid.
         """
-        if self.usual_step is not None and filled is None and not final:
-            done = self.usual_step(features, state)
-            if done is not None:
-                return done
-        x, subsampler = self.subsample.step(features, state.subsampler, final=final)
-        x = torch.cat([state.lookahead, x], dim=1)
-        right = 0 if final else self.config.right_context_frames
-        segment = x.size(1) - right
-        if segment <= 0:
-            return x[:, :0], EncoderState(subsampler, x, state.layers, state.frames)
-        out, layers = self.emformer.step(x, state.layers, right, filled)
-        lookahead = x[:, segment:].clone()
-        return out, EncoderState(subsampler, lookahead, layers, state.frames + segment)
+        rows = features.size(0)
+        new = per_row(features.size(1) if lengths is None else lengths, rows)
+        ends = per_row(final, rows)
+        x, used, state = self._complete(features, new, ends, state)
+        x, subsampler = self.subsample.step(x, state.subsampler, used)
+        arrived = PerRow(-(-length // SUBSAMPLING) for length in used)
+        right = self.config.right_context_frames
+        total, kept = arrived, state.lookahead
+        if right:
+            total = PerRow(map(sum, zip(state.held, arrived, strict=True)))
+            known = torch.cat([state.lookahead, x], dim=1)
+            kept = shift_in(state.lookahead, x, arrived)
+            x = window(known, [right - held for held in state.held], max(total))
+        segment = PerRow(
+            count if end else max(count - right, 0) for count, end in zip(total, ends, strict=True)
+        )
+        held = PerRow(a - b for a, b in zip(total, segment, strict=True))
+        out, layers = x[:, :0], state.layers
+        if max(segment):
+            # Rows without a segment bring nothing that others could see.
+            behind = PerRow(h if s else 0 for h, s in zip(held, segment, strict=True))
+            layout = self.emformer.layout(segment, behind, state.frames, state.segments, x)
+            out, layers = self.emformer.step(x, layers, layout)
+        return out, EncoderState(
+            state.pending,
+            subsampler,
+            kept,
+            layers,
+            state.waiting,
+            held,
+            PerRow(map(sum, zip(state.frames, segment, strict=True))),
+            PerRow(n + (s > 0) for n, s in zip(state.segments, segment, strict=True)),
+        )
+
+    def _complete(
+        self, features: Tensor, new: PerRow, ends: PerRow, state: EncoderState
+    ) -> tuple[Tensor, list[int], EncoderState]:
+        """Join new features to those that wait: (B, 4 S, bins) whole encoder frames' worth, padded,
+        how many of them are valid, and the state that keeps the rest."""
+        held = SUBSAMPLING - 1
+        available = [a + b for a, b in zip(state.waiting, new, strict=True)]
+        used = [
+            count if end else count - count % SUBSAMPLING
+            for count, end in zip(available, ends, strict=True)
+        ]
+        known = torch.cat([state.pending, features], dim=1)
+        size = -(-max(used) // SUBSAMPLING) * SUBSAMPLING
+        x = window(known, [held - count for count in state.waiting], size)
+        rest = PerRow(a - b for a, b in zip(available, used, strict=True))
+        return x, used, replace(state, pending=shift_in(state.pending, features, new), waiting=rest)
