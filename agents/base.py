@@ -25,11 +25,11 @@ from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.compiled import add_compile_arg, compile_encoder
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
-from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.pipeline_batch import Push, step_batch
 from echostream.precision import DTYPES, check_dtype
 from echostream.session import Session, TraceWriter
-from echostream.spine import StreamOutput, Task
+from echostream.translator.pipeline import Pipeline
+from echostream.translator.stream import Decision, Task
 
 logger = logging.getLogger("echostream.agents")
 
@@ -55,7 +55,7 @@ class StreamStates(AgentStates):
         # Opened when first needed: resets happen before the weights are on their device.
         self.session: Session | None = None
         # Decisions that were computed together with other streams', before the policy is called.
-        self.decided: list[StreamOutput] | None = None
+        self.decided: list[Decision] | None = None
 
     def update_source(self, segment) -> None:
         if self.target_finished:
@@ -233,10 +233,10 @@ class EchoStreamAgent(GenericAgent):
     def _rate(self, states: StreamStates) -> int:
         return states.source_sample_rate or self.pipeline.system.config.frontend.sample_rate
 
-    def _action(self, outputs: list[StreamOutput], states: StreamStates) -> Action:
+    def _action(self, outputs: list[Decision], states: StreamStates) -> Action:
         raise NotImplementedError
 
-    def _tell(self, output: StreamOutput, session: Session) -> None:
+    def _tell(self, output: Decision, session: Session) -> None:
         """The running transcript and translation, if asked for."""
         if self.show_text and (self.pipeline.revises or output.transcript or output.translation):
             sentence = session.sentences[output.sentence]
@@ -248,7 +248,7 @@ class EchoStreamAgent(GenericAgent):
 class SpeechOutput(EchoStreamAgent):
     """Writes the new waveform."""
 
-    def _action(self, outputs: list[StreamOutput], states: StreamStates) -> Action:
+    def _action(self, outputs: list[Decision], states: StreamStates) -> Action:
         pieces = [output.waveform for output in outputs]
         samples = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
         if not len(samples) and not states.source_finished:
@@ -264,10 +264,10 @@ class SpeechOutput(EchoStreamAgent):
 class TextOutput(EchoStreamAgent):
     """Writes newly completed words."""
 
-    def _words(self, output: ChunkOutput) -> tuple[str, ...]:
+    def _words(self, output: Decision) -> tuple[str, ...]:
         return output.transcript if self.task == "asr" else output.translation
 
-    def _action(self, outputs: list[StreamOutput], states: StreamStates) -> Action:
+    def _action(self, outputs: list[Decision], states: StreamStates) -> Action:
         words = [word for output in outputs for word in self._words(output)]
         if not words and not states.source_finished:
             return ReadAction()

@@ -12,12 +12,8 @@ from simuleval.data.segments import SpeechSegment
 from echostream.agents.base import EchoStreamAgent, StreamStates
 from echostream.config import ChunkConformerConfig
 from echostream.session import Session
-from echostream.spine import StreamOutput
-from echostream.streamspeech.recompute import (
-    RecomputeOutput,
-    RecomputePipeline,
-    StreamSpeechPipeline,
-)
+from echostream.streamspeech.recompute import RecomputePipeline, StreamSpeechPipeline
+from echostream.translator.stream import Decision
 
 
 class StreamSpeechAgent(EchoStreamAgent):
@@ -82,7 +78,7 @@ class StreamSpeechAgent(EchoStreamAgent):
             "and unit.txt there",
         )
 
-    def _tell(self, output: StreamOutput, session: Session) -> None:
+    def _tell(self, output: Decision, session: Session) -> None:
         super()._tell(output, session)
         if output.final and self.extra_output is not None:
             lines = {
@@ -94,7 +90,7 @@ class StreamSpeechAgent(EchoStreamAgent):
                 with (self.extra_output / name).open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
 
-    def _recomputed_action(self, outputs: list[RecomputeOutput], states: StreamStates) -> Action:
+    def _recomputed_action(self, outputs: list[Decision], states: StreamStates) -> Action:
         if not any(output.write for output in outputs) and not states.source_finished:
             return ReadAction()
         if self.task == "s2st":

@@ -7,12 +7,12 @@ state, joins what decision after decision brought, and writes it down.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from echostream.spine import StreamOutput, StreamPipeline
+from echostream.translator.stream import Decision, StreamPipeline
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Sentence:
     translation: list[str] = field(default_factory=list)
     ended: bool = False
 
-    def add(self, output: StreamOutput) -> None:
+    def add(self, output: Decision) -> None:
         """Take in a decision that adds to what was said."""
         self.asr += output.asr_tokens
         self.st += output.st_tokens
@@ -47,7 +47,7 @@ class Sentence:
         self.translation += output.translation
         self.ended = output.sentence_end
 
-    def revise(self, output: StreamOutput, transcript: str, translation: str) -> None:
+    def revise(self, output: Decision, transcript: str, translation: str) -> None:
         """Take in a decision that replaces what was said."""
         self.asr, self.st = list(output.asr_tokens), list(output.st_tokens)
         self.mt, self.units = list(output.mt_tokens), list(output.units)
@@ -75,7 +75,7 @@ class TraceWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("", encoding="utf-8")
 
-    def write(self, index: int, sentence: Sentence, output: StreamOutput) -> None:
+    def write(self, index: int, sentence: Sentence, output: Decision) -> None:
         line: dict[str, Any] = {
             "index": index,
             "source_ms": round(output.source_ms, 3),
@@ -92,7 +92,7 @@ class TraceWriter:
             "backlog_ms": round(output.backlog_ms, 3),
             "compute_ms": {stage: round(ms, 3) for stage, ms in output.compute_ms.items()},
         }
-        if hasattr(output, "text"):  # what this call wrote, pieces and all
+        if output.text is not None:
             line["text"] = output.text
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -157,33 +157,25 @@ class Session:
         """All speech units so far."""
         return [unit for sentence in self.sentences for unit in sentence.units]
 
-    def push(self, samples: object, sample_rate: int, *, final: bool = False) -> list[StreamOutput]:
-        """Push audio; see :meth:`echostream.spine.StreamPipeline.step`. Returns the decisions."""
-        return list(self.iterate(samples, sample_rate, final=final))
+    def push(self, samples: object, sample_rate: int, *, final: bool = False) -> list[Decision]:
+        """Push audio; see :meth:`echostream.translator.stream.StreamPipeline.step`. Returns the
+        decisions."""
+        self.feed(samples, sample_rate, final=final)
+        return self.advance()
 
-    def iterate(
-        self, samples: object, sample_rate: int, *, final: bool = False
-    ) -> Iterator[StreamOutput]:
-        """:meth:`push`, one decision at a time. Must be run to its end."""
-        decisions = self.pipeline.iterate(samples, sample_rate, self.current_state(), final=final)
-        for output, following in decisions:
-            self.state = following
-            if output is not None:
-                self._record(output)
-                yield output
+    def feed(self, samples: object, sample_rate: int, *, final: bool = False) -> None:
+        """Queue audio; see :meth:`echostream.translator.stream.StreamPipeline.accept`."""
+        state = self.pipeline.init_state() if self.state is None else self.state
+        self.state = self.pipeline.accept(samples, sample_rate, state, final=final)
 
-    def current_state(self) -> Any:
-        """The pipeline's state that the next push starts from."""
-        return self.pipeline.init_state() if self.state is None else self.state
+    def advance(self) -> list[Decision]:
+        """Take in what is queued, as far as it makes up whole chunks."""
+        ((_, result),) = advance_sessions([self])
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    def accept(self, outputs: list[StreamOutput], state: Any) -> list[StreamOutput]:
-        """Take in a push that was computed elsewhere, from :meth:`current_state` on."""
-        self.state = state
-        for output in outputs:
-            self._record(output)
-        return outputs
-
-    def _record(self, output: StreamOutput) -> None:
+    def _record(self, output: Decision) -> None:
         while len(self.sentences) <= output.sentence:
             self.sentences.append(Sentence())
         sentence = self.sentences[output.sentence]
@@ -201,3 +193,23 @@ class Session:
             self.trace.write(self.index, sentence, output)
         if sentence.ended and not self.keep_tokens:
             sentence.forget_tokens()
+
+
+def advance_sessions(
+    sessions: Sequence[Session],
+) -> Iterator[tuple[int, list[Decision] | Exception]]:
+    """:meth:`Session.advance` several sessions of one pipeline, all of which have been fed,
+    computed together where the model can.
+
+    Returns:
+        Each one's index, with its decisions, or with the exception that it led to; as soon as they
+        are there, in any order.
+    """
+    pipeline = sessions[0].pipeline
+    for index, result in pipeline.step_states([session.state for session in sessions]):
+        if not isinstance(result, Exception):
+            decisions, sessions[index].state = result
+            for decision in decisions:
+                sessions[index]._record(decision)
+            result = decisions
+        yield index, result

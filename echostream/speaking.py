@@ -19,6 +19,7 @@ import torch
 from echostream.checkpoint import System
 from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import EchoStreamState
+from echostream.models.encoder import with_tail
 from echostream.models.text_states import TextStates
 from echostream.text import SPECIALS, Vocabulary
 
@@ -115,8 +116,8 @@ class TextSpeaker:
         silence = np.zeros(int(SILENCE_S * rate), dtype=np.float32)
         features, _ = frontend.step(silence, rate, frontend.init_state(), final=True)
         features = features.to(next(model.parameters()))
-        frames, tail, _ = model.encode(features, model.init_state(), final=True)
-        return frames if tail is None else torch.cat([frames, tail], dim=1)
+        encoded, _ = model.encode(features, model.init_listening(), final=True)
+        return with_tail(encoded.frames, encoded.tail)
 
     def init_state(self) -> SpeakingState:
         return SpeakingState(self.system.model.init_state(), self.states.init_state())
@@ -175,9 +176,13 @@ class TextSpeaker:
         hidden, text = self.states.step(tokens, state.text, ends=ends)
         units, inner, waveform = [], state.model, np.zeros(0, dtype=np.float32)
         if hidden.size(1):
-            units, inner = model.speak(hidden, inner)
-            samples, inner = model.vocode(units, inner, dur_prediction=self.dur_prediction)
-            waveform = samples.float().cpu().numpy()
+            (units,), speech = model.speak([hidden], inner.speech)
+            if units:
+                (samples,), speech = model.vocode(
+                    [units], speech, [1.0], dur_prediction=self.dur_prediction
+                )
+                waveform = samples.float().cpu().numpy()
+            inner = replace(inner, speech=speech)
         spoken = Spoken(state.waiting, tuple(units), waveform, state.sentence, ends)
         state = replace(state, model=inner, text=text, waiting=())
         if ends:

@@ -19,8 +19,8 @@ from echostream.agents.echostream_s2st import EchoStreamS2STAgent
 from echostream.agents.echostream_s2tt import EchoStreamS2TTAgent
 from echostream.audio import read_audio
 from echostream.config import PolicyConfig
-from echostream.pipeline import Pipeline
 from echostream.synthetic import synthetic_clip
+from echostream.translator.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 AGENTS = {"s2st": EchoStreamS2STAgent, "s2tt": EchoStreamS2TTAgent, "asr": EchoStreamASRAgent}

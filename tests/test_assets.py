@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from echostream.assets import ECHO_MINI, SYSTEMS, model_dir
 from echostream.checkpoint import KNOWN_FILES, load_model_dir
 from echostream.config import ChunkConformerConfig, EmformerConfig, EndpointConfig
-from echostream.pipeline import Pipeline
 from echostream.session import Session
+from echostream.translator.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 TEST_AUDIO = ROOT / "data" / "echo_mini" / "test_audio"

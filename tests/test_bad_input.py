@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from echostream.pipeline import Pipeline
 from echostream.streaming import state_bytes
 from echostream.synthetic import synthetic_clip
+from echostream.translator.pipeline import Pipeline
 
 RATE = 16000
 

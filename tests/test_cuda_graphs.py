@@ -16,8 +16,8 @@ from echostream.config import preset
 from echostream.cuda_graphs import GraphedSteps, graph_encoder
 from echostream.models.batched import listen, stack_states, unstack_states
 from echostream.models.echostream_model import seeded_model
-from echostream.pipeline import Pipeline
 from echostream.pipeline_batch import Push, step_batch
+from echostream.translator.pipeline import Pipeline
 from echostream.usual_step import flatten, plain_steps, usual_inputs
 from tests.conftest import tiny_config
 

@@ -55,14 +55,14 @@ FLOORS = [
             "echostream.compiled",
             "echostream.cuda_graphs",
         ),
-        "streams": ("echostream.streams",),
+        "streams": ("echostream.translator",),
     },
     {
         "pipeline": (
-            "echostream.spine",
-            "echostream.pipeline",
+            "echostream.translator.stream",
+            "echostream.translator.pipeline",
             "echostream.pipeline_batch",
-            "echostream.pipeline_state",
+            "echostream.translator.state",
             "echostream.speaking",
             "echostream.synthetic",
         )
@@ -199,9 +199,9 @@ def test_imports_name_their_module_in_full(sources):
 
 @pytest.mark.parametrize("line", ["from .session import Session", "from . import session"])
 def test_a_relative_import_is_noticed(sources, line):
-    path, tree = sources["echostream.pipeline"]
+    path, tree = sources["echostream.translator.pipeline"]
     changed = ast.Module(body=[*tree.body, *ast.parse(line).body], type_ignores=[])
-    assert relative_imports({**sources, "echostream.pipeline": (path, changed)})
+    assert relative_imports({**sources, "echostream.translator.pipeline": (path, changed)})
 
 
 def test_imports_go_one_way(sources):
@@ -245,11 +245,11 @@ def test_no_file_is_too_long(sources):
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("echostream.pipeline", "from echostream.session import Session"),
+        ("echostream.translator.pipeline", "from echostream.session import Session"),
         ("echostream.session", "import echostream.evaluation.runs.run_folder"),
         ("echostream.models.decoders.vocoder", "from echostream.models import echostream_model"),
-        ("echostream.spine", "def late():\n    from echostream.streamspeech import recompute"),
-        ("echostream.streams.endpoint", "from echostream import checkpoint"),
+        ("echostream.translator.stream", "def late():\n    from echostream.streamspeech import recompute"),
+        ("echostream.translator.endpoint", "from echostream import checkpoint"),
     ],
 )
 def test_a_forbidden_import_is_noticed(sources, module, line):

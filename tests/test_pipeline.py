@@ -9,10 +9,10 @@ import torch
 from echostream.audio import read_audio
 from echostream.config import PolicyConfig
 from echostream.models.echostream_model import ModelOutput
-from echostream.pipeline import Pipeline
 from echostream.streaming import state_bytes
 from echostream.synthetic import syllables, synthetic_clip
 from echostream.text import WORD_START, Vocabulary
+from echostream.translator.pipeline import Pipeline
 
 RATE = 16000
 TASKS = ("s2st", "s2tt", "asr")

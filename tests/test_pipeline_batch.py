@@ -7,9 +7,9 @@ import pytest
 
 from echostream import pipeline_batch as batch
 from echostream.config import EndpointConfig
-from echostream.pipeline import Pipeline
 from echostream.pipeline_batch import Push, step_batch
 from echostream.synthetic import synthetic_clip
+from echostream.translator.pipeline import Pipeline
 
 RATE = 16000
 CHUNK = 5120

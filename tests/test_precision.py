@@ -11,9 +11,9 @@ from echostream.assets import model_dir
 from echostream.checkpoint import load_model_dir
 from echostream.config import preset
 from echostream.models.echostream_model import seeded_model
-from echostream.pipeline import Pipeline
 from echostream.precision import DTYPES, MIN_INT8_WEIGHTS, check_dtype, convert
 from echostream.synthetic import synthetic_clip
+from echostream.translator.pipeline import Pipeline
 
 RATE = 16000
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from echostream.config import EndpointConfig
-from echostream.pipeline import Pipeline
 from echostream.session import Session, TraceWriter
 from echostream.synthetic import synthetic_clip
+from echostream.translator.pipeline import Pipeline
 from tests.test_pipeline import push, total
 
 RATE = 16000

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from echostream.spine import current_stage, stage_clock
+from echostream.translator.stream import current_stage, stage_clock
 
 # Names of operators, without their overloads.
 ARITHMETIC = frozenset(

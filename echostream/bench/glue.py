@@ -12,7 +12,7 @@ from simuleval.data.segments import SpeechSegment
 
 from echostream.agents.echostream_s2st import EchoStreamS2STAgent
 from echostream.bench.systems import RATE
-from echostream.spine import StreamPipeline, stage_clock
+from echostream.translator.stream import StreamPipeline, stage_clock
 
 
 class _Watched:

@@ -25,9 +25,9 @@ from echostream.bench.systems import (
 )
 from echostream.bench.together import Together, time_together
 from echostream.checkpoint import System
-from echostream.spine import StreamPipeline, stage_clock
 from echostream.streaming import state_bytes
 from echostream.synthetic import synthetic_clip
+from echostream.translator.stream import StreamPipeline, stage_clock
 from echostream.usual_step import plain_steps
 
 WINDOW_MS = 2000  # source before a position whose chunks count for it

@@ -23,9 +23,7 @@ from echostream.config import ChunkConformerConfig, EndpointConfig, preset
 from echostream.models.decoders.ctc_decoder_policy import Counts, Decision, PolicyState
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
-from echostream.pipeline import Pipeline
 from echostream.precision import DTYPES, convert
-from echostream.spine import StreamPipeline
 from echostream.streamspeech.recompute import (
     RecomputePipeline,
     RecomputeState,
@@ -33,6 +31,8 @@ from echostream.streamspeech.recompute import (
 )
 from echostream.synthetic import syllables
 from echostream.text import SPECIALS, WORD_START, Vocabulary
+from echostream.translator.pipeline import Pipeline
+from echostream.translator.stream import StreamPipeline
 
 RECOMPUTE, COMPILED = ":recompute", ":compiled"
 RATE = 16000  # of everything that is listened to

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from echostream.spine import StreamOutput
+from echostream.translator.stream import Decision
 
 SHORTEST_MS = 2000
 
@@ -37,7 +37,7 @@ class Captions:
     def __init__(self) -> None:
         self._sentences: dict[int, Caption] = {}
 
-    def add(self, output: StreamOutput) -> None:
+    def add(self, output: Decision) -> None:
         words = output.translation or output.transcript
         if not words:
             return
@@ -72,7 +72,7 @@ def clock(ms: float) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d},{rest:03d}"
 
 
-def show_words(output: StreamOutput) -> list[str]:
+def show_words(output: Decision) -> list[str]:
     """Lines for a terminal: what a decision completed."""
     pairs: Sequence[tuple[str, Sequence[str]]] = (
         ("transcript", output.transcript),

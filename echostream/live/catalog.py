@@ -12,8 +12,8 @@ from echostream.checkpoint import System, load_model_dir
 from echostream.config import ChunkConformerConfig
 from echostream.live.protocol import ProtocolError
 from echostream.live.translator import RecomputeTranslator, StreamTranslator, Translator
-from echostream.pipeline import Pipeline, Task
 from echostream.streamspeech.recompute import RecomputePipeline, StreamSpeechPipeline
+from echostream.translator.pipeline import Pipeline, Task
 
 RECOMPUTE = ":recompute"  # behind a model's name: run as StreamSpeech was published
 # A recomputing model's cost per chunk grows without bound; longer sources are refused.

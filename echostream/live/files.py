@@ -16,9 +16,9 @@ from tqdm import tqdm
 from echostream import assets
 from echostream.live.captions import Captions, show_words
 from echostream.live.computing import add_compute_args, load_to_compute
-from echostream.pipeline import ChunkOutput, Pipeline
 from echostream.session import Session
-from echostream.spine import MAX_CHUNK_MS
+from echostream.translator.pipeline import Pipeline
+from echostream.translator.stream import MAX_CHUNK_MS, Decision
 
 DEFAULT_CHUNK_MS = 320
 OFFLINE_BEAM = 5
@@ -93,7 +93,7 @@ def paced(
 
 def translate_file(
     pipeline: Pipeline, path: Path, out: Path, *, realtime: bool = False
-) -> Iterator[ChunkOutput]:
+) -> Iterator[Decision]:
     """Stream a file through a pipeline, yield every decision and leave the speech in ``out``.
 
     The waveform is written beside ``out`` and moved into place at the end, so an interrupted run

@@ -15,8 +15,8 @@ import numpy as np
 from echostream import assets
 from echostream.live.captions import show_words
 from echostream.live.computing import add_compute_args, load_to_compute
-from echostream.pipeline import Pipeline
 from echostream.session import Session
+from echostream.translator.pipeline import Pipeline
 
 BLOCK_MS = 40
 QUEUE_BLOCKS = 250  # 10 s of source that may wait for the model

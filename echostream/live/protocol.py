@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from echostream.pipeline import Task
+from echostream.translator.pipeline import Task
 
 SampleFormat = Literal["f32le", "s16le"]
 DTYPES: dict[str, str] = {"f32le": "<f4", "s16le": "<i2"}

@@ -1,6 +1,6 @@
 """One stream's way through a model, in the terms of the live protocol.
 
-:class:`StreamTranslator` runs the incremental :class:`~echostream.pipeline.Pipeline`;
+:class:`StreamTranslator` runs the incremental :class:`~echostream.translator.pipeline.Pipeline`;
 :class:`RecomputeTranslator` runs StreamSpeech as published, which computes everything again at
 every chunk. Both take chunk after chunk and return :class:`Update` objects.
 """
@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from echostream.pipeline import ChunkOutput, Pipeline, PipelineState
 from echostream.pipeline_batch import Push, iterate_batch
 from echostream.streamspeech.recompute import RecomputeOutput, RecomputePipeline
+from echostream.translator.pipeline import ChunkOutput, Pipeline, PipelineState
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echostream.config import ChunkConformerConfig
+from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig
 from echostream.models.chunk_conformer_layer import (
     ChunkConformerLayer,
     ConformerLayerState,
     chunk_blocked,
 )
 from echostream.models.chunk_conv import ChunkConv1d, ChunkConvState
-from echostream.streaming import lengths_to_padding_mask
+from echostream.models.encoder import Encoded, Features, StreamFeatures
+from echostream.streaming import PerRow, lengths_to_padding_mask
 
 
 def s2st_conv_chunk(attention_chunk: int) -> int:
@@ -39,28 +40,6 @@ def text_conv_chunk(attention_chunk: int) -> int:
     """Convolution chunk of StreamSpeech's recognition and speech-to-text agents: the attention
     chunk, at most 16."""
     return min(attention_chunk, 16)
-
-
-@dataclass
-class StreamFeatures:
-    """Input of one step: ``final`` (B, T, input_dim) frames, followed by ``tail``
-    (B, P, input_dim), frames that the next step replaces."""
-
-    final: Tensor
-    tail: Tensor
-
-    def to(self, like: Tensor) -> StreamFeatures:
-        return StreamFeatures(self.final.to(like), self.tail.to(like))
-
-
-@dataclass
-class EncoderOutput:
-    """Result of one step: ``final`` (B, S, D) never changes again, ``tail`` (B, P, D) holds until
-    the next step. All ``final`` so far followed by ``tail`` is the encoding of all input so far.
-    """
-
-    final: Tensor
-    tail: Tensor
 
 
 @dataclass
@@ -143,6 +122,9 @@ class ChunkConformerEncoder(nn.Module):
             for _ in range(config.layers)
         )
 
+    joins_rows = False
+    utterances_only = True
+
     @property
     def embed_dim(self) -> int:
         return self.config.embed_dim
@@ -223,15 +205,46 @@ class ChunkConformerEncoder(nn.Module):
             conv_chunk_frames=self._conv_chunk(segment, conv_chunk_frames),
         )
 
+    def open_stream(
+        self,
+        batch_size: int,
+        chunk_ms: int,
+        *,
+        segment_frames: int | None = None,
+        conv_chunk_frames: int | None = None,
+    ) -> ChunkConformerState:
+        """Open a stream whose attention chunk is the chunk of a decision, if none is given."""
+        if segment_frames is None:
+            segment_frames = max(chunk_ms // ENCODER_FRAME_MS, 1)
+        return self.init_state(
+            batch_size, segment_frames=segment_frames, conv_chunk_frames=conv_chunk_frames
+        )
+
+    def encode(
+        self,
+        features: Features,
+        state: ChunkConformerState,
+        *,
+        lengths: Sequence[int] | None = None,
+        final: bool | Sequence[bool] = False,
+    ) -> tuple[Encoded, ChunkConformerState]:
+        """:meth:`step` in the terms of :class:`~echostream.models.encoder.Encoder`; all rows
+        advance by the same number of frames."""
+        if lengths is not None:
+            raise ValueError("rows of a chunk Conformer advance by the same number of frames")
+        ends = bool(final) if isinstance(final, bool) else all(final)
+        return self.step(features, state, final=ends)
+
     def step(
         self,
-        features: Tensor | StreamFeatures,
+        features: Features,
         state: ChunkConformerState,
         *,
         final: bool = False,
-    ) -> tuple[EncoderOutput, ChunkConformerState]:
+    ) -> tuple[Encoded, ChunkConformerState]:
         """Encode new frames of a stream; every row of the batch advances by the same number.
 
+        All completed ``frames`` so far followed by ``tail`` are the encoding of all input so far.
         Needs ``eval`` mode, where batch norm and dropout do not depend on the other frames.
 
         Args:
@@ -260,7 +273,8 @@ class ChunkConformerEncoder(nn.Module):
         if final:
             done, tail = torch.cat([done, tail], dim=1), tail[:, :0]
         new_state = ChunkConformerState(subsample, layers, state.segment_frames, chunk)
-        return EncoderOutput(done, tail), new_state
+        counts = PerRow.of(done.size(1), done.size(0))
+        return Encoded(done, counts, tail), new_state
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.dropout(self.linear(self.scale * x))

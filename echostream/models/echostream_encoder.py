@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from echostream.config import EmformerConfig
 from echostream.models.emformer_layer import EmformerLayerState, EmformerStack
+from echostream.models.encoder import Encoded
 from echostream.streaming import (
     PerRow,
     lengths_to_padding_mask,
@@ -250,6 +251,9 @@ class EchoStreamSpeechEncoder(nn.Module):
         self.emformer = EmformerStack(config)
         self.dropout = nn.Dropout(config.dropout)
 
+    joins_rows = True
+    utterances_only = False
+
     @property
     def embed_dim(self) -> int:
         return self.config.embed_dim
@@ -373,6 +377,23 @@ class EchoStreamSpeechEncoder(nn.Module):
             PerRow(map(sum, zip(state.frames, segment, strict=True))),
             PerRow(n + (s > 0) for n, s in zip(state.segments, segment, strict=True)),
         )
+
+    def open_stream(self, batch_size: int, chunk_ms: int) -> EncoderState:
+        """Fresh state; steps bring chunks of any length."""
+        return self.init_state(batch_size)
+
+    def encode(
+        self,
+        features: Tensor,
+        state: EncoderState,
+        *,
+        lengths: Sequence[int] | None = None,
+        final: bool | Sequence[bool] = False,
+    ) -> tuple[Encoded, EncoderState]:
+        """:meth:`step` in the terms of :class:`~echostream.models.encoder.Encoder`."""
+        out, following = self.step(features, state, lengths=lengths, final=final)
+        counts = (b - a for a, b in zip(state.frames, following.frames, strict=True))
+        return Encoded(out, PerRow(counts)), following
 
     def _complete(
         self, features: Tensor, new: PerRow, ends: PerRow, state: EncoderState

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from echostream.config import ChunkConformerConfig, EchoStreamConfig
+from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.ctc_decoder import (
     CollapseState,
     CTCDecoder,
@@ -36,21 +38,18 @@ from echostream.models.decoders.unit_decoder import (
     UnitState,
 )
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
-from echostream.models.decoders.vocoder_integration import (
-    StreamingVocoder,
-    VocoderState,
-    streaming_state,
-)
-from echostream.models.echostream_encoder import EchoStreamSpeechEncoder, EncoderState
-from echostream.models.heard import Heard
-from echostream.models.transformer_layer import UnidirectionalState
+from echostream.models.decoders.vocoder_integration import StreamingVocoder, VocoderState
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
+from echostream.models.encoder import Encoded, Encoder, Features
+from echostream.models.kv_cache import KVCache
+from echostream.streaming import PerRow
 from echostream.text import SPECIALS, Vocabulary
 
 UNIT_OFFSET = len(SPECIALS)  # unit u is token u + 4
 NEVER = (Vocabulary.pad, Vocabulary.unk)  # CTC heads never choose these
 
 
-def build_encoder(config: EchoStreamConfig) -> nn.Module:
+def build_encoder(config: EchoStreamConfig) -> Encoder:
     """The encoder that the configuration names."""
     if isinstance(config.encoder, ChunkConformerConfig):
         from echostream.models.chunk_conformer_encoder import ChunkConformerEncoder
@@ -60,19 +59,50 @@ def build_encoder(config: EchoStreamConfig) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class EchoStreamState:
-    """Streaming state of every component."""
+class ListeningState:
+    """What encoder and CTC heads remember of B streams, from their beginning on.
 
-    encoder: EncoderState
-    asr: UnidirectionalState
-    st: UnidirectionalState
-    mt: MTState
-    t2u: UnidirectionalState
+    Attributes:
+        encoder: the encoder's own state.
+        asr, st: of the heads' layers, if they have any.
+        asr_collapse, st_collapse: a :class:`CollapseState` of each row.
+    """
+
+    encoder: Any
+    asr: KVCache
+    st: KVCache
+    asr_collapse: PerRow
+    st_collapse: PerRow
+
+
+@dataclass(frozen=True)
+class SpeechState:
+    """What the text-to-unit model and the vocoder remember of B sentences.
+
+    Attributes:
+        t2u, unit: of the networks.
+        collapse: a :class:`CollapseState` of each row.
+        vocoder: None for a model that has none.
+    """
+
+    t2u: KVCache
     unit: UnitState
+    collapse: PerRow
     vocoder: VocoderState | None
-    asr_collapse: CollapseState = CollapseState()
-    st_collapse: CollapseState = CollapseState()
-    unit_collapse: CollapseState = CollapseState()
+
+
+@dataclass(frozen=True)
+class EchoStreamState:
+    """Streaming state of every component, of B rows.
+
+    Attributes:
+        listening: lives as long as the stream.
+        mt, speech: live sentence by sentence.
+    """
+
+    listening: ListeningState
+    mt: MTState
+    speech: SpeechState
 
 
 @dataclass(frozen=True)
@@ -163,7 +193,7 @@ class EchoStreamModel(nn.Module):
         if waveform:
             lengths = (~padding).sum(dim=1) * self.config.unit.upsample_ratio
             speech = [
-                self._require_vocoder().generate(self._collapse_units(row[:length])[0])[0]
+                self._require_vocoder().generate(self._collapse_units(row[:length]))[0]
                 for row, length in zip(unit_logits, lengths.tolist(), strict=True)
             ]
         return ModelOutput(
@@ -175,167 +205,181 @@ class EchoStreamModel(nn.Module):
             speech,
         )
 
-    def init_state(self, **encoder_options: int) -> EchoStreamState:
-        """Fresh state of one stream, on the weights' device."""
+    def init_state(
+        self, batch_size: int = 1, *, chunk_ms: int = 320, **encoder_options: int
+    ) -> EchoStreamState:
+        """Fresh state of streams in chunks of ``chunk_ms``, on the weights' device."""
         return EchoStreamState(
-            encoder=self.encoder.init_state(1, **encoder_options),
-            asr=self.source_unigram_decoder.init_state(1),
-            st=self.ctc_target_unigram_decoder.init_state(1),
-            **self.text_state(),
+            self.init_listening(batch_size, chunk_ms=chunk_ms, **encoder_options),
+            self.target_unigram_decoder.init_state(batch_size),
+            self.init_speech(batch_size),
+        )
+
+    def init_listening(
+        self, batch_size: int = 1, *, chunk_ms: int = 320, **encoder_options: int
+    ) -> ListeningState:
+        """Before anything was heard."""
+        none = PerRow.of(CollapseState(), batch_size)
+        return ListeningState(
+            self.encoder.open_stream(batch_size, chunk_ms, **encoder_options),
+            self.source_unigram_decoder.init_state(batch_size),
+            self.ctc_target_unigram_decoder.init_state(batch_size),
+            none,
+            none,
+        )
+
+    def init_speech(self, batch_size: int = 1) -> SpeechState:
+        """Before anything was spoken."""
+        return SpeechState(
+            self.synthesizer_encoder.init_state(batch_size),
+            self.decoder.init_state(batch_size),
+            PerRow.of(CollapseState(), batch_size),
+            None
+            if self.vocoder is None
+            else StreamingVocoder(self.vocoder, dur_prediction=False).init_state(batch_size),
         )
 
     def encode(
-        self, features: Tensor, state: EchoStreamState, *, final: bool = False
-    ) -> tuple[Tensor, Tensor | None, EchoStreamState]:
-        """(1, frames, bins) new features to (1, S, D) completed encoder frames, the (1, P, D)
-        frames that will still change (or None), and the new state."""
-        out, encoder = self.encoder.step(features, state.encoder, final=final)
-        frames, tail = (out, None) if isinstance(out, Tensor) else (out.final, out.tail)
-        return frames, tail, replace(state, encoder=encoder)
-
-    def listen(
         self,
-        frames: Tensor,
-        tail: Tensor | None,
-        state: EchoStreamState,
+        features: Features,
+        state: ListeningState,
         *,
-        transcribe_only: bool = False,
-    ) -> tuple[Heard, EchoStreamState]:
-        """Run the CTC heads over new encoder frames and hand them to the text decoder.
-
-        Args:
-            frames, tail: what :meth:`encode` returned.
-            transcribe_only: run the ASR head alone, for streaming recognition.
-        """
-        heard, state = self.emit(frames, tail, state, transcribe_only=transcribe_only)
-        return heard, state if transcribe_only else self.read(frames, state)
+        lengths: Sequence[int] | None = None,
+        final: bool | Sequence[bool] = False,
+    ) -> tuple[Encoded, ListeningState]:
+        """New features of B streams to encoder frames; see
+        :meth:`echostream.models.encoder.Encoder.encode`."""
+        encoded, encoder = self.encoder.encode(
+            features, state.encoder, lengths=lengths, final=final
+        )
+        return encoded, replace(state, encoder=encoder)
 
     def emit(
-        self,
-        frames: Tensor,
-        tail: Tensor | None,
-        state: EchoStreamState,
-        *,
-        transcribe_only: bool = False,
-    ) -> tuple[Heard, EchoStreamState]:
-        """The CTC heads' part of :meth:`listen`."""
-        asr, asr_tail, asr_frames, asr_head, asr_collapse, logits = self._ctc(
-            self.source_unigram_decoder, frames, tail, state.asr, state.asr_collapse
+        self, encoded: Encoded, state: ListeningState, *, transcribe_only: bool = False
+    ) -> tuple[list[CTCOutput], ListeningState]:
+        """Run the CTC heads over new encoder frames.
+
+        Args:
+            encoded: what :meth:`encode` returned.
+            transcribe_only: run the ASR head alone, for streaming recognition.
+
+        Returns:
+            What each row emitted, and the new state.
+        """
+        asr, asr_state, asr_collapse = self._emit(
+            self.source_unigram_decoder, encoded, state.asr, state.asr_collapse
         )
-        state = replace(state, asr=asr_head, asr_collapse=asr_collapse)
-        st: tuple[int, ...] = ()
-        st_tail: tuple[int, ...] = ()
-        st_frames: tuple[int, ...] = ()
+        state = replace(state, asr=asr_state, asr_collapse=asr_collapse)
+        st = [_Emitted() for _ in encoded.counts]
         if not transcribe_only:
-            st, st_tail, st_frames, st_head, st_collapse, _ = self._ctc(
-                self.ctc_target_unigram_decoder, frames, tail, state.st, state.st_collapse
+            st, st_state, st_collapse = self._emit(
+                self.ctc_target_unigram_decoder, encoded, state.st, state.st_collapse
             )
-            state = replace(state, st=st_head, st_collapse=st_collapse)
-        count = frames.size(1)
-        heard = Heard(asr, st, asr_tail, st_tail, tail, count, asr_frames, st_frames, logits)
-        return heard, state
+            state = replace(state, st=st_state, st_collapse=st_collapse)
+        outputs = [
+            CTCOutput(
+                a.tokens,
+                s.tokens,
+                a.tail,
+                s.tail,
+                encoded.tail,
+                count,
+                a.frames,
+                s.frames,
+                a.logits,
+            )
+            for a, s, count in zip(asr, st, encoded.counts, strict=True)
+        ]
+        return outputs, state
+
+    @staticmethod
+    def _emit(
+        head: CTCDecoder | CTCDecoderWithTransformerLayer,
+        encoded: Encoded,
+        state: KVCache,
+        before: PerRow,
+    ) -> tuple[list[_Emitted], KVCache, PerRow]:
+        """What each row's completed and provisional frames emit, and the states behind the
+        completed ones."""
+        found = [_Emitted() for _ in before]
+        if encoded.frames.size(1):
+            logits, state = head.step(encoded.frames, state, lengths=encoded.counts)
+            found, before = _emitted(logits, encoded.counts, before)
+        tail = encoded.tail
+        if tail is not None and tail.size(1):
+            logits, _ = head.step(tail, state)
+            guessed, _ = _emitted(logits, [tail.size(1)] * len(before), before)
+            found = [replace(a, tail=b.tokens) for a, b in zip(found, guessed, strict=True)]
+        return found, state, before
 
     def read(self, frames: Tensor, state: EchoStreamState) -> EchoStreamState:
-        """The text decoder's part of :meth:`listen`: (1, S, D) new source frames."""
+        """Hand (1, S, D) new source frames to the text decoder."""
         return replace(state, mt=self.target_unigram_decoder.read(frames, state.mt))
 
     def keep_source(self, frames: int, state: EchoStreamState) -> EchoStreamState:
         """Forget source frames before about the last ``frames`` read."""
-        sources = tuple(cache.trim(frames) for cache in state.mt.sources)
-        return replace(state, mt=replace(state.mt, sources=sources))
+        return replace(state, mt=replace(state.mt, sources=state.mt.sources.trim(frames)))
 
     def next_sentence(self, state: EchoStreamState) -> EchoStreamState:
         """Forget what was read, written and spoken; encoder and CTC heads go on, and so does the
         speed of speech."""
-        following = replace(state, **self.text_state())
-        if state.vocoder is None:
-            return following
-        return replace(following, vocoder=replace(following.vocoder, speed=state.vocoder.speed))
-
-    def text_state(self) -> dict[str, Any]:
-        """Fresh states of everything that lives sentence by sentence."""
-        return {
-            "mt": self.target_unigram_decoder.init_state(1),
-            "t2u": self.synthesizer_encoder.init_state(1),
-            "unit": self.decoder.init_state(1),
-            "vocoder": streaming_state(self.vocoder) if self.vocoder is not None else None,
-            "unit_collapse": CollapseState(),
-        }
-
-    def restart_hearing(self, state: EchoStreamState, **encoder_options: int) -> EchoStreamState:
-        """Forget what was heard: encoder and CTC heads start anew, for encoders that were trained
-        on single utterances."""
-        fresh = self.init_state(**encoder_options)
-        names = ("encoder", "asr", "st", "asr_collapse", "st_collapse")
-        return replace(state, **{name: getattr(fresh, name) for name in names})
-
-    def _ctc(
-        self,
-        head: CTCDecoder | CTCDecoderWithTransformerLayer,
-        frames: Tensor,
-        tail: Tensor | None,
-        head_state: UnidirectionalState,
-        collapse_state: CollapseState,
-    ) -> tuple[
-        tuple[int, ...],
-        tuple[int, ...],
-        tuple[int, ...],
-        UnidirectionalState,
-        CollapseState,
-        Tensor | None,
-    ]:
-        """Tokens of completed frames, tokens that the provisional ones add, frames of the former,
-        the state behind the completed ones, and their (S, V) logits (None: there are none)."""
-        tokens: list[list[int]] = [[], []]
-        positions: list[int] = []
-        completed: Tensor | None = None
-        following = (head_state, collapse_state)
-        for index, part in enumerate((frames, tail)):
-            if part is None or not part.size(1):
-                continue
-            logits, head_state = head.step(part, following[0])
-            tokens[index], emitted, collapse_state = label_emissions(
-                best_labels(logits)[0], following[1]
-            )
-            if index == 0:
-                following = (head_state, collapse_state)
-                positions = emitted
-                completed = logits[0]
-        return tuple(tokens[0]), tuple(tokens[1]), tuple(positions), *following, completed
+        rows = len(state.mt.last_tokens)
+        speech = self.init_speech(rows)
+        if speech.vocoder is not None:
+            vocoder = speech.vocoder.at_speed_of(state.speech.vocoder)
+            speech = replace(speech, vocoder=vocoder)
+        return replace(state, mt=self.target_unigram_decoder.init_state(rows), speech=speech)
 
     def translate(
         self,
-        state: EchoStreamState,
+        state: MTState,
+        limits: Sequence[int],
+        final: bool | Sequence[bool],
         *,
         tail: Tensor | None = None,
-        max_new_tokens: int,
-        final: bool,
         beam: int = 1,
-    ) -> tuple[Hypothesis, EchoStreamState]:
-        """Write up to ``max_new_tokens`` target subwords against the source heard so far.
+    ) -> list[Hypothesis]:
+        """Write target subwords against the source heard so far; see
+        :meth:`TransformerMTDecoder.decode_rows`.
 
         Args:
-            tail: provisional encoder frames, seen by this call only.
+            tail: (B, P, D) provisional encoder frames, seen by this call only.
         """
-        decoder, mt = self.target_unigram_decoder, state.mt
-        seen = decoder.read(tail, mt) if tail is not None else mt
-        hypothesis = decoder.decode(seen, max_new_tokens=max_new_tokens, final=final, beam=beam)
-        kept = replace(hypothesis.state, sources=mt.sources)
-        return replace(hypothesis, state=kept), replace(state, mt=kept)
+        decoder = self.target_unigram_decoder
+        seen = state if tail is None else decoder.read(tail, state)
+        written = decoder.decode_rows(seen, limits, final, beam=beam)
+        if tail is None:
+            return written
+        if len(written) > 1:
+            raise ValueError("provisional frames are seen by one row at a time")
+        return [replace(one, state=replace(one.state, sources=state.sources)) for one in written]
 
-    def speak(self, hidden: Tensor, state: EchoStreamState) -> tuple[list[int], EchoStreamState]:
-        """(1, N, D) new text decoder states to newly emitted units."""
-        text, t2u = self.synthesizer_encoder.step(hidden, state.t2u)
-        logits, unit = self.decoder.step(text, state.unit)
-        units, unit_collapse = self._collapse_units(logits[0], state.unit_collapse)
-        return units, replace(state, t2u=t2u, unit=unit, unit_collapse=unit_collapse)
+    def speak(
+        self, hidden: Sequence[Tensor], state: SpeechState
+    ) -> tuple[list[list[int]], SpeechState]:
+        """(1, N, D) new text decoder states of each row to its newly emitted units."""
+        lengths = [row.size(1) for row in hidden]
+        padded = pad_sequence([row[0] for row in hidden], batch_first=True)
+        text, t2u = self.synthesizer_encoder.step(padded, state.t2u, lengths=lengths)
+        logits, unit = self.decoder.step(text, state.unit, lengths=lengths)
+        ratio = self.config.unit.upsample_ratio
+        units, following = [], []
+        # All at once: an accelerator would be waited for at every row.
+        labels = _rows_of_labels(logits)
+        for row, length, before in zip(labels, lengths, state.collapse, strict=True):
+            spoken, after = self._collapse_labels(row[: length * ratio], before)
+            units.append(spoken)
+            following.append(after)
+        return units, replace(state, t2u=t2u, unit=unit, collapse=PerRow(following))
 
-    def _collapse_units(
-        self, logits: Tensor, state: CollapseState | None = None
+    def _collapse_units(self, logits: Tensor) -> list[int]:
+        """(T, V) logits of a whole utterance to its units."""
+        return self._collapse_labels(greedy_labels(logits, NEVER), CollapseState())[0]
+
+    def _collapse_labels(
+        self, labels: list[int], state: CollapseState
     ) -> tuple[list[int], CollapseState]:
-        specials = tuple(range(UNIT_OFFSET))
-        labels = greedy_labels(logits, NEVER)
-        tokens, state = collapse(labels, state or CollapseState(), self.unit_blank, specials)
+        tokens, state = collapse(labels, state, self.unit_blank, tuple(range(UNIT_OFFSET)))
         return [token - UNIT_OFFSET for token in tokens], state
 
     def _require_vocoder(self) -> CodeHiFiGANVocoder:
@@ -345,20 +389,46 @@ class EchoStreamModel(nn.Module):
 
     def vocode(
         self,
-        units: Sequence[int],
-        state: EchoStreamState,
+        units: Sequence[Sequence[int]],
+        state: SpeechState,
+        speeds: Sequence[float],
         *,
         dur_prediction: bool = True,
-        speed: float = 1.0,
-    ) -> tuple[Tensor, EchoStreamState]:
-        """New units to (samples,) new waveform, spoken ``speed`` times as fast as predicted."""
+    ) -> tuple[list[Tensor], SpeechState]:
+        """New units of each row to (samples,) new waveforms, each spoken so many times as fast as
+        predicted; see :meth:`StreamingVocoder.step_rows`."""
         streaming = StreamingVocoder(self._require_vocoder(), dur_prediction=dur_prediction)
-        samples, _, vocoder = streaming.step(units, state.vocoder, speed=speed)
+        samples, _, vocoder = streaming.step_rows(units, state.vocoder, speeds)
         return samples, replace(state, vocoder=vocoder)
 
 
-def best_labels(logits: Tensor) -> list[list[int]]:
-    """(B, T, V) logits of a CTC head to each stream's T labels."""
+@dataclass(frozen=True)
+class _Emitted:
+    """What one head emitted in one row: tokens, at which frames, provisional tokens behind them,
+    and the (S, V) logits of the completed frames."""
+
+    tokens: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()
+    tail: tuple[int, ...] = ()
+    logits: Tensor | None = None
+
+
+def _emitted(
+    logits: Tensor, counts: Sequence[int], before: Sequence[CollapseState]
+) -> tuple[list[_Emitted], PerRow]:
+    """(B, S, V) logits to what each row's first ``counts`` frames emit, and the states behind."""
+    found, following = [], []
+    labels = _rows_of_labels(logits)
+    for row, (own, count, state) in enumerate(zip(labels, counts, before, strict=True)):
+        tokens, frames, state = label_emissions(own[:count], state)
+        kept = logits[row, :count] if count else None
+        found.append(_Emitted(tuple(tokens), tuple(frames), logits=kept))
+        following.append(state)
+    return found, PerRow(following)
+
+
+def _rows_of_labels(logits: Tensor) -> list[list[int]]:
+    """(B, T, V) logits to each row's T best labels."""
     frames = logits.size(1)
     labels = greedy_labels(logits.flatten(0, 1), NEVER)
     return [labels[row * frames : (row + 1) * frames] for row in range(logits.size(0))]

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from echostream.models.decoders.ctc_decoder import CTCDecoder
 from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import EchoStreamModel
+from echostream.streaming import PerRow
 
 CERTAINTY = 0.9  # with which a head shall name the subword
 STEP = 0.03  # of a vector's length, per move
@@ -93,4 +94,4 @@ class TextStates:
         hidden, state = decoder.step(inputs, state)
         labels = torch.tensor(goals, device=device)
         hidden = moved(hidden[0], labels, decoder.embed_tokens.weight, None)[None]
-        return hidden, replace(state, last_token=goals[-1])
+        return hidden, replace(state, last_tokens=PerRow(goals[-1:]))

@@ -2,162 +2,23 @@
 
 State-dict names follow fairseq's layers (``self_attn.q_proj``, ``fc1``, ``final_layer_norm``,
 ...), which StreamSpeech's decoders are built from, so its weights load by name. Offline and
-streaming computation share every line: offline is one call on an empty cache.
+streaming computation share every line of a layer; a stream brings the keys of its past along.
 
-Shapes: B batch, H heads, T queries, K keys, D model width.
+Shapes: B batch, H heads, T queries, K keys, C capacity, D model width.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# A bounded cache keeps this many positions more than its limit, so that a rollback of a few
-# tokens finds the keys that were about to leave the window, and drops them in batches.
-TRIM_SLACK = 64
-
-
-class _Buffer:
-    """Storage shared by successive caches. ``filled`` marks how far any of them has written."""
-
-    __slots__ = ("filled", "key", "value")
-
-    def __init__(self, key: Tensor, value: Tensor, filled: int) -> None:
-        self.key, self.value, self.filled = key, value, filled
-
-
-@dataclass(frozen=True)
-class KVCache:
-    """Attention keys and values of past positions.
-
-    An immutable view ``[start, end)`` into a growing buffer. Appending to the newest view writes
-    behind it in amortised constant time; appending to an older one (after a rollback) copies, so
-    no view ever changes.
-
-    Attributes:
-        offset: how many leading positions were dropped for good.
-    """
-
-    buffer: _Buffer
-    start: int
-    end: int
-    offset: int = 0
-
-    @classmethod
-    def empty(cls, like: Tensor, batch_size: int, heads: int, head_dim: int) -> KVCache:
-        storage = like.new_empty(batch_size, heads, 0, head_dim)
-        return cls(_Buffer(storage, storage, 0), 0, 0)
-
-    @classmethod
-    def of(cls, key: Tensor, value: Tensor, offset: int = 0) -> KVCache:
-        """A cache that holds (B, H, K, D/H) keys and values."""
-        stored = key.size(2)
-        return cls(_Buffer(key, value, stored), 0, stored, offset)
-
-    @property
-    def key(self) -> Tensor:
-        """(B, H, K, D/H)"""
-        return self.buffer.key[:, :, self.start : self.end]
-
-    @property
-    def value(self) -> Tensor:
-        """(B, H, K, D/H)"""
-        return self.buffer.value[:, :, self.start : self.end]
-
-    @property
-    def stored(self) -> int:
-        """Positions still held."""
-        return self.end - self.start
-
-    @property
-    def length(self) -> int:
-        """Positions ever appended (and not truncated)."""
-        return self.offset + self.stored
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the underlying storage."""
-        return 2 * self.buffer.key.numel() * self.buffer.key.element_size()
-
-    def append(self, key: Tensor, value: Tensor) -> KVCache:
-        """Return the cache with (B, H, N, D/H) new positions behind it."""
-        new_end = self.end + key.size(2)
-        buffer = self.buffer
-        if torch.is_grad_enabled() and (key.requires_grad or buffer.key.requires_grad):
-            # In-place writes would cut the graph: training takes the plain path.
-            full_key = torch.cat([self.key, key], dim=2)
-            full_value = torch.cat([self.value, value], dim=2)
-            stored = full_key.size(2)
-            return KVCache(_Buffer(full_key, full_value, stored), 0, stored, self.offset)
-        if buffer.filled != self.end or new_end > buffer.key.size(2):
-            batch, heads, _, head_dim = buffer.key.shape
-            capacity = max(2 * (self.stored + key.size(2)), 16)
-            grown_key = key.new_empty(batch, heads, capacity, head_dim)
-            grown_value = key.new_empty(batch, heads, capacity, head_dim)
-            grown_key[:, :, : self.stored] = self.key
-            grown_value[:, :, : self.stored] = self.value
-            buffer = _Buffer(grown_key, grown_value, self.stored)
-            start, end = 0, self.stored
-        else:
-            start, end = self.start, self.end
-        new_end = end + key.size(2)
-        buffer.key[:, :, end:new_end] = key
-        buffer.value[:, :, end:new_end] = value
-        buffer.filled = new_end
-        return KVCache(buffer, start, new_end, self.offset)
-
-    def trim(self, limit: int | None) -> KVCache:
-        """Drop positions that no future query of window ``limit`` can see, in batches."""
-        if limit is None or self.stored <= limit + 2 * TRIM_SLACK:
-            return self
-        drop = self.stored - limit - TRIM_SLACK
-        return replace(self, start=self.start + drop, offset=self.offset + drop)
-
-    def truncate(self, length: int) -> KVCache:
-        """Return the cache as it was when it held ``length`` positions.
-
-        Raises:
-            ValueError: ``length`` is beyond what was appended, or positions that were visible
-                then have been dropped for good.
-        """
-        if not self.offset <= length <= self.length:
-            raise ValueError(
-                f"cannot truncate to {length} positions: the cache holds positions "
-                f"{self.offset} to {self.length}"
-            )
-        return replace(self, end=self.start + length - self.offset)
-
-    def select(self, rows: Tensor) -> KVCache:
-        """Pick batch rows (beam search reorders with it)."""
-        key, value = self.key.index_select(0, rows), self.value.index_select(0, rows)
-        return KVCache(_Buffer(key, value, self.stored), 0, self.stored, self.offset)
-
-    def expand(self, rows: int) -> KVCache:
-        """The same single row seen ``rows`` times, without copying it."""
-        key, value = (x.expand(rows, -1, -1, -1) for x in (self.key, self.value))
-        return KVCache(_Buffer(key, value, self.stored), 0, self.stored, self.offset)
-
-    def to(self, device: torch.device | str) -> KVCache:
-        key, value = self.key.to(device), self.value.to(device)
-        return KVCache(_Buffer(key, value, self.stored), 0, self.stored, self.offset)
-
-
-def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(T, K) mask, True where query may look: the last ``queries`` of ``keys`` positions see
-    themselves and what lies at most ``window - 1`` positions before. ``None`` if all is visible.
-    """
-    if queries == 1 and (window is None or keys <= window):
-        return None
-    query_index = torch.arange(keys - queries, keys, device=device)[:, None]
-    key_index = torch.arange(keys, device=device)[None, :]
-    visible = key_index <= query_index
-    if window is not None and keys > window:
-        visible &= key_index > query_index - window
-    return visible
+from echostream.models.kv_cache import KVCache, causal_mask
+from echostream.streaming import per_row
 
 
 def sinusoid(index: Tensor, dim: int, *, dtype: torch.dtype) -> Tensor:
@@ -197,9 +58,6 @@ class MultiheadAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
-
-    def init_cache(self, batch_size: int) -> KVCache:
-        return KVCache.empty(state_like(self.q_proj), batch_size, self.heads, self.head_dim)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)  # (B, H, T, D/H)
@@ -264,48 +122,92 @@ class TransformerLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        cache: KVCache,
         mask: Tensor | None,
         source: tuple[Tensor, Tensor] | None = None,
         source_mask: Tensor | None = None,
-    ) -> tuple[Tensor, KVCache]:
+        *,
+        past: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
         """Process new positions.
 
         Args:
             x: (B, T, D) new positions.
-            cache: keys and values of the positions before them.
-            mask: visibility among (cached + new) keys, broadcastable to (B, H, T, K).
+            mask: visibility among the keys, broadcastable to (B, H, T, K).
             source: projected keys and values of the cross-attention source.
             source_mask: visibility of the source, broadcastable to (B, H, T, K_source).
+            past: takes the new positions' keys and values, and returns all that may be looked at;
+                None: there are only these.
 
         Returns:
-            (B, T, D) and the cache with the new positions appended.
+            (B, T, D)
         """
         normed = self.self_attn_layer_norm(x)
-        cache = cache.append(*self.self_attn.project(normed))
-        x = x + self.dropout(self.self_attn(normed, cache.key, cache.value, mask))
+        key, value = self.self_attn.project(normed)
+        if past is not None:
+            key, value = past(key, value)
+        x = x + self.dropout(self.self_attn(normed, key, value, mask))
         if source is not None:
             normed = self.encoder_attn_layer_norm(x)
             x = x + self.dropout(self.encoder_attn(normed, *source, source_mask))
         hidden = self.dropout(F.relu(self.fc1(self.final_layer_norm(x))))
-        return x + self.dropout(self.fc2(hidden)), cache
+        return x + self.dropout(self.fc2(hidden))
 
 
-@dataclass(frozen=True)
-class UnidirectionalState:
-    """Self-attention caches of a :class:`UnidirectionalTransformer`, one per layer."""
+def init_cache(
+    layers: Sequence[nn.Module], name: str, batch_size: int, window: int | None = None
+) -> KVCache:
+    """An empty cache for attention ``name`` of each layer, as :meth:`KVCache.empty` makes it."""
+    if not layers:
+        return KVCache.empty(0, torch.empty(0), batch_size, 0, 0)
+    attention = getattr(layers[0], name)
+    like, heads, dim = state_like(attention.q_proj), attention.heads, attention.head_dim
+    return KVCache.empty(len(layers), like, batch_size, heads, dim, window=window)
 
-    caches: tuple[KVCache, ...]
 
-    @property
-    def length(self) -> int:
-        return self.caches[0].length if self.caches else 0
+def read_source(
+    layers: Sequence[TransformerLayer],
+    source: Tensor,
+    cache: KVCache,
+    window: int | None,
+    lengths: Sequence[int] | None = None,
+) -> KVCache:
+    """Append (B, S, D_source) new frames to what the layers' cross-attention sees; ``lengths`` of
+    them are valid in each row (None: all)."""
+    counts = per_row(source.size(1) if lengths is None else lengths, source.size(0))
+    if not max(counts):
+        return cache
+    appending = cache.extend(counts)
+    for index, layer in enumerate(layers):
+        appending.write(index, *layer.encoder_attn.project(source))
+    return appending.cache.trim(window)
 
-    def truncate(self, length: int) -> UnidirectionalState:
-        return UnidirectionalState(tuple(c.truncate(length) for c in self.caches))
 
-    def to(self, device: torch.device | str) -> UnidirectionalState:
-        return UnidirectionalState(tuple(c.to(device) for c in self.caches))
+def run_layers(
+    layers: Sequence[TransformerLayer],
+    x: Tensor,
+    cache: KVCache,
+    window: int | None,
+    *,
+    lengths: Sequence[int] | None = None,
+    sources: KVCache | None = None,
+    source_window: int | None = None,
+) -> tuple[Tensor, KVCache]:
+    """New positions (B, T, D) of a stream through a stack.
+
+    Args:
+        lengths: valid positions of each row; None: all T.
+        window: how many positions, itself included, a position sees; None: all.
+        sources: of the cross-attention, of which the last ``source_window`` are seen.
+    """
+    counts = per_row(x.size(1) if lengths is None else lengths, x.size(0))
+    appending = cache.extend(counts)
+    mask = appending.cache.visible(counts, x.size(1), window)
+    source_mask = None if sources is None else sources.newest(source_window)
+    for index, layer in enumerate(layers):
+        source = None if sources is None else sources.layer(index)
+        past = functools.partial(appending.write, index)
+        x = layer(x, mask, source, source_mask, past=past)
+    return x, appending.cache.trim(window)
 
 
 class UnidirectionalTransformer(nn.Module):
@@ -334,34 +236,31 @@ class UnidirectionalTransformer(nn.Module):
         if layers:
             self.layer_norm = nn.LayerNorm(embed_dim)
 
-    def init_state(self, batch_size: int = 1) -> UnidirectionalState:
-        return UnidirectionalState(
-            tuple(layer.self_attn.init_cache(batch_size) for layer in self.layers)
-        )
+    def init_state(self, batch_size: int = 1) -> KVCache:
+        return init_cache(self.layers, "self_attn", batch_size)
 
     def step(
-        self, x: Tensor, state: UnidirectionalState, *, padding_mask: Tensor | None = None
-    ) -> tuple[Tensor, UnidirectionalState]:
-        """(B, T, D) new positions to (B, T, D).
-
-        ``padding_mask`` (B, stored + T) hides keys: trailing padding of a fresh batch, or what
-        stands in a cache before a stream's first position. Causality hides trailing padding from
-        valid positions anyway: the mask makes padded outputs equal the reference's too.
-        """
+        self, x: Tensor, state: KVCache, *, lengths: Sequence[int] | None = None
+    ) -> tuple[Tensor, KVCache]:
+        """(B, T, D) new positions, of which ``lengths`` are valid in each row (None: all), to
+        (B, T, D)."""
         if not self.layers or x.size(1) == 0:
             return x, state
-        keys = state.caches[0].stored + x.size(1)
-        mask = causal_mask(x.size(1), keys, self.window, x.device)
-        mask = hide_padding(mask, padding_mask)
-        caches = []
-        for layer, cache in zip(self.layers, state.caches, strict=True):
-            x, cache = layer(x, cache, mask)
-            caches.append(cache.trim(self.window))
-        return self.layer_norm(x), UnidirectionalState(tuple(caches))
+        x, state = run_layers(self.layers, x, state, self.window, lengths=lengths)
+        return self.layer_norm(x), state
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) to (B, T, D): one step on a fresh state."""
-        return self.step(x, self.init_state(x.size(0)), padding_mask=padding_mask)[0]
+        """(B, T, D) to (B, T, D), what one step on a fresh state gives.
+
+        ``padding_mask`` (B, T) is True at trailing padding. Causality hides that from valid
+        positions anyway: the mask makes padded outputs equal the reference's too.
+        """
+        if not self.layers or x.size(1) == 0:
+            return x
+        mask = hide_padding(causal_mask(x.size(1), x.size(1), self.window, x.device), padding_mask)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.layer_norm(x)
 
 
 def hide_padding(mask: Tensor | None, padding_mask: Tensor | None) -> Tensor | None:

@@ -19,7 +19,7 @@ from simulstream.server.speech_processors.incremental_output import IncrementalO
 
 from echostream import assets
 from echostream.checkpoint import System, load_model_dir
-from echostream.pipeline import Pipeline
+from echostream.translator.pipeline import Pipeline
 
 KEYS = ("type", "model_dir", "speech_chunk_size", "task", "device", "beam")
 TASKS = ("s2tt", "asr")

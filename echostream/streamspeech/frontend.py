@@ -17,7 +17,7 @@ from torch import Tensor
 
 from echostream.audio import CMVN, Frontend, FrontendState, Resampler, ResamplerState, fbank
 from echostream.config import FrontendConfig
-from echostream.models.chunk_conformer_encoder import StreamFeatures
+from echostream.models.encoder import StreamFeatures
 
 
 def whole_frames(received: int, sample_rate: int, config: FrontendConfig) -> tuple[int, int]:

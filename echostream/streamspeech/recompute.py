@@ -16,7 +16,7 @@ Letters: S encoder frames, N text positions, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,17 +30,19 @@ from echostream.models.chunk_conformer_encoder import s2st_conv_chunk, text_conv
 from echostream.models.decoders.ctc_decoder import CollapseState, collapse
 from echostream.models.decoders.ctc_decoder_policy import (
     Counts,
-    Decision,
+    PolicyAction,
     PolicyState,
     whole_word_mode,
 )
 from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import UNIT_OFFSET
-from echostream.pipeline import Pipeline
-from echostream.spine import Stopwatch, StreamOutput, StreamPipeline, StreamState, Task
 from echostream.streamspeech.frontend import StreamSpeechFrontend, whole_features
 from echostream.streamspeech.search import CachedPredictor, Predictor, best_labels, greedy
 from echostream.text import Vocabulary
+from echostream.translator.backlog import BacklogState, after_write, waiting_ms
+from echostream.translator.pipeline import Pipeline
+from echostream.translator.stages import Stopwatch
+from echostream.translator.stream import Decision, StreamPipeline, StreamState, Taken, Task
 
 # Length limits of the original's searches, in text tokens: a constant for speech output; for text
 # output one token per filterbank frame and 200 more, within the decoder's positions.
@@ -73,7 +75,7 @@ class StreamSpeechPipeline(Pipeline):
 
     def _decide_within_limit(
         self, counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
-    ) -> tuple[Decision, PolicyState]:
+    ) -> tuple[PolicyAction, PolicyState]:
         """The policy's decision, at the end of the source within the original's length limit or
         the policy's ``max_len``, whichever is shorter."""
         decision, state = self._decide_by_counts(counts, state, config, whole_word)
@@ -104,6 +106,8 @@ class RecomputeState(StreamState):
         text: what the text agents wrote.
         search: caches of the speech-to-text agent's search; None before the first.
         asr, st: CTC tokens at the last call.
+        transcript, translation: what two calls in a row have agreed on.
+        backlog: speech that waits to be played.
     """
 
     samples: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
@@ -116,18 +120,32 @@ class RecomputeState(StreamState):
     search: MTState | None = None
     asr: tuple[int, ...] = ()
     st: tuple[int, ...] = ()
+    transcript: AgreedWords = field(default_factory=lambda: AgreedWords())
+    translation: AgreedWords = field(default_factory=lambda: AgreedWords())
+    backlog: BacklogState = BacklogState()
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecomputeOutput(StreamOutput):
-    """What one policy call decided: tokens and units are all so far, as of now, for every call may
-    revise them.
+@dataclass(frozen=True)
+class AgreedWords:
+    """Words of a text that is computed again at every call: what two calls in a row agree on is
+    taken as said.
 
     Attributes:
-        text: text written by this call (text agents).
+        said: how many words are.
+        before: the whole text at the last call.
     """
 
-    text: str
+    said: int = 0
+    before: tuple[str, ...] = ()
+
+    def add(self, words: tuple[str, ...], final: bool) -> tuple[tuple[str, ...], str, AgreedWords]:
+        """The whole text as of now to newly agreed words, the rest, and the new state."""
+        agreed = 0
+        while agreed < min(len(words), len(self.before)) and words[agreed] == self.before[agreed]:
+            agreed += 1
+        upto = len(words) if final else max(agreed - 1, 0)  # the last one may still grow
+        said = max(self.said, upto)
+        return words[self.said : upto], " ".join(words[said:]), AgreedWords(said, words)
 
 
 @dataclass
@@ -143,7 +161,7 @@ class _Call:
     waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
 
-class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
+class RecomputePipeline(StreamPipeline[RecomputeState]):
     """StreamSpeech's agents on a loaded system with a chunk Conformer encoder.
 
     Args:
@@ -151,7 +169,8 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
         chunk_ms: source per policy call.
         task: which of the original's agents.
         policy: overrides the system's.
-        dur_prediction: let the vocoder predict how long units last.
+        options: of :class:`~echostream.translator.stream.StreamPipeline`; the search
+            has a beam of 1.
     """
 
     min_chunk_ms = 1
@@ -165,7 +184,7 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
         chunk_ms: int = 320,
         task: Task = "s2st",
         policy: PolicyConfig | None = None,
-        dur_prediction: bool = True,
+        **options: Any,
     ) -> None:
         if not isinstance(system.config.encoder, ChunkConformerConfig):
             raise ValueError(
@@ -174,8 +193,7 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
             )
         if chunk_ms < self.min_chunk_ms:
             raise ValueError(f"chunk_ms must be at least {self.min_chunk_ms}, got {chunk_ms}")
-        super().__init__(system, chunk_ms=chunk_ms, task=task, policy=policy)
-        self.dur_prediction = dur_prediction
+        super().__init__(system, chunk_ms=chunk_ms, task=task, policy=policy, **options)
         if self.policy_config.name != "ctc":
             raise ValueError(
                 f"StreamSpeech's agents have the 'ctc' policy, got {self.policy_config.name!r}"
@@ -190,11 +208,12 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
 
     def take(
         self, samples: np.ndarray, state: RecomputeState
-    ) -> tuple[tuple[RecomputeOutput, ...], RecomputeState]:
-        """One policy call on everything heard so far."""
+    ) -> Generator[Any, Any, Taken[RecomputeState]]:
+        """One policy call on everything heard so far, of no use to other streams."""
+        yield from ()
         everything = np.concatenate([state.samples, samples])
         state = replace(state, samples=everything, processed=len(everything))
-        watch = Stopwatch(next(self.system.model.parameters()).device)
+        watch = self.stages.watch()
         with watch("features"):
             features = self.features(everything, state.sample_rate)
         output, state = self.decide(features, state, watch)
@@ -207,17 +226,17 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
     @torch.no_grad()
     def decide(
         self, features: Tensor, state: RecomputeState, watch: Stopwatch | None = None
-    ) -> tuple[RecomputeOutput, RecomputeState]:
+    ) -> tuple[Decision, RecomputeState]:
         """One policy call on the (frames, bins) features of everything heard;
         ``state.finished`` says that the source has ended."""
         model = self.system.model
         weight = next(model.parameters())
-        watch = watch or Stopwatch(weight.device)
+        watch = watch or self.stages.watch()
         final = state.finished
         call = _Call(final, features.size(0), weight.new_zeros(0), watch)
         if features.size(0) == 0:
             call.write = final
-            return self._output(call, state), state
+            return self._output(call, state)
         with watch("encoder"):
             encoded = model.encoder(
                 features[None].to(weight),
@@ -236,12 +255,19 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
             new_tokens, state = self._new_tokens(final, state)
             if new_tokens is None or new_tokens > 0:
                 state = self._translate(call, new_tokens, state)
-        return self._output(call, state), state
+        return self._output(call, state)
 
-    def _output(self, call: _Call, state: RecomputeState) -> RecomputeOutput:
+    def _output(self, call: _Call, state: RecomputeState) -> tuple[Decision, RecomputeState]:
         rate = state.sample_rate or self.system.config.frontend.sample_rate
-        return RecomputeOutput(
-            source_ms=1000 * state.processed / rate,
+        source_ms = 1000 * state.processed / rate
+        written = () if self.task == "asr" else state.prefix or ()
+        heard = self.system.source_vocabulary.decode(state.asr)
+        said = self.system.target_vocabulary.decode(written)
+        transcript, heard_tail, heard_state = state.transcript.add(tuple(heard.split()), call.final)
+        translation, said_tail, said_state = state.translation.add(tuple(said.split()), call.final)
+        backlog = after_write(state.backlog, len(call.waveform), self.output_rate, source_ms)
+        decision = Decision(
+            source_ms=source_ms,
             write=call.write,
             final=call.final,
             asr_tokens=state.asr,
@@ -249,10 +275,18 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
             mt_tokens=state.prefix or (),
             units=state.units or (),
             text=call.text,
+            transcript=transcript,
+            translation=translation,
+            transcript_tail=heard_tail,
+            translation_tail=said_tail,
             waveform=call.waveform,
             sample_rate=self.output_rate,
             compute_ms=call.watch.ms,
+            sentence_end=call.final,
+            backlog_ms=waiting_ms(backlog, source_ms),
         )
+        following = replace(state, transcript=heard_state, translation=said_state, backlog=backlog)
+        return decision, following
 
     @staticmethod
     def _ctc(logits: Tensor) -> tuple[int, ...]:
@@ -350,7 +384,9 @@ class RecomputePipeline(StreamPipeline[RecomputeState, RecomputeOutput]):
         if new < 1:
             return state
         with call.watch("vocoder"):
-            waveform, durations = model.vocoder.generate(units, dur_prediction=self.dur_prediction)
-            samples = int(durations[-new:].sum()) * self.system.config.vocoder.unit_samples
+            waveform, durations = model.vocoder.generate(
+                units, dur_prediction=self.stages.dur_prediction
+            )
+            samples = int(durations[-new:].sum()) * model.vocoder.unit_samples
         call.write, call.waveform = True, waveform[-samples:].float().cpu().numpy()
         return replace(state, units=units)

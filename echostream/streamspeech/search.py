@@ -13,6 +13,7 @@ from torch import Tensor
 
 from echostream.models.decoders.transformer_decoder import MTState, TransformerMTDecoder
 from echostream.models.echostream_model import NEVER
+from echostream.models.transformer_layer import run_layers
 from echostream.text import Vocabulary
 
 
@@ -84,13 +85,9 @@ class CachedPredictor:
         self.state = decoder.read(source[:, self.state.source_length :], self.state)
 
     def __call__(self, tokens: list[int]) -> Tensor:
-        decoder, caches = self.decoder, []
+        decoder, state = self.decoder, self.state
         inputs = torch.tensor([tokens[-1:]], device=decoder.embed_tokens.weight.device)
-        x = decoder._embed(inputs, len(tokens) - 1)
-        for layer, cache, source in zip(
-            decoder.layers, self.state.caches, self.state.sources, strict=True
-        ):
-            x, cache = layer(x, cache, None, (source.key, source.value), None)
-            caches.append(cache)
-        self.state = replace(self.state, caches=tuple(caches))
+        x = decoder._embed(inputs, [len(tokens) - 1])
+        x, cache = run_layers(decoder.layers, x, state.cache, None, sources=state.sources)
+        self.state = replace(state, cache=cache)
         return decoder.logits(decoder.layer_norm(x))[0, -1].float().log_softmax(dim=-1)

@@ -22,9 +22,9 @@ from echostream.bench.report import figures, markdown
 from echostream.bench.systems import Name, Rates, forced_pipeline, load_system
 from echostream.cli import main
 from echostream.config import ChunkConformerConfig, preset
-from echostream.pipeline import Pipeline
 from echostream.precision import convert
-from echostream.spine import stage_clock
+from echostream.translator.pipeline import Pipeline
+from echostream.translator.stream import stage_clock
 
 RATE = 16000
 FAST = {"seconds": (2.0, 4.0), "repeats": 1}

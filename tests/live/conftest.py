@@ -26,7 +26,7 @@ from echostream.live.protocol import encode_speech
 from echostream.live.security import Gate
 from echostream.live.server import create_app, uvicorn_settings
 from echostream.live.sessions import Limits
-from echostream.pipeline import Pipeline
+from echostream.translator.pipeline import Pipeline
 
 AUDIO = Path(__file__).resolve().parents[2] / "data/echo_mini/test_audio"
 CHUNK_MS = 320

@@ -15,9 +15,9 @@ from echostream import cli
 from echostream.live.microphone import Player, translate_queue
 from echostream.live.protocol import encode_speech
 from echostream.live.speak import text_as_it_comes
-from echostream.pipeline import Pipeline
 from echostream.session import Session
 from echostream.speaking import TextSpeaker
+from echostream.translator.pipeline import Pipeline
 from tests.live.conftest import AUDIO, read_clip
 
 CLIPS = [AUDIO / "test_00041.flac", AUDIO / "test_00051.flac"]

@@ -9,7 +9,7 @@ from echostream import pipeline_batch
 from echostream.live.protocol import encode_speech
 from echostream.live.scheduler import Scheduler, Stream
 from echostream.live.translator import StreamTranslator
-from echostream.pipeline import Pipeline
+from echostream.translator.pipeline import Pipeline
 from tests.live.conftest import CHUNK_MS, read_clip
 
 CLIPS = [f"test_00{index:02d}1.flac" for index in range(5)]

@@ -13,8 +13,8 @@ from echostream import assets
 from echostream.live.catalog import Catalog, served
 from echostream.live.client import LiveClient
 from echostream.live.protocol import encode_speech
-from echostream.pipeline import Pipeline
 from echostream.streamspeech.recompute import StreamSpeechPipeline
+from echostream.translator.pipeline import Pipeline
 from tests.live.conftest import read_clip, run, running
 
 CLIP = "test_00051.flac"

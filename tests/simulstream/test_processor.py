@@ -18,7 +18,7 @@ from simulstream.server.websocket_server import SpeechProcessorPool, connection_
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
-from echostream.pipeline import Pipeline
+from echostream.translator.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "eval_configs/simulstream/echo_mini.yaml"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from echostream.config import BacklogConfig
 from echostream.evaluation.runs.run_latency import backlog as queue_after_writes
-from echostream.streams.backlog import (
+from echostream.translator.backlog import (
     FULL_SPEED_AT,
     BacklogState,
     after_write,

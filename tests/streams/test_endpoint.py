@@ -5,7 +5,7 @@ import random
 import pytest
 
 from echostream.config import EndpointConfig
-from echostream.streams.endpoint import EndpointFinder, EndpointState, FrameTokens
+from echostream.translator.endpoint import EndpointFinder, EndpointState, FrameTokens
 
 
 def run(finder, frames, tokens, ends=(), cuts=()):

@@ -13,11 +13,11 @@ import torch
 from echostream.audio import check_samples
 from echostream.config import ChunkConformerConfig, EndpointConfig, PolicyConfig
 from echostream.models.echostream_model import seeded_model
-from echostream.pipeline import LEAD_FRAMES, Pipeline
 from echostream.streaming import state_bytes
-from echostream.streams.endpoint import EndpointState
 from echostream.synthetic import random_system, synthetic_clip
 from echostream.text import Vocabulary
+from echostream.translator.endpoint import EndpointState
+from echostream.translator.pipeline import LEAD_FRAMES, Pipeline
 from tests.test_pipeline import push, total
 
 RATE = 16000

@@ -17,9 +17,9 @@ from agents.base import add_speech_args, speech_from_args
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import EchoStreamModel, seeded_model
-from echostream.pipeline import Pipeline
-from echostream.streams.speaking import MOST_HELD, Speaker, SpeakerState, Written
 from echostream.synthetic import synthetic_clip
+from echostream.translator.pipeline import Pipeline
+from echostream.translator.speech import MOST_HELD, Speaker, SpeakerState, Written
 from tests.streams.test_sentences import ending_system  # noqa: F401 (a fixture)
 from tests.test_pipeline import push, total
 

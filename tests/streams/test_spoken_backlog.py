@@ -10,9 +10,9 @@ import torch
 
 from echostream.config import BacklogConfig, PolicyConfig
 from echostream.models.echostream_model import EchoStreamModel, seeded_model
-from echostream.pipeline import Pipeline
-from echostream.streams.backlog import BacklogState, after_write, waiting_ms
 from echostream.synthetic import synthetic_clip
+from echostream.translator.backlog import BacklogState, after_write, waiting_ms
+from echostream.translator.pipeline import Pipeline
 from tests.test_pipeline import push
 
 RATE = 16000

@@ -15,10 +15,10 @@ from echostream.assets import model_dir
 from echostream.checkpoint import load_model_dir
 from echostream.config import EndpointConfig
 from echostream.models.heard import Heard
-from echostream.pipeline import Pipeline
 from echostream.pipeline_batch import Push, step_batch
-from echostream.streams.text_end import REACH, TextEnds, TextEndState
 from echostream.synthetic import synthetic_clip
+from echostream.translator.pipeline import Pipeline
+from echostream.translator.text_end import REACH, TextEnds, TextEndState
 from tests.streams.test_sentences import CHUNK, RATE, by_sentence, check_written, encode
 from tests.test_assets import TEST_AUDIO, speech_alone
 from tests.test_pipeline import push, total

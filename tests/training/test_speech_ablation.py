@@ -11,7 +11,6 @@ import torch
 
 from echostream.checkpoint import save_model_dir
 from echostream.evaluation.runs.transcripts import remove_inserted_silence
-from echostream.pipeline import Pipeline
 from echostream.synthetic import random_system, synthetic_clip
 from echostream.text import Vocabulary
 from echostream.training.ablation import report
@@ -25,6 +24,7 @@ from echostream.training.ablation.conditions import (
 )
 from echostream.training.units.sequences import write_units
 from echostream.training.vocoder.data import SpeechWithUnits
+from echostream.translator.pipeline import Pipeline
 
 RATE = 16000
 TEXT = "ba da fa ga"

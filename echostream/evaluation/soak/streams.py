@@ -23,9 +23,9 @@ from echostream.evaluation.atomic import write_text
 from echostream.evaluation.runs.logged_instances import speech_layout
 from echostream.evaluation.runs.run_folder import TRACE_FILE
 from echostream.evaluation.soak.sounds import RATE, blocks
-from echostream.pipeline import Pipeline
 from echostream.session import Session, TraceWriter
 from echostream.streaming import state_bytes
+from echostream.translator.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,14 @@ Shapes: B batch, N units, T unit frames, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.config import DurationPredictorConfig, VocoderConfig
+from echostream.streaming import valid_mask
 
 LEAKY_SLOPE = 0.1
 EDGE_KERNEL = 7  # of the first and the last convolution
@@ -57,10 +60,14 @@ class DurationPredictor(nn.Module):
         self.proj = nn.Linear(hidden, 1)
         self.dropout = nn.Dropout(config.var_pred_dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) unit embeddings to (B, N) predicted log(1 + frames)."""
-        x = self.dropout(self.ln1(self.conv1(x.transpose(1, 2)).transpose(1, 2)))
-        x = self.dropout(self.ln2(self.conv2(x.transpose(1, 2)).transpose(1, 2)))
+    def forward(self, x: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """(B, N, C) unit embeddings, of which ``lengths`` are valid in each row (None: all), to
+        (B, N) predicted log(1 + frames)."""
+        ragged = lengths is not None and min(lengths) < x.size(1)
+        # Behind a row's end the convolutions see zeros, as they do behind the longest one's.
+        valid = valid_mask(lengths, x.size(1), x.device)[..., None].to(x) if ragged else 1
+        for conv, norm in ((self.conv1, self.ln1), (self.conv2, self.ln2)):
+            x = self.dropout(norm(conv((x * valid).transpose(1, 2)).transpose(1, 2)))
         return self.proj(x).squeeze(2)
 
 
@@ -93,11 +100,12 @@ class CodeGenerator(nn.Module):
                 self.resblocks.append(ResBlock(channels, size, dilations))
         self.conv_post = nn.Conv1d(channels, 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2)
 
-    def durations(self, units: Tensor) -> Tensor:
-        """(1, N) units to (1, N) whole frames per unit, at least 1."""
+    def durations(self, units: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """(B, N) units, of which ``lengths`` are valid in each row (None: all), to (B, N) whole
+        frames per unit, at least 1."""
         if self.dur_predictor is None:
             raise ValueError("this vocoder has no duration predictor")
-        log_frames = self.dur_predictor(self.dict(units))
+        log_frames = self.dur_predictor(self.dict(units), lengths)
         return torch.round(log_frames.exp() - 1).long().clamp(min=1)
 
     def embed(self, units: Tensor, durations: Tensor | None) -> Tensor:

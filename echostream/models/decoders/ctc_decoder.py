@@ -6,13 +6,15 @@ encoder output; the policy counts what they emit. State-dict names are StreamSpe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from echostream.config import CTCHeadConfig
-from echostream.models.transformer_layer import UnidirectionalState, UnidirectionalTransformer
+from echostream.models.kv_cache import KVCache
+from echostream.models.transformer_layer import UnidirectionalTransformer, init_cache
 
 
 class CTCDecoder(nn.Module):
@@ -27,14 +29,15 @@ class CTCDecoder(nn.Module):
         super().__init__()
         self.proj = nn.Linear(embed_dim, vocab_size)
 
-    def init_state(self, batch_size: int = 1) -> UnidirectionalState:
+    def init_state(self, batch_size: int = 1) -> KVCache:
         """The linear head remembers nothing; the state is empty."""
-        return UnidirectionalState(())
+        return init_cache((), "", batch_size)
 
     def step(
-        self, encoder_out: Tensor, state: UnidirectionalState
-    ) -> tuple[Tensor, UnidirectionalState]:
-        """(B, T, D) new encoder frames to (B, T, V) logits."""
+        self, encoder_out: Tensor, state: KVCache, *, lengths: Sequence[int] | None = None
+    ) -> tuple[Tensor, KVCache]:
+        """(B, T, D) new encoder frames, of which ``lengths`` are valid in each row (None: all), to
+        (B, T, V) logits."""
         return self.proj(encoder_out), state
 
     def forward(self, encoder_out: Tensor) -> Tensor:
@@ -61,15 +64,16 @@ class CTCDecoderWithTransformerLayer(UnidirectionalTransformer):
         )
         self.proj = nn.Linear(embed_dim, vocab_size)
 
+    def init_state(self, batch_size: int = 1) -> KVCache:
+        """A head goes on as long as its stream: its memory has its full size from the start."""
+        return init_cache(self.layers, "self_attn", batch_size, self.window)
+
     def step(
-        self,
-        encoder_out: Tensor,
-        state: UnidirectionalState,
-        *,
-        padding_mask: Tensor | None = None,
-    ) -> tuple[Tensor, UnidirectionalState]:
-        """(B, T, D) new encoder frames to (B, T, V) logits."""
-        x, state = super().step(encoder_out, state, padding_mask=padding_mask)
+        self, encoder_out: Tensor, state: KVCache, *, lengths: Sequence[int] | None = None
+    ) -> tuple[Tensor, KVCache]:
+        """(B, T, D) new encoder frames, of which ``lengths`` are valid in each row (None: all), to
+        (B, T, V) logits."""
+        x, state = super().step(encoder_out, state, lengths=lengths)
         return self.proj(x), state
 
     def forward(self, encoder_out: Tensor) -> Tensor:
@@ -81,11 +85,9 @@ class CTCDecoderWithTransformerLayer(UnidirectionalTransformer):
 
 @dataclass(frozen=True)
 class CollapseState:
-    """What an incremental collapse remembers: the last frame's label and how many tokens it
-    emitted so far."""
+    """What an incremental collapse remembers: the last frame's label."""
 
     last: int | None = None
-    count: int = 0
 
 
 def greedy_labels(logits: Tensor, forbidden: tuple[int, ...]) -> list[int]:
@@ -126,4 +128,4 @@ def emissions(
         if label != last and label != blank and label not in ignore:
             positions.append(position)
         last = label
-    return positions, CollapseState(last, state.count + len(positions))
+    return positions, CollapseState(last)

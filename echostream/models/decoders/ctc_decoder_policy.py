@@ -45,7 +45,7 @@ class PolicyState:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PolicyAction:
     """What to do now.
 
     Attributes:
@@ -63,7 +63,7 @@ class Decision:
         return self.max_new_tokens > 0
 
 
-READ = Decision()
+READ = PolicyAction()
 
 
 def whole_word_mode(config: PolicyConfig, chunk_ms: float) -> bool:
@@ -71,18 +71,20 @@ def whole_word_mode(config: PolicyConfig, chunk_ms: float) -> bool:
     return chunk_ms >= WHOLE_WORD_FROM_MS if config.whole_word is None else config.whole_word
 
 
-def _allowance(allowed: int, counts: Counts, whole_word: bool, config: PolicyConfig) -> Decision:
+def _allowance(
+    allowed: int, counts: Counts, whole_word: bool, config: PolicyConfig
+) -> PolicyAction:
     # In whole-word mode one subword more is decoded, because the last word is dropped again.
     new = allowed + whole_word - counts.written
-    return Decision(min(max(new, 0), config.max_len), drop_last_word=whole_word)
+    return PolicyAction(min(max(new, 0), config.max_len), drop_last_word=whole_word)
 
 
 def decide_ctc(
     counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
-) -> tuple[Decision, PolicyState]:
+) -> tuple[PolicyAction, PolicyState]:
     """StreamSpeech's rule."""
     if counts.source_finished:
-        return Decision(config.max_len, until_eos=True), state
+        return PolicyAction(config.max_len, until_eos=True), state
     stride = config.stride_n
     if counts.asr < state.asr + stride or counts.st < state.st + stride:
         return READ, state
@@ -93,12 +95,12 @@ def decide_ctc(
 
 def decide_wait_k(
     counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
-) -> tuple[Decision, PolicyState]:
+) -> tuple[PolicyAction, PolicyState]:
     """Wait-k-stride-n over source segments of fixed duration, in StreamSpeech's counting:
     ``(segments - k) // n * n`` subwords after that many segments. With n = 1 the first subword
     comes with segment k + 1, one later than in the textbook's counting."""
     if counts.source_finished:
-        return Decision(config.max_len, until_eos=True), state
+        return PolicyAction(config.max_len, until_eos=True), state
     segments = int(counts.source_ms // config.segment_size)
     if segments <= state.segments:
         return READ, state
@@ -107,7 +109,7 @@ def decide_wait_k(
     return _allowance(allowed, counts, whole_word, config), following
 
 
-Policy = Callable[[Counts, PolicyState, PolicyConfig, bool], tuple[Decision, PolicyState]]
+Policy = Callable[[Counts, PolicyState, PolicyConfig, bool], tuple[PolicyAction, PolicyState]]
 POLICIES: dict[str, Policy] = {"ctc": decide_ctc, "wait_k": decide_wait_k}
 
 

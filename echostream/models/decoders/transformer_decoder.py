@@ -11,6 +11,7 @@ Shapes: B batch, T target positions, S source frames, D model width, V vocabular
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,71 +19,65 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.config import MTDecoderConfig
+from echostream.models.kv_cache import KVCache, causal_mask
 from echostream.models.transformer_layer import (
-    KVCache,
     TransformerLayer,
-    causal_mask,
     hide_padding,
+    init_cache,
+    read_source,
+    run_layers,
     sinusoid,
     visible_mask,
 )
+from echostream.streaming import PerRow, per_row, take_rows
 
 
 @dataclass(frozen=True)
 class MTState:
-    """Streaming state of :class:`TransformerMTDecoder`.
+    """Streaming state of :class:`TransformerMTDecoder`, of B rows.
 
     Attributes:
-        caches: self-attention keys and values per layer; their length is the number of positions
+        cache: self-attention keys and values; each row's length is the number of positions
             processed.
-        sources: cross-attention keys and values per layer of all source frames read.
-        last_token: the token that the next position reads.
+        sources: cross-attention keys and values of all source frames read.
+        last_tokens: the token that each row's next position reads.
     """
 
-    caches: tuple[KVCache, ...]
-    sources: tuple[KVCache, ...]
-    last_token: int
+    cache: KVCache
+    sources: KVCache
+    last_tokens: PerRow
 
     @property
     def length(self) -> int:
-        """Target positions processed."""
-        return self.caches[0].length
+        """Target positions processed by the only row."""
+        return self.cache.length
 
     @property
     def source_length(self) -> int:
-        """Source frames read."""
-        return self.sources[0].length
+        """Source frames read by the only row."""
+        return self.sources.length
+
+    @property
+    def last_token(self) -> int:
+        """Of the only row."""
+        (token,) = self.last_tokens
+        return token
 
     def truncate(self, length: int, last_token: int) -> MTState:
-        """Forget target positions from ``length`` on; the source stays."""
-        caches = tuple(cache.truncate(length) for cache in self.caches)
-        return replace(self, caches=caches, last_token=last_token)
-
-    def select(self, rows: Tensor, sources: tuple[KVCache, ...]) -> MTState:
-        """Pick batch rows of the target side; all rows share the one-row ``sources``."""
-        return replace(
-            self,
-            caches=tuple(cache.select(rows) for cache in self.caches),
-            sources=tuple(cache.expand(len(rows)) for cache in sources),
-        )
-
-    def to(self, device: torch.device | str) -> MTState:
-        return replace(
-            self,
-            caches=tuple(cache.to(device) for cache in self.caches),
-            sources=tuple(cache.to(device) for cache in self.sources),
-        )
+        """Forget target positions of the only row from ``length`` on; the source stays."""
+        cache = self.cache.truncate(length)
+        return replace(self, cache=cache, last_tokens=PerRow((last_token,)))
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Tokens that a decoding call added.
+    """Tokens that a decoding call added to one row.
 
     Attributes:
         tokens: new tokens, without end-of-sentence.
         hidden: (1, N, D) decoder states of the positions that predicted them, followed by the one
             that predicted end-of-sentence if ``finished``.
-        state: the decoder state behind them.
+        state: the decoder state behind them, of this row alone.
         finished: end-of-sentence was predicted (and accepted).
         score: sum of log-probabilities.
     """
@@ -92,6 +87,17 @@ class Hypothesis:
     state: MTState
     finished: bool
     score: float
+
+    def keep(self, count: int, before: MTState) -> Hypothesis:
+        """The first ``count`` tokens alone, as if no more had been written; ``before`` is the state
+        that decoding began with. The score stays that of all."""
+        last = self.tokens[count - 1] if count else before.last_token
+        return replace(
+            self,
+            tokens=self.tokens[:count],
+            hidden=self.hidden[:, :count],
+            state=self.state.truncate(before.length + count, last),
+        )
 
 
 class TransformerMTDecoder(nn.Module):
@@ -130,71 +136,59 @@ class TransformerMTDecoder(nn.Module):
 
     def init_state(self, batch_size: int = 1) -> MTState:
         return MTState(
-            tuple(layer.self_attn.init_cache(batch_size) for layer in self.layers),
-            tuple(layer.encoder_attn.init_cache(batch_size) for layer in self.layers),
-            self.eos,
+            init_cache(self.layers, "self_attn", batch_size),
+            init_cache(self.layers, "encoder_attn", batch_size),
+            PerRow.of(self.eos, batch_size),
         )
 
-    def read(self, encoder_out: Tensor, state: MTState) -> MTState:
-        """Append (B, S, D_source) new encoder frames to what cross-attention sees."""
-        if encoder_out.size(1) == 0:
-            return state
+    def read(
+        self, encoder_out: Tensor, state: MTState, *, lengths: Sequence[int] | None = None
+    ) -> MTState:
+        """Append (B, S, D_source) new encoder frames to what cross-attention sees; ``lengths`` of
+        them are valid in each row (None: all)."""
         window = self.config.source_context_frames
-        sources = tuple(
-            source.append(*layer.encoder_attn.project(encoder_out)).trim(window)
-            for layer, source in zip(self.layers, state.sources, strict=True)
-        )
+        sources = read_source(self.layers, encoder_out, state.sources, window, lengths)
         return replace(state, sources=sources)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, D) decoder states to (B, T, V)."""
         return F.linear(hidden, self.embed_tokens.weight)
 
-    def _embed(self, tokens: Tensor, offset: int) -> Tensor:
+    def _embed(self, tokens: Tensor, offsets: Sequence[int]) -> Tensor:
+        """(B, T) tokens behind ``offsets`` positions of each row to (B, T, D)."""
         valid = tokens.ne(self.pad)
         # fairseq counts positions from pad + 1 and gives padding a zero vector.
-        index = (valid.cumsum(dim=1) + offset) + self.pad
+        index = valid.cumsum(dim=1) + self.pad
+        index = index + torch.tensor(offsets, device=tokens.device)[:, None]
         positions = sinusoid(index, self.config.embed_dim, dtype=self.embed_tokens.weight.dtype)
         x = math.sqrt(self.config.embed_dim) * self.embed_tokens(tokens)
         return self.dropout(x + positions * valid[..., None])
 
-    def _run(
-        self, tokens: Tensor, state: MTState, source_mask: Tensor | None
+    def step(
+        self, tokens: Tensor, state: MTState, *, lengths: Sequence[int] | None = None
     ) -> tuple[Tensor, MTState]:
-        x = self._embed(tokens, state.length)
-        window = self.config.context_tokens
-        keys = state.caches[0].stored + tokens.size(1)
-        padding = tokens.eq(self.pad)
-        # Padding occurs in training batches only, which start from an empty cache.
-        mask = hide_padding(
-            causal_mask(tokens.size(1), keys, window, tokens.device),
-            padding if bool(padding.any()) else None,
-        )
-        caches = []
-        for layer, cache, source in zip(self.layers, state.caches, state.sources, strict=True):
-            x, cache = layer(x, cache, mask, (source.key, source.value), source_mask)
-            caches.append(cache.trim(window))
-        return self.layer_norm(x), replace(state, caches=tuple(caches))
-
-    def step(self, tokens: Tensor, state: MTState) -> tuple[Tensor, MTState]:
         """Process new target positions against all source read so far.
 
         Args:
             tokens: (B, T) inputs of the new positions (the previous tokens).
-            state: must hold at least one source frame.
+            state: every row must hold at least one source frame.
+            lengths: valid positions of each row; None: all T.
 
         Returns:
-            (B, T, D) decoder states and the new state; ``last_token`` is the caller's to set.
+            (B, T, D) decoder states and the new state; ``last_tokens`` are the caller's to set.
         """
-        source = state.sources[0]
-        if source.length == 0:
+        if not min(state.sources.lengths):
             raise ValueError("the MT decoder needs at least one source frame before it can step")
-        window = self.config.source_context_frames
-        mask = None
-        if window is not None and source.stored > window:
-            frame = torch.arange(source.stored, device=tokens.device)
-            mask = (frame >= source.stored - window)[None, None, None, :]
-        return self._run(tokens, state, mask)
+        x, cache = run_layers(
+            self.layers,
+            self._embed(tokens, state.cache.lengths),
+            state.cache,
+            self.config.context_tokens,
+            lengths=lengths,
+            sources=state.sources,
+            source_window=self.config.source_context_frames,
+        )
+        return self.layer_norm(x), replace(state, cache=cache)
 
     def forward(
         self,
@@ -216,15 +210,10 @@ class TransformerMTDecoder(nn.Module):
             (B, T, V) logits and (T, B, D) decoder states.
         """
         source = encoder_out.transpose(0, 1)
-        fresh = self.init_state(source.size(0))
-        sources = tuple(
-            cache.append(*layer.encoder_attn.project(source))
-            for layer, cache in zip(self.layers, fresh.sources, strict=True)
-        )
         if visible_source is None and encoder_padding_mask is not None:
             # A window counts back from each row's own end.
             visible_source = (~encoder_padding_mask).sum(dim=1, keepdim=True)
-        mask = hide_padding(
+        source_mask = hide_padding(
             visible_mask(
                 visible_source,
                 source.size(1),
@@ -233,52 +222,111 @@ class TransformerMTDecoder(nn.Module):
             ),
             encoder_padding_mask,
         )
-        hidden, _ = self._run(prev_output_tokens, replace(fresh, sources=sources), mask)
+        rows, length = prev_output_tokens.shape
+        padding = prev_output_tokens.eq(self.pad)
+        mask = hide_padding(
+            causal_mask(length, length, self.config.context_tokens, padding.device),
+            padding if bool(padding.any()) else None,
+        )
+        x = self._embed(prev_output_tokens, [0] * rows)
+        for layer in self.layers:
+            x = layer(x, mask, layer.encoder_attn.project(source), source_mask)
+        hidden = self.layer_norm(x)
         return self.logits(hidden), hidden.transpose(0, 1)
 
-    def _log_probs(self, hidden: Tensor, position: int) -> Tensor:
-        """(B, V) log-probabilities after the last of (B, T, D) states; never padding, and no
-        empty sentence (fairseq's min_len 1)."""
+    def _log_probs(self, hidden: Tensor, positions: Sequence[int]) -> Tensor:
+        """(B, V) log-probabilities after the last of (B, T, D) states, which stand at these
+        positions; never padding, and no empty sentence (fairseq's min_len 1)."""
         log_probs = self.logits(hidden[:, -1]).float().log_softmax(dim=-1)
         log_probs[:, self.pad] = -torch.inf
-        if position == 0:
-            log_probs[:, self.eos] = -torch.inf
+        first = [row for row, position in enumerate(positions) if position == 0]
+        if first:
+            log_probs[first, self.eos] = -torch.inf
         return log_probs
 
     def decode(
         self, state: MTState, *, max_new_tokens: int, final: bool, beam: int = 1
     ) -> Hypothesis:
-        """Write up to ``max_new_tokens`` tokens for one stream (B = 1).
+        """:meth:`decode_rows` for a state of one row."""
+        (hypothesis,) = self.decode_rows(state, [max_new_tokens], final, beam=beam)
+        return hypothesis
+
+    def decode_rows(
+        self,
+        state: MTState,
+        limits: Sequence[int],
+        final: bool | Sequence[bool],
+        *,
+        beam: int = 1,
+    ) -> list[Hypothesis]:
+        """Write up to ``limits`` tokens in each row.
 
         Decoding stops at end-of-sentence. While the source goes on (``final`` false) the position
         that predicted end-of-sentence is forgotten, so that it is asked again with more source.
 
         Args:
-            beam: beam width; hypotheses compete by length-normalised score.
+            limits: most new tokens of each row, at least 1.
+            final: whether the source has ended, for all rows or each.
+            beam: beam width; hypotheses of a row compete by length-normalised score, and rows are
+                searched one after the other.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if min(limits) < 1:
+            raise ValueError(f"every row needs a limit of at least 1 new token, got {limits}")
+        rows = len(limits)
+        ends = per_row(final, rows)
         if beam > 1:
-            return self._decode_beam(state, max_new_tokens, final, beam)
-        tokens: list[int] = []
-        states: list[Tensor] = []
-        score = 0.0
-        device = self.embed_tokens.weight.device
-        while len(tokens) < max_new_tokens:
-            inputs = torch.tensor([[state.last_token]], device=device)
-            hidden, following = self.step(inputs, state)
-            best, token = self._log_probs(hidden, state.length).max(dim=-1)
-            finished = int(token) == self.eos
-            if finished and not final:
-                break
+            states = [take_rows(state, [row]) for row in range(rows)] if rows > 1 else [state]
+            return [
+                self._decode_beam(own, limit, end, beam)
+                for own, limit, end in zip(states, limits, ends, strict=True)
+            ]
+        return self._decode_greedy(state, limits, ends)
+
+    def _decode_greedy(
+        self, state: MTState, limits: Sequence[int], ends: Sequence[bool]
+    ) -> list[Hypothesis]:
+        rows, device = len(limits), self.embed_tokens.weight.device
+        tokens: list[list[int]] = [[] for _ in range(rows)]
+        scores, finished = [0.0] * rows, [False] * rows
+        states: list[Tensor] = []  # (B, 1, D) of each position
+        writing = [True] * rows
+        before = state.cache.lengths
+        while any(writing):
+            inputs = torch.tensor([[token] for token in state.last_tokens], device=device)
+            # Rows that have ended are computed along and kept as they are.
+            counts = [int(goes) for goes in writing]
+            positions = state.cache.lengths
+            hidden, state = self.step(inputs, state, lengths=counts)
+            values, best = self._log_probs(hidden, positions).max(dim=-1)
             states.append(hidden)
-            score += float(best)
-            if finished:
-                return Hypothesis(tuple(tokens), torch.cat(states, 1), following, True, score)
-            tokens.append(int(token))
-            state = replace(following, last_token=int(token))
-        hidden = torch.cat(states, dim=1) if states else self._no_hidden()
-        return Hypothesis(tuple(tokens), hidden, state, False, score)
+            last = list(state.last_tokens)
+            for row, (token, value) in enumerate(zip(best.tolist(), values.tolist(), strict=True)):
+                if not writing[row]:
+                    continue
+                if token == self.eos:
+                    writing[row], finished[row] = False, ends[row]
+                    scores[row] += value if ends[row] else 0.0
+                    continue
+                tokens[row].append(token)
+                last[row] = token
+                scores[row] += value
+                writing[row] = len(tokens[row]) < limits[row]
+            state = replace(state, last_tokens=PerRow(last))
+        # The position of an end-of-sentence that was not accepted is forgotten.
+        kept = [len(own) + end for own, end in zip(tokens, finished, strict=True)]
+        lengths = [start + count for start, count in zip(before, kept, strict=True)]
+        state = replace(state, cache=state.cache.truncate(lengths))
+        hidden = torch.cat(states, dim=1)
+        return [
+            Hypothesis(
+                tuple(tokens[row]),
+                hidden[row : row + 1, : kept[row]],
+                state if rows == 1 else take_rows(state, [row]),
+                finished[row],
+                scores[row],
+            )
+            for row in range(rows)
+        ]
 
     def _no_hidden(self) -> Tensor:
         weight = self.embed_tokens.weight
@@ -295,7 +343,7 @@ class TransformerMTDecoder(nn.Module):
         batch = state
         for step in range(max_new_tokens):
             hidden, following = self.step(last, batch)
-            log_probs = self._log_probs(hidden, start + step)
+            log_probs = self._log_probs(hidden, [start + step] * len(live))
             scores = log_probs + log_probs.new_tensor([h.score for h in live])[:, None]
             width = min(2 * beam, scores.numel())
             values, flat = scores.flatten().topk(width)
@@ -320,15 +368,14 @@ class TransformerMTDecoder(nn.Module):
                 if len(chosen) < beam:
                     chosen.append(Hypothesis((*parent.tokens, token), grown, state, False, value))
                     parents.append(row)
-            order = torch.tensor(parents, device=device)
-            batch = following.select(order, state.sources)
+            batch = _selected(following, parents, state.sources)
             last = torch.tensor([[h.tokens[-1]] for h in chosen], device=device)
             live = chosen
             if len(done) >= beam:
                 break
         for row, hypothesis in enumerate(live):
-            own = batch.select(torch.tensor([row], device=device), state.sources)
-            own = replace(own, last_token=hypothesis.tokens[-1])
+            own = _selected(batch, [row], state.sources)
+            own = replace(own, last_tokens=PerRow(hypothesis.tokens[-1:]))
             live[row] = replace(hypothesis, state=own)
         # Unfinished hypotheses compete only when nothing finished or the source goes on.
         candidates = done if done and final else [*done, *live]
@@ -343,13 +390,20 @@ class TransformerMTDecoder(nn.Module):
         row: int,
         final: bool,
         score: float,
-        sources: tuple[KVCache, ...],
+        sources: KVCache,
     ) -> Hypothesis:
         """A hypothesis that predicted end-of-sentence; see :meth:`decode` for ``final``."""
-        index = torch.tensor([row], device=grown.device)
         if final:
-            return Hypothesis(parent.tokens, grown, after.select(index, sources), True, score)
-        own = before.select(index, sources)
-        last_token = parent.tokens[-1] if parent.tokens else before.last_token
-        own = replace(own, last_token=last_token)
+            own = _selected(after, [row], sources)
+            return Hypothesis(parent.tokens, grown, own, True, score)
+        own = _selected(before, [row], sources)
+        if parent.tokens:
+            own = replace(own, last_tokens=PerRow(parent.tokens[-1:]))
         return Hypothesis(parent.tokens, parent.hidden, own, False, score)
+
+
+def _selected(state: MTState, rows: Sequence[int], sources: KVCache) -> MTState:
+    """Rows of a beam's target side; all share the one-row ``sources``."""
+    shared = sources if len(rows) == 1 else sources.repeat(len(rows))
+    last = PerRow(state.last_tokens[row] for row in rows)
+    return MTState(take_rows(state.cache, rows), shared, last)

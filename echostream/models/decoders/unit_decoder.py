@@ -10,21 +10,25 @@ are never recomputed, so units already spoken cannot change.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from echostream.config import T2UEncoderConfig, UnitDecoderConfig
+from echostream.models.kv_cache import KVCache, causal_mask
 from echostream.models.transformer_layer import (
-    KVCache,
     TransformerLayer,
     UnidirectionalTransformer,
-    causal_mask,
     hide_padding,
+    init_cache,
+    read_source,
+    run_layers,
     sinusoid,
     visible_mask,
 )
+from echostream.streaming import per_row
 
 
 class T2UEncoder(UnidirectionalTransformer):
@@ -44,22 +48,16 @@ class T2UEncoder(UnidirectionalTransformer):
 
 @dataclass(frozen=True)
 class UnitState:
-    """Streaming state of :class:`CTCTransformerUnitDecoder`: self-attention caches over unit
-    frames and cross-attention caches over text states, one per layer."""
+    """Streaming state of :class:`CTCTransformerUnitDecoder`: self-attention keys and values of unit
+    frames, and cross-attention keys and values of text states."""
 
-    caches: tuple[KVCache, ...]
-    sources: tuple[KVCache, ...]
+    cache: KVCache
+    sources: KVCache
 
     @property
     def length(self) -> int:
-        """Unit frames labelled."""
-        return self.caches[0].length
-
-    def to(self, device: torch.device | str) -> UnitState:
-        return UnitState(
-            tuple(cache.to(device) for cache in self.caches),
-            tuple(cache.to(device) for cache in self.sources),
-        )
+        """Unit frames labelled in the only row."""
+        return self.cache.length
 
 
 class CTCTransformerUnitDecoder(nn.Module):
@@ -93,12 +91,13 @@ class CTCTransformerUnitDecoder(nn.Module):
 
     def init_state(self, batch_size: int = 1) -> UnitState:
         return UnitState(
-            tuple(layer.self_attn.init_cache(batch_size) for layer in self.layers),
-            tuple(layer.encoder_attn.init_cache(batch_size) for layer in self.layers),
+            init_cache(self.layers, "self_attn", batch_size),
+            init_cache(self.layers, "encoder_attn", batch_size),
         )
 
-    def _upsample(self, text: Tensor) -> Tensor:
-        """(B, N, D) text states to (B, N*r, D) decoder inputs."""
+    def _upsample(self, text: Tensor, rows: Tensor) -> Tensor:
+        """(B, N, D) text states to (B, N*r, D) decoder inputs; ``rows`` (B,) are their indices in
+        the batch."""
         ratio, dim = self.config.upsample_ratio, self.config.embed_dim
         x = text.repeat_interleave(ratio, dim=1)
         if self.config.positions == "upsample":
@@ -106,42 +105,31 @@ class CTCTransformerUnitDecoder(nn.Module):
             positions = sinusoid(copy + self.pad + 1, dim, dtype=text.dtype)
         else:
             # The original looks its table up by batch row instead of time.
-            row = torch.arange(text.size(0), device=text.device)
-            positions = sinusoid(row + self.pad + 1, dim, dtype=text.dtype)[:, None]
+            positions = sinusoid(rows + self.pad + 1, dim, dtype=text.dtype)[:, None]
         return self.dropout(x + positions)
 
-    def _run(
-        self,
-        text: Tensor,
-        state: UnitState,
-        source_mask: Tensor | None,
-        padding_mask: Tensor | None,
+    def step(
+        self, text: Tensor, state: UnitState, *, lengths: Sequence[int] | None = None
     ) -> tuple[Tensor, UnitState]:
-        x = self._upsample(text)
-        window = self._window_frames
-        mask = hide_padding(
-            causal_mask(x.size(1), state.caches[0].stored + x.size(1), window, x.device),
-            padding_mask,
-        )
-        caches, sources = [], []
-        for layer, cache, source in zip(self.layers, state.caches, state.sources, strict=True):
-            source = source.append(*layer.encoder_attn.project(text))
-            x, cache = layer(x, cache, mask, (source.key, source.value), source_mask)
-            caches.append(cache.trim(window))
-            sources.append(source.trim(self.config.context_tokens))
-        logits = self.output_projection(self.layer_norm(x))
-        return logits, UnitState(tuple(caches), tuple(sources))
-
-    def step(self, text: Tensor, state: UnitState) -> tuple[Tensor, UnitState]:
-        """(B, N, D) new text states to (B, N*r, V) logits; they see all text states so far."""
+        """(B, N, D) new text states, of which ``lengths`` are valid in each row (None: all), to
+        (B, N*r, V) logits; they see all text states so far."""
         if text.size(1) == 0:
             return text.new_empty(text.size(0), 0, self.output_projection.out_features), state
-        stored, window = state.sources[0].stored + text.size(1), self.config.context_tokens
-        mask = None
-        if window is not None and stored > window:
-            index = torch.arange(stored, device=text.device)
-            mask = (index >= stored - window)[None, None, None, :]
-        return self._run(text, state, mask, None)
+        window, ratio = self.config.context_tokens, self.config.upsample_ratio
+        counts = per_row(text.size(1) if lengths is None else lengths, text.size(0))
+        sources = read_source(self.layers, text, state.sources, window, counts)
+        # Every stream is the first row of a batch of its own.
+        first = torch.zeros(text.size(0), dtype=torch.long, device=text.device)
+        x, cache = run_layers(
+            self.layers,
+            self._upsample(text, first),
+            state.cache,
+            self._window_frames,
+            lengths=[count * ratio for count in counts],
+            sources=sources,
+            source_window=window,
+        )
+        return self.output_projection(self.layer_norm(x)), UnitState(cache, sources)
 
     def forward(
         self,
@@ -170,16 +158,18 @@ class CTCTransformerUnitDecoder(nn.Module):
         )
         if source_mask is not None and source_mask.size(1) > 1:
             source_mask = source_mask.repeat_interleave(ratio, dim=1)
+        source_mask = hide_padding(source_mask, padding_mask)
         frame_padding = None
         if padding_mask is not None:
             frame_padding = padding_mask.repeat_interleave(ratio, dim=1)
-        logits, _ = self._run(
-            batch_first,
-            self.init_state(batch_first.size(0)),
-            hide_padding(source_mask, padding_mask),
-            frame_padding,
+        rows = torch.arange(batch_first.size(0), device=text.device)
+        x = self._upsample(batch_first, rows)
+        mask = hide_padding(
+            causal_mask(x.size(1), x.size(1), self._window_frames, x.device), frame_padding
         )
-        return logits
+        for layer in self.layers:
+            x = layer(x, mask, layer.encoder_attn.project(batch_first), source_mask)
+        return self.output_projection(self.layer_norm(x))
 
 
 def strided_visibility(length: int, *, lagging_k2: int, stride_n2: int) -> Tensor:

@@ -108,6 +108,29 @@ class CodeHiFiGANVocoder(nn.Module):
     def sample_rate(self) -> int:
         return self.config.sampling_rate
 
+    @property
+    def unit_samples(self) -> int:
+        """Samples of one unit frame."""
+        return self.config.unit_samples
+
+    @property
+    def predicts_durations(self) -> bool:
+        return self.generator.dur_predictor is not None
+
+    @torch.no_grad()
+    def durations(self, units: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Frames that each unit of each sequence lasts, predicted from its neighbours.
+
+        Raises:
+            ValueError: this vocoder has no duration predictor.
+        """
+        lengths = [len(row) for row in units]
+        code = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+        for row, own in enumerate(units):
+            code[row, : len(own)] = torch.tensor(own)
+        frames = self.generator.durations(code.to(self.generator.dict.weight.device), lengths)
+        return [row[:length] for row, length in zip(frames.tolist(), lengths, strict=True)]
+
     def check_units(self, units: Sequence[int]) -> None:
         """Raise ``ValueError`` naming the first unit outside the vocoder's range."""
         for position, unit in enumerate(units):

@@ -3,7 +3,10 @@
 The samples of a write are the tail of what synthesising all units so far would give, but only
 what is new or still changes is computed: every convolution keeps its own left context (see
 :mod:`echostream.models.decoders.streaming_generator`), and the last units, whose predicted
-durations depend on what follows them, are laid out once more. The state is of constant size.
+durations depend on what follows them, are laid out once more. The state is of constant size, and
+rows that bring different numbers of units are synthesised together.
+
+Shapes: B batch, C channels, N units.
 """
 
 from __future__ import annotations
@@ -13,18 +16,19 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from echostream.models.decoders.pace import approach, check_speed, paced
+from echostream.models.decoders.pace import Paced, approach, check_speed, paced
 from echostream.models.decoders.streaming_generator import Growth, streaming_generator
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
+from echostream.streaming import PerRow
 
 
 @dataclass(frozen=True)
-class VocoderState:
-    """What the next write depends on.
+class UnitTail:
+    """The end of what one row has spoken.
 
     Attributes:
-        caches: (1, kept, C) left context per convolution that needs any.
         units: the most recent units, oldest first: those whose durations may still change, and
             those that these durations depend on.
         settled_frames: unit frames that no later unit can change.
@@ -33,20 +37,49 @@ class VocoderState:
         speed: of the last unit.
     """
 
-    caches: tuple[Tensor, ...]
     units: tuple[int, ...] = ()
     settled_frames: int = 0
     speeds: tuple[float, ...] = ()
     owed_frames: float = 0.0
     speed: float = 1.0
 
-    def to(self, device: torch.device | str) -> VocoderState:
-        return replace(self, caches=tuple(cache.to(device) for cache in self.caches))
+
+@dataclass(frozen=True)
+class VocoderState:
+    """What the next write of each row depends on.
+
+    Attributes:
+        caches: (B, kept, C) left context per convolution that needs any.
+        tails: the last units of each row.
+    """
+
+    caches: tuple[Tensor, ...]
+    tails: PerRow
+
+    def at_speed_of(self, before: VocoderState) -> VocoderState:
+        """Go on at the speed of what was spoken before."""
+        tails = (
+            replace(tail, speed=old.speed)
+            for tail, old in zip(self.tails, before.tails, strict=True)
+        )
+        return replace(self, tails=PerRow(tails))
 
 
-def streaming_state(vocoder: CodeHiFiGANVocoder) -> VocoderState:
-    """State of a stream in which nothing was spoken yet, on the weights' device."""
-    return VocoderState(streaming_generator(vocoder.generator).init_caches())
+@dataclass(frozen=True)
+class _Write:
+    """What one row is about to speak.
+
+    Attributes:
+        units: from the first one that is laid out.
+        pace: their frames.
+        known: how many of them were spoken before.
+    """
+
+    units: tuple[int, ...]
+    pace: Paced
+    known: int
+    growth: Growth
+    tail: UnitTail
 
 
 class StreamingVocoder:
@@ -58,61 +91,108 @@ class StreamingVocoder:
     """
 
     def __init__(self, vocoder: CodeHiFiGANVocoder, *, dur_prediction: bool = True) -> None:
-        if dur_prediction and vocoder.generator.dur_predictor is None:
+        if dur_prediction and not vocoder.predicts_durations:
             raise ValueError("this vocoder has no duration predictor")
         self.vocoder = vocoder
         self.dur_prediction = dur_prediction
         self.unsettled_units = vocoder.generator.duration_radius_units() if dur_prediction else 0
         self.context_units = 2 * self.unsettled_units
 
-    def init_state(self) -> VocoderState:
-        return streaming_state(self.vocoder)
+    def init_state(self, batch_size: int = 1) -> VocoderState:
+        """Streams in which nothing was spoken yet, on the weights' device."""
+        caches = streaming_generator(self.vocoder.generator).init_caches(batch_size)
+        return VocoderState(caches, PerRow.of(UnitTail(), batch_size))
 
-    @torch.no_grad()
     def step(
         self, units: Sequence[int], state: VocoderState, *, speed: float = 1.0
     ) -> tuple[Tensor, Tensor, VocoderState]:
-        """Synthesise new units.
-
-        Args:
-            speed: predicted durations shrink by this factor, reached smoothly from the speed of
-                the last unit (see :mod:`echostream.models.decoders.pace`).
+        """Synthesise new units of the only row; see :meth:`step_rows`.
 
         Returns:
             (samples,) waveform of the new units, (N,) their frames, and the new state.
+        """
+        (samples,), (frames,), state = self.step_rows([units], state, [speed])
+        return samples, frames, state
+
+    @torch.no_grad()
+    def step_rows(
+        self, units: Sequence[Sequence[int]], state: VocoderState, speeds: Sequence[float]
+    ) -> tuple[list[Tensor], list[Tensor], VocoderState]:
+        """Synthesise new units of each row.
+
+        Args:
+            units: at least one of each row, unless no row has any.
+            speeds: predicted durations of each row shrink by this factor, reached smoothly from
+                the speed of its last unit (see :mod:`echostream.models.decoders.pace`).
+
+        Returns:
+            (samples,) waveform of each row's new units, (N,) their frames, and the new state.
 
         Raises:
-            ValueError: a unit that the vocoder does not have, or a speed out of range.
+            ValueError: a unit that the vocoder does not have, a speed out of range, or a row
+                without units beside others.
         """
-        vocoder, generator = self.vocoder, self.vocoder.generator
-        vocoder.check_units(units)
-        check_speed(speed)
+        for row, speed in zip(units, speeds, strict=True):
+            self.vocoder.check_units(row)
+            check_speed(speed)
+        generator = self.vocoder.generator
         weight = generator.dict.weight
-        if not units:
-            return weight.new_zeros(0), torch.zeros(0, dtype=torch.long), state
-        everything = (*state.units, *units)
-        code = torch.tensor([everything], device=weight.device)
-        predicted = generator.durations(code) if self.dur_prediction else torch.ones_like(code)
-        first = max(len(state.units) - self.unsettled_units, 0)
-        known = len(state.units) - first
-        speeds = (*state.speeds, *approach(state.speed, speed, len(units)))
-        pace = paced(predicted[0, first:].tolist(), speeds, state.owed_frames)
+        if not any(map(len, units)):
+            nothing = [weight.new_zeros(0) for _ in units]
+            return nothing, [torch.zeros(0, dtype=torch.long) for _ in units], state
+        if not all(map(len, units)):
+            raise ValueError("rows that are synthesised together need a new unit each")
+        predicted = self._durations(
+            [(*tail.units, *new) for tail, new in zip(state.tails, units, strict=True)]
+        )
+        writes = [
+            self._plan(new, tail, speed, durations)
+            for new, tail, speed, durations in zip(
+                units, state.tails, speeds, predicted, strict=True
+            )
+        ]
+        frames = pad_sequence(
+            [
+                generator.embed(
+                    torch.tensor([write.units], device=weight.device),
+                    torch.tensor([write.pace.frames], device=weight.device),
+                )[0].T
+                for write in writes
+            ],
+            batch_first=True,
+        )
+        growth = [write.growth for write in writes]
+        waves, caches = streaming_generator(generator).step(frames, state.caches, growth)
+        lasting = [torch.tensor(write.pace.frames[write.known :]) for write in writes]
+        return waves, lasting, VocoderState(caches, PerRow(write.tail for write in writes))
+
+    def _durations(self, units: list[tuple[int, ...]]) -> list[list[int]]:
+        """Frames of each row's units at speed 1."""
+        if not self.dur_prediction:
+            return [[1] * len(row) for row in units]
+        return self.vocoder.durations(units)
+
+    def _plan(
+        self, new: Sequence[int], tail: UnitTail, speed: float, predicted: list[int]
+    ) -> _Write:
+        """Lay out one row's new units behind those whose durations may still change."""
+        everything = (*tail.units, *new)
+        first = max(len(tail.units) - self.unsettled_units, 0)
+        known = len(tail.units) - first
+        speeds = (*tail.speeds, *approach(tail.speed, speed, len(new)))
+        pace = paced(predicted[first:], speeds, tail.owed_frames)
         settling = max(len(speeds) - self.unsettled_units, 0)
         growth = Growth(
-            settled=state.settled_frames,
+            settled=tail.settled_frames,
             first_new=sum(pace.frames[:known]),
             end=sum(pace.frames),
             newly_settled=sum(pace.frames[:settling]),
         )
-        durations = torch.tensor([pace.frames], device=weight.device)
-        frames = generator.embed(code[:, first:], durations).transpose(1, 2)
-        waves, caches = streaming_generator(generator).step(frames, state.caches, [growth])
-        following = VocoderState(
-            caches,
+        following = UnitTail(
             everything[len(everything) - min(self.context_units, len(everything)) :],
-            state.settled_frames + growth.newly_settled,
+            tail.settled_frames + growth.newly_settled,
             speeds[settling:],
             pace.owed[settling],
             speeds[-1],
         )
-        return waves[0], durations[0, known:], following
+        return _Write(everything[first:], pace, known, growth, following)

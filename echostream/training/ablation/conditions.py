@@ -20,10 +20,10 @@ from echostream.config import ENCODER_FRAME_MS
 from echostream.evaluation.runs.logged_instances import speech_layout
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.decoders.vocoder_integration import StreamingVocoder
-from echostream.pipeline import Pipeline
 from echostream.speaking import is_lower_case, words_in
 from echostream.text import Vocabulary
 from echostream.training.vocoder.data import SpeechWithUnits
+from echostream.translator.pipeline import Pipeline
 
 CONDITIONS = {
     "real": "real target speech",

@@ -21,10 +21,10 @@ from echostream.evaluation.runs.transcripts import remove_inserted_silence
 from echostream.evaluation.soak import sounds, streams, suite
 from echostream.evaluation.soak.command import named_systems
 from echostream.models.echostream_model import seeded_model
-from echostream.pipeline import Pipeline
 from echostream.session import Session
 from echostream.synthetic import synthetic_clip
 from echostream.text import Vocabulary
+from echostream.translator.pipeline import Pipeline
 
 RATE = 16000
 SENTENCES = (

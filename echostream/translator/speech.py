@@ -6,9 +6,9 @@ before the next piece does not fall into a word.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from echostream.config import BacklogConfig, SpeechConfig
 from echostream.models.decoders.ctc_decoder_policy import complete_words
 from echostream.models.decoders.transformer_decoder import Hypothesis
-from echostream.models.echostream_model import EchoStreamModel, EchoStreamState
-from echostream.streams.backlog import BacklogState, after_write, speech_speed, waiting_ms
+from echostream.models.echostream_model import EchoStreamState
+from echostream.translator.backlog import BacklogState, after_write, speech_speed, waiting_ms
+from echostream.translator.stages import Stages, Stopwatch
 
 MOST_HELD = 16  # subwords; a word of more is spoken in parts
 MS_PER_S = 1000
@@ -62,54 +63,44 @@ class Speaker:
     """Speaks what a stream writes.
 
     Args:
-        model: must have a vocoder.
+        stages: of a model that has a vocoder.
         starts_word: whether a subword begins a word.
         speech, backlog: settings.
         chunk_ms: source between decisions.
-        dur_prediction: let the vocoder predict how long units last, if it can.
     """
 
     def __init__(
         self,
-        model: EchoStreamModel,
+        stages: Stages,
         starts_word: Callable[[int], bool],
         *,
         speech: SpeechConfig,
         backlog: BacklogConfig,
         chunk_ms: int,
-        dur_prediction: bool,
     ) -> None:
-        self.model, self.starts_word = model, starts_word
+        self.stages, self.vocoder = stages, stages.model.vocoder
+        self.starts_word = starts_word
         self.speech, self.backlog = speech, backlog
         self.chunk_ms = chunk_ms
-        self.sample_rate = model.vocoder.sample_rate
-        self.dur_prediction = dur_prediction and model.vocoder.generator.dur_predictor is not None
+        self.sample_rate = self.vocoder.sample_rate
 
     def step(
-        self,
-        written: Written,
-        watch: Callable[[str], AbstractContextManager[None]],
-        model: EchoStreamState,
-        state: SpeakerState,
-    ) -> tuple[list[int], np.ndarray, EchoStreamState, SpeakerState]:
+        self, written: Written, watch: Stopwatch, model: EchoStreamState, state: SpeakerState
+    ) -> Generator[Any, Any, tuple[list[int], np.ndarray, EchoStreamState, SpeakerState]]:
         """Speak what may be spoken: new units, (S,) new samples and the new states."""
         hypothesis = written.hypothesis
         hidden = None if hypothesis is None else hypothesis.hidden
         if self.speech.whole_words:
-            with watch("mt"):
-                hidden, state = self._whole_words(written, model, state)
+            hidden, state = yield from self._whole_words(written, watch, model, state)
         units: list[int] = []
         if hidden is not None and hidden.size(1):
-            with watch("units"):
-                units, model = self.model.speak(hidden, model)
-            with watch("vocoder"):
-                speech, model = self.model.vocode(
-                    units,
-                    model,
-                    dur_prediction=self.dur_prediction,
-                    speed=self._speed(units, written, state),
-                )
-                waveform = speech.float().cpu().numpy()
+            units, speech = yield self.stages.speak(hidden, model.speech, watch)
+            waveform = np.zeros(0, dtype=np.float32)
+            if units:
+                speed = self._speed(units, written, state)
+                samples, speech = yield self.stages.vocode(units, speech, speed, watch)
+                waveform = samples.numpy()
+            model = replace(model, speech=speech)
             if state.samples is not None:
                 waveform = np.concatenate([state.samples, waveform])
             state = replace(state, samples=waveform)
@@ -128,8 +119,8 @@ class Speaker:
         return 0.0 if state.samples is None else MS_PER_S * len(state.samples) / self.sample_rate
 
     def _whole_words(
-        self, written: Written, model: EchoStreamState, state: SpeakerState
-    ) -> tuple[Tensor | None, SpeakerState]:
+        self, written: Written, watch: Stopwatch, model: EchoStreamState, state: SpeakerState
+    ) -> Generator[Any, Any, tuple[Tensor | None, SpeakerState]]:
         """The text states of words that are finished, and the state that keeps the rest."""
         hypothesis = written.hypothesis
         new = () if hypothesis is None else hypothesis.tokens
@@ -139,27 +130,23 @@ class Speaker:
             return None, state
         states, tokens = torch.cat(parts, dim=1), (*state.tokens, *new)
         keep = states.size(1)
-        if not written.ends and tokens and not self._word_ends(written, model):
-            keep = complete_words(tokens, self.starts_word)
-            if len(tokens) - keep > MOST_HELD:
-                keep = states.size(1)
+        if not written.ends and tokens:
+            # Does the text decoder, asked for one subword more, begin another word?
+            more = yield self.stages.translate(model.mt, 1, False, written.tail, watch)
+            if more.tokens and not self.starts_word(more.tokens[0]):
+                keep = complete_words(tokens, self.starts_word)
+                if len(tokens) - keep > MOST_HELD:
+                    keep = states.size(1)
         held = states[:, keep:] if keep < states.size(1) else None
         return states[:, :keep], replace(state, states=held, tokens=tokens[keep:])
-
-    def _word_ends(self, written: Written, model: EchoStreamState) -> bool:
-        """Whether the text decoder, asked for one subword more, would begin another word."""
-        following, _ = self.model.translate(model, tail=written.tail, max_new_tokens=1, final=False)
-        return not following.tokens or self.starts_word(following.tokens[0])
 
     def _speed(self, units: Sequence[int], written: Written, state: SpeakerState) -> float:
         """Faster while too much waits, slower where a silence is sure to follow."""
         waiting = waiting_ms(state.backlog, written.source_ms) + self._held_ms(state)
         speed = speech_speed(waiting, self.backlog)
         room = self.speech.fill_chunks * self.chunk_ms - waiting
-        if speed > 1 or written.ends or not units or room <= 0 or not self.dur_prediction:
+        if speed > 1 or written.ends or room <= 0 or not self.stages.dur_prediction:
             return speed
-        vocoder = self.model.vocoder
-        code = torch.tensor([list(units)], device=vocoder.generator.dict.weight.device)
-        frames = int(vocoder.generator.durations(code).sum())
-        predicted = MS_PER_S * frames * vocoder.config.unit_samples / self.sample_rate
+        frames = sum(self.vocoder.durations([units])[0])
+        predicted = MS_PER_S * frames * self.vocoder.unit_samples / self.sample_rate
         return min(max(predicted / room, self.speech.min_speed), 1.0)

@@ -1,4 +1,4 @@
-"""What listening brings: tokens of the CTC heads, and at which encoder frames they stand.
+"""What the CTC heads emit: tokens, and at which encoder frames they stand.
 
 Shapes: P provisional encoder frames, D model width.
 """
@@ -18,8 +18,8 @@ def end_scores(logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What listening to new features brought.
+class CTCOutput:
+    """What new features of one stream brought.
 
     Attributes:
         asr_tokens, st_tokens: newly emitted CTC tokens.
@@ -41,7 +41,7 @@ class Heard:
     st_frames: tuple[int, ...] = ()
     asr_logits: Tensor | None = None
 
-    def cut(self, start: int, stop: int | None, sentence_end: int | None = None) -> Heard:
+    def cut(self, start: int, stop: int | None, sentence_end: int | None = None) -> CTCOutput:
         """What frames ``start`` to ``stop`` brought (None: to the end, with what is provisional),
         without the symbol ``sentence_end``."""
         end = self.frames if stop is None else stop
@@ -59,9 +59,9 @@ class Heard:
         (asr, asr_frames), (st, st_frames) = parts
         logits = None if self.asr_logits is None else self.asr_logits[start:end]
         if stop is not None:
-            return Heard(asr, st, (), (), None, end - start, asr_frames, st_frames, logits)
+            return CTCOutput(asr, st, (), (), None, end - start, asr_frames, st_frames, logits)
         tails = [
             tuple(token for token in tail if token != sentence_end)
             for tail in (self.asr_tail, self.st_tail)
         ]
-        return Heard(asr, st, *tails, self.tail, end - start, asr_frames, st_frames, logits)
+        return CTCOutput(asr, st, *tails, self.tail, end - start, asr_frames, st_frames, logits)

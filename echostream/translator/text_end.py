@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from echostream.models.heard import Heard, end_scores
+from echostream.models.ctc_output import CTCOutput, end_scores
 
 # Encoder frames before the decoder's wish to end that are remembered: the wish comes with the
 # decision behind the sentence's last words, or with later ones.
@@ -53,18 +53,18 @@ class TextEnds:
     def __init__(self, tokens: int, min_score: float) -> None:
         self.tokens, self.min_score = tokens, min_score
 
-    def hear(self, heard: Heard, frames: Tensor, state: TextEndState) -> TextEndState:
+    def hear(self, emitted: CTCOutput, frames: Tensor, state: TextEndState) -> TextEndState:
         """Remember (1, S, D) new frames and what was emitted in them."""
         if not self.tokens:
             return state
         known = len(state.scores)
-        new = () if heard.asr_logits is None else tuple(end_scores(heard.asr_logits).tolist())
+        new = () if emitted.asr_logits is None else tuple(end_scores(emitted.asr_logits).tolist())
         joined = frames if state.frames is None else torch.cat([state.frames, frames], dim=1)
         state = TextEndState(
             joined,
             state.scores + new,
-            state.asr + tuple(known + frame for frame in heard.asr_frames),
-            state.st + tuple(known + frame for frame in heard.st_frames),
+            state.asr + tuple(known + frame for frame in emitted.asr_frames),
+            state.st + tuple(known + frame for frame in emitted.st_frames),
             state.wished,
         )
         now = len(state.scores) if state.wished is None else state.wished

@@ -1,4 +1,4 @@
-"""What a stream through :class:`~echostream.pipeline.Pipeline` remembers, and what it brings."""
+"""What a stream through :class:`~echostream.translator.pipeline.Pipeline` remembers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from echostream.audio import FrontendState
 from echostream.config import ENCODER_FRAME_MS
 from echostream.models.decoders.ctc_decoder_policy import PolicyState
 from echostream.models.echostream_model import EchoStreamState
-from echostream.spine import StreamOutput, StreamState
-from echostream.streams.endpoint import EndpointState
-from echostream.streams.pieces import Piece
-from echostream.streams.speaking import SpeakerState
-from echostream.streams.text_end import TextEndState
 from echostream.text import DetokenizerState
+from echostream.translator.endpoint import EndpointState
+from echostream.translator.spans import Span
+from echostream.translator.speech import SpeakerState
+from echostream.translator.stream import StreamState
+from echostream.translator.text_end import TextEndState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +51,11 @@ class PipelineState(StreamState):
     speech: SpeakerState = SpeakerState()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChunkOutput(StreamOutput):
-    """What one policy decision added: all tokens, units and samples are new.
-
-    Attributes:
-        asr_tail, st_tail: provisional tokens behind the new ones.
-        transcript, translation: newly completed words.
-        encoder_frames: frames encoded for this decision.
-    """
-
-    asr_tail: tuple[int, ...]
-    st_tail: tuple[int, ...]
-    transcript: tuple[str, ...]
-    translation: tuple[str, ...]
-    encoder_frames: int
-
-
-def take_over(rest: TextEndState, piece: Piece, state: PipelineState) -> PipelineState:
-    """Begin a sentence, of which ``piece`` is to be written, with what the one before had heard
+def begin_with(rest: TextEndState, span: Span, state: PipelineState) -> PipelineState:
+    """Begin a sentence, of which ``span`` is to be written, with what the one before had heard
     beyond its end."""
-    frames, heard = rest.frames.size(1), piece.heard
-    if not piece.ends:
+    frames, emitted = rest.frames.size(1), span.emitted
+    if not span.ends:
         first = frames - 1 - rest.asr[0]
         endpoint = replace(state.endpoint, tokens=len(rest.asr), first=first)
         state = replace(state, endpoint=endpoint)
@@ -80,8 +63,8 @@ def take_over(rest: TextEndState, piece: Piece, state: PipelineState) -> Pipelin
     return replace(
         state,
         text_end=rest,
-        # Tokens of the piece are counted when it is written; earlier ones have been shown.
-        asr_count=len(rest.asr) - len(heard.asr_tokens),
-        st_count=len(rest.st) - len(heard.st_tokens),
+        # Tokens of the span are counted when it is written; earlier ones have been shown.
+        asr_count=len(rest.asr) - len(emitted.asr_tokens),
+        st_count=len(rest.st) - len(emitted.st_tokens),
         sentence_from=state.processed - source_samples,
     )

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from echostream.models.chunk_conformer_encoder import StreamFeatures
+from echostream.models.encoder import Features, StreamFeatures
 
 SUBSAMPLING = 4  # filterbank frames per encoder frame
-Features = Tensor | StreamFeatures
 
 
 def unsettled(

@@ -1,1 +1,0 @@
-"""Sentences inside a stream: where they end, and what waits to be played."""

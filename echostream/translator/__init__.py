@@ -1,0 +1,1 @@
+"""Chunks of any number of streams in, decisions of each out."""

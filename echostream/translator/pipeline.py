@@ -1,0 +1,313 @@
+"""Audio in, transcript, translation, units and waveform out; knows nothing of SimulEval.
+
+Each chunk is encoded as one segment and followed by one policy decision at once; the end of the
+stream is one more decision over what is left. Encoder and CTC heads run through the whole stream;
+text and speech live sentence by sentence, and a sentence that ends is decoded and spoken to its end
+before the next one begins.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from echostream.checkpoint import System
+from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
+from echostream.models.ctc_output import CTCOutput
+from echostream.models.decoders.ctc_decoder_policy import (
+    POLICIES,
+    Counts,
+    PolicyState,
+    complete_words,
+    whole_word_mode,
+)
+from echostream.models.decoders.transformer_decoder import Hypothesis
+from echostream.models.encoder import Features
+from echostream.models.kv_cache import TRIM_SLACK
+from echostream.text import Detokenizer, Vocabulary
+from echostream.translator.backlog import waiting_ms
+from echostream.translator.endpoint import EndpointFinder, FrameTokens
+from echostream.translator.restart import unsettled
+from echostream.translator.spans import Span, split
+from echostream.translator.speech import Speaker, Written
+from echostream.translator.stages import Stopwatch
+from echostream.translator.state import PipelineState, begin_with
+from echostream.translator.stream import Decision, StreamPipeline, Taken, Task
+from echostream.translator.text_end import TextEnds, TextEndState
+
+logger = logging.getLogger(__name__)
+
+LEAD_FRAMES = 64  # encoder frames before a sentence's first word that its text may look at
+
+
+class Pipeline(StreamPipeline[PipelineState]):
+    """A streaming translator over one loaded system; any number of streams can share it.
+
+    Args:
+        system: model, vocabularies and normalisation.
+        chunk_ms: source per decision.
+        task: ``asr`` stops behind the transcript, ``s2tt`` behind the translated text.
+        policy, endpoint, backlog, speech: override the system's.
+        options: of :class:`~echostream.translator.stream.StreamPipeline`.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        *,
+        chunk_ms: int = 320,
+        task: Task = "s2st",
+        policy: PolicyConfig | None = None,
+        endpoint: EndpointConfig | None = None,
+        backlog: BacklogConfig | None = None,
+        speech: SpeechConfig | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(system, chunk_ms=chunk_ms, task=task, policy=policy, **options)
+        self.decide = POLICIES[self.policy_config.name]
+        self.whole_word = whole_word_mode(self.policy_config, chunk_ms)
+        self.endpoints = EndpointFinder(system.config.endpoint if endpoint is None else endpoint)
+        self.backlog_config = system.config.backlog if backlog is None else backlog
+        self.speech_config = system.config.speech if speech is None else speech
+        self.speaker = None
+        if task == "s2st":
+            self.speaker = Speaker(
+                self.stages,
+                system.target_vocabulary.starts_word,
+                speech=self.speech_config,
+                backlog=self.backlog_config,
+                chunk_ms=chunk_ms,
+            )
+        self.restarts = (
+            self.endpoints.config.method != "off" and system.model.encoder.utterances_only
+        )
+        # An encoder that starts anew would have to hear the rest again, and say it again.
+        config = self.endpoints.config
+        goes_on = config.method == "learned" and not self.restarts and task != "asr"
+        tokens = config.text_end_tokens if goes_on else 0
+        self.text_ends = TextEnds(tokens, config.text_end_score)
+        self.frontend = system.frontend()
+        self.transcriber = Detokenizer(system.source_vocabulary)
+        self.translator = Detokenizer(system.target_vocabulary)
+
+    def encoder_options(self) -> dict[str, int]:
+        """How the encoder's state is opened, beside the chunk."""
+        return {}
+
+    def init_state(self) -> PipelineState:
+        options = self.encoder_options()
+        return PipelineState(
+            frontend=self.frontend.init_state(),
+            model=self.system.model.init_state(chunk_ms=self.chunk_ms, **options),
+            policy=PolicyState(),
+            transcript=self.transcriber.init_state(),
+            translation=self.translator.init_state(),
+        )
+
+    def take(
+        self, samples: np.ndarray, state: PipelineState
+    ) -> Generator[Any, Any, Taken[PipelineState]]:
+        """Take in one chunk, then READ or WRITE, once for every sentence that it touches."""
+        watch, outputs = self.stages.watch(), []
+        with watch("features"):
+            features, frontend = self.frontend.step(
+                samples, state.sample_rate, state.frontend, final=state.finished
+            )
+            features = features.to(next(self.system.model.parameters()))
+        state = replace(state, frontend=frontend, processed=state.processed + len(samples))
+        if self.restarts and self.endpoints.nothing_for_long(state.endpoint):
+            features, state = self._forget_silence(features, state)
+        unheard: Features | None = features
+        while unheard is not None:
+            frames, emitted, listening = yield self.stages.listen(
+                unheard, state.model.listening, state.finished, watch
+            )
+            state = replace(state, model=replace(state.model, listening=listening))
+            spans, unheard, state = self._split(emitted, frames, unheard, state)
+            for span in spans:
+                text_end = self.text_ends.hear(span.emitted, span.frames, state.text_end)
+                state = replace(state, text_end=text_end)
+                rest = self.text_ends.find(text_end)
+                if rest is not None:
+                    before, span = split(span, rest.frames)
+                    output, state = yield from self._write(before, watch, state)
+                    outputs.append(output)
+                    watch = self.stages.watch()
+                    state = begin_with(rest, span, self._next_sentence(state))
+                output, state = yield from self._write(span, watch, state)
+                outputs.append(output)
+                watch = self.stages.watch()
+                if span.ends and not span.final:
+                    state = self._next_sentence(state)
+        return outputs, state
+
+    def _split(
+        self, emitted: CTCOutput, frames: torch.Tensor, features: Features, state: PipelineState
+    ) -> tuple[list[Span], Features | None, PipelineState]:
+        """Assign what was heard to sentences.
+
+        Returns:
+            The spans in order, the features that a restarted encoder hears next (or None), and
+            the new state.
+        """
+        learned = self.endpoints.config.method == "learned"
+        asr_ends = [learned and token == Vocabulary.eos for token in emitted.asr_tokens]
+        boundaries, endpoint = self.endpoints.step(
+            FrameTokens(emitted.frames, emitted.asr_frames, asr_ends), state.endpoint
+        )
+        rest = None
+        if self.restarts:
+            if boundaries:
+                # What follows the boundary is heard again, by an encoder that knows nothing else.
+                boundaries, endpoint = boundaries[:1], self.endpoints.init_state()
+            rest, recent = unsettled(features, state.recent, boundaries, emitted.frames)
+            state = replace(state, recent=recent)
+        state = replace(state, endpoint=endpoint)
+        spans = []
+        start = 0
+        for stop in boundaries:
+            part = emitted.cut(start, stop, Vocabulary.eos if learned else None)
+            spans.append(Span(part, frames[:, start:stop], True, False))
+            start = stop
+        if rest is None and (start < emitted.frames or not boundaries or state.finished):
+            part = emitted.cut(start, None, Vocabulary.eos if learned else None)
+            spans.append(Span(part, frames[:, start:], state.finished, state.finished))
+        return spans, rest, state
+
+    def _forget_silence(
+        self, features: torch.Tensor, state: PipelineState
+    ) -> tuple[torch.Tensor, PipelineState]:
+        """Start an encoder anew that remembers everything, where nobody has spoken for as long as
+        the longest sentence: what it has not settled yet is heard again, before ``features``."""
+        if state.recent is not None:
+            features = torch.cat([state.recent, features], dim=1)
+        state = replace(state, recent=None, endpoint=self.endpoints.init_state())
+        return features, self._restarted(state)
+
+    def _restarted(self, state: PipelineState) -> PipelineState:
+        """Encoder and CTC heads forget what they heard."""
+        listening = self.system.model.init_listening(
+            chunk_ms=self.chunk_ms, **self.encoder_options()
+        )
+        return replace(state, model=replace(state.model, listening=listening))
+
+    def _next_sentence(self, state: PipelineState) -> PipelineState:
+        """Text and speech start anew; the encoder goes on, or starts anew too."""
+        if self.restarts:
+            state = self._restarted(state)
+        return replace(
+            state,
+            model=self.system.model.next_sentence(state.model),
+            policy=PolicyState(),
+            text_end=TextEndState(),
+            written=0,
+            asr_count=0,
+            st_count=0,
+            sentence=state.sentence + 1,
+            sentence_from=state.processed,
+        )
+
+    def _write(
+        self, span: Span, watch: Stopwatch, state: PipelineState
+    ) -> Generator[Any, Any, tuple[Decision, PipelineState]]:
+        """Let the sentence under way read its share of a chunk, then READ or WRITE."""
+        model, emitted = self.system.model, span.emitted
+        source_ms = 1000 * state.processed / state.sample_rate
+        if self.task != "asr":
+            with watch("ctc"):
+                state = replace(state, model=model.read(span.frames, state.model))
+        state = replace(
+            state,
+            asr_count=state.asr_count + len(emitted.asr_tokens),
+            st_count=state.st_count + len(emitted.st_tokens),
+        )
+        words, transcript = self.transcriber.step(
+            emitted.asr_tokens, state.transcript, final=span.ends
+        )
+        state = replace(state, transcript=transcript)
+        hypothesis: Hypothesis | None = None
+        if self.task != "asr":
+            hypothesis, state = yield from self._write_text(emitted, span.ends, watch, state)
+        tokens = hypothesis.tokens if hypothesis else ()
+        translated, translation = self.translator.step(tokens, state.translation, final=span.ends)
+        state = replace(state, translation=translation, written=state.written + len(tokens))
+
+        units: list[int] = []
+        waveform = np.zeros(0, dtype=np.float32)
+        if self.speaker is not None:
+            written = Written(hypothesis, emitted.tail, span.ends, source_ms)
+            units, waveform, inner, speech = yield from self.speaker.step(
+                written, watch, state.model, state.speech
+            )
+            state = replace(state, model=inner, speech=speech)
+        if self.endpoints.config.method != "off" and not state.asr_count:
+            # Nobody has spoken yet: the silence before a sentence need not be kept for ever.
+            state = replace(state, model=model.keep_source(LEAD_FRAMES, state.model))
+        output = Decision(
+            source_ms=source_ms,
+            write=bool(tokens or units or len(waveform)),
+            final=span.final,
+            asr_tokens=emitted.asr_tokens,
+            st_tokens=emitted.st_tokens,
+            asr_tail=emitted.asr_tail,
+            st_tail=emitted.st_tail,
+            mt_tokens=tokens,
+            units=tuple(units),
+            transcript=tuple(words),
+            translation=tuple(translated),
+            transcript_tail=self.system.source_vocabulary.decode(
+                (*transcript.pending, *emitted.asr_tail)
+            ),
+            translation_tail=self.system.target_vocabulary.decode(translation.pending),
+            waveform=waveform,
+            sample_rate=self.output_rate,
+            encoder_frames=emitted.frames,
+            compute_ms=watch.ms,
+            sentence=state.sentence,
+            sentence_end=span.ends,
+            backlog_ms=waiting_ms(state.speech.backlog, source_ms),
+        )
+        return output, state
+
+    def _write_text(
+        self, emitted: CTCOutput, ends: bool, watch: Stopwatch, state: PipelineState
+    ) -> Generator[Any, Any, tuple[Hypothesis | None, PipelineState]]:
+        """Ask the policy; decode if it says WRITE. Where nothing was said, nothing is written."""
+        counts = Counts(
+            asr=state.asr_count + len(emitted.asr_tail),
+            st=state.st_count + len(emitted.st_tail),
+            written=state.written,
+            source_ms=1000 * (state.processed - state.sentence_from) / state.sample_rate,
+            source_finished=ends,
+        )
+        if not counts.asr and (ends or self.endpoints.config.method != "off"):
+            return None, state
+        action, policy = self.decide(counts, state.policy, self.policy_config, self.whole_word)
+        state = replace(state, policy=policy)
+        tail, before = emitted.tail, state.model.mt
+        heard_anything = before.source_length or (tail is not None and tail.size(1))
+        if not action.write or not heard_anything:
+            return None, state
+        hypothesis = yield self.stages.translate(
+            before, action.max_new_tokens, action.until_eos, tail, watch
+        )
+        if action.until_eos and not hypothesis.finished:
+            logger.warning(
+                "the last decision stopped at its limit of %d subwords, before an end of sentence",
+                action.max_new_tokens,
+            )
+        wishes = not ends and len(hypothesis.tokens) < action.max_new_tokens
+        if action.drop_last_word:
+            tokens = hypothesis.tokens
+            keep = complete_words(tokens, self.system.target_vocabulary.starts_word)
+            # Beyond the slack the caches cannot be rolled back; no word has that many pieces.
+            if len(tokens) - keep <= TRIM_SLACK:
+                hypothesis = hypothesis.keep(keep, before)
+        text_end = self.text_ends.decided(wishes and not hypothesis.tokens, state.text_end)
+        model = replace(state.model, mt=hypothesis.state)
+        return hypothesis, replace(state, model=model, text_end=text_end)

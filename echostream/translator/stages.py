@@ -1,0 +1,268 @@
+"""The driver: what several streams ask of a model is computed together.
+
+A stream's way through a chunk is written once, as a generator: it does what is its own (endpoints,
+policy, words) in Python, and yields a :class:`Request` wherever the model has to compute. The
+driver advances all streams to their next request, computes the requests of the earliest stage, in
+groups of rows that can share a step, and hands each stream its answer. So streams that are at the
+same stage always compute together, however differently they got there, and a single stream takes
+the same way in groups of one.
+
+Shapes: B rows, T filterbank frames, N text states.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from echostream.models.ctc_output import CTCOutput
+from echostream.models.decoders.transformer_decoder import Hypothesis, MTState
+from echostream.models.echostream_model import EchoStreamModel, ListeningState, SpeechState
+from echostream.models.encoder import Features
+from echostream.streaming import join_rows, take_rows
+
+logger = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+
+class Stopwatch:
+    """Milliseconds per named stage; waits for an accelerator so that its work is counted.
+
+    Args:
+        device: where the work is done.
+        clock: in seconds.
+    """
+
+    def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
+        self.device, self.clock = device, clock
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = self.clock()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.ms[stage] = self.ms.get(stage, 0.0) + 1000 * (self.clock() - start)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a stream asks of the model.
+
+    Attributes:
+        stage: index into the stages of :class:`Stages`, in the order in which a chunk meets them.
+        group: requests of a stage with equal groups are computed together; None: this one alone.
+        arguments: of the stage's function.
+        watch: gets this stream's share of the time.
+    """
+
+    stage: int
+    group: Hashable
+    arguments: tuple[Any, ...]
+    watch: Stopwatch
+
+
+LISTEN, TRANSLATE, SPEAK, VOCODE = range(4)
+
+# A stream under way: yields requests and, between them, whatever it has for its owner.
+Steps = Generator[Any, Any, Any]
+
+
+@dataclass
+class Stages:
+    """What streams can ask for: every function computes all rows of a group.
+
+    Args:
+        model: the weights.
+        clock: what stages are timed with.
+        transcribe_only: run the ASR head alone.
+        beam: of the text decoder.
+        dur_prediction: let the vocoder predict how long units last.
+    """
+
+    model: EchoStreamModel
+    clock: Clock = field(default=time.perf_counter)
+    transcribe_only: bool = False
+    beam: int = 1
+    dur_prediction: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def watch(self) -> Stopwatch:
+        """A stopwatch for a decision."""
+        return Stopwatch(self.device, self.clock)
+
+    def listen(
+        self, features: Features, state: ListeningState, final: bool, watch: Stopwatch
+    ) -> Request:
+        """(1, T, bins) new features, to be answered by ``(frames (1, S, D), CTCOutput, state)``."""
+        group = None
+        if self.model.encoder.joins_rows:
+            group = _size(features.size(1))
+        return Request(LISTEN, group, (features, state, final), watch)
+
+    def translate(
+        self, state: MTState, limit: int, final: bool, tail: Tensor | None, watch: Stopwatch
+    ) -> Request:
+        """At most ``limit`` subwords, to be answered by a
+        :class:`~echostream.models.decoders.transformer_decoder.Hypothesis`."""
+        group = None if tail is not None and tail.size(1) else final
+        return Request(TRANSLATE, group, (state, limit, final, tail), watch)
+
+    def speak(self, hidden: Tensor, state: SpeechState, watch: Stopwatch) -> Request:
+        """(1, N, D) text states, to be answered by ``(units, state)``."""
+        return Request(SPEAK, _size(hidden.size(1)), (hidden, state), watch)
+
+    def vocode(
+        self, units: list[int], state: SpeechState, speed: float, watch: Stopwatch
+    ) -> Request:
+        """Units, at least one, to be answered by ``(samples (T,), state)``."""
+        return Request(VOCODE, _size(len(units)), (units, state, speed), watch)
+
+    def run(self, stage: int, rows: Sequence[tuple[Any, ...]], watch: Stopwatch) -> list[Any]:
+        """Answer requests of one group."""
+        function = (self._listen, self._translate, self._speak, self._vocode)[stage]
+        return function(*zip(*rows, strict=True), watch)
+
+    def _listen(
+        self,
+        features: Sequence[Features],
+        states: Sequence[ListeningState],
+        final: Sequence[bool],
+        watch: Stopwatch,
+    ) -> list[tuple[Tensor, CTCOutput, ListeningState]]:
+        with watch("encoder"):
+            state, lengths, joined = join_rows(states), None, features[0]
+            if len(features) > 1:
+                sizes = [row.size(1) for row in features]
+                lengths = None if len(set(sizes)) == 1 else sizes
+                joined = pad_sequence([row[0] for row in features], batch_first=True)
+            encoded, state = self.model.encode(joined, state, lengths=lengths, final=final)
+        with watch("ctc"):
+            outputs, state = self.model.emit(encoded, state, transcribe_only=self.transcribe_only)
+        with watch("encoder"):
+            frames = encoded.frames
+            return [
+                (frames[row : row + 1, :count], output, own)
+                for row, (count, output, own) in enumerate(
+                    zip(encoded.counts, outputs, _apart(state, len(states)), strict=True)
+                )
+            ]
+
+    def _translate(
+        self,
+        states: Sequence[MTState],
+        limits: Sequence[int],
+        final: Sequence[bool],
+        tails: Sequence[Tensor | None],
+        watch: Stopwatch,
+    ) -> list[Hypothesis]:
+        with watch("mt"):
+            return self.model.translate(
+                join_rows(states), limits, final, tail=tails[0], beam=self.beam
+            )
+
+    def _speak(
+        self, hidden: Sequence[Tensor], states: Sequence[SpeechState], watch: Stopwatch
+    ) -> list[tuple[list[int], SpeechState]]:
+        with watch("units"):
+            units, state = self.model.speak(hidden, join_rows(states))
+            return list(zip(units, _apart(state, len(states)), strict=True))
+
+    def _vocode(
+        self,
+        units: Sequence[list[int]],
+        states: Sequence[SpeechState],
+        speeds: Sequence[float],
+        watch: Stopwatch,
+    ) -> list[tuple[Tensor, SpeechState]]:
+        with watch("vocoder"):
+            samples, state = self.model.vocode(
+                units, join_rows(states), speeds, dur_prediction=self.dur_prediction
+            )
+            speech = [one.float().cpu() for one in samples]
+            return list(zip(speech, _apart(state, len(states)), strict=True))
+
+
+@torch.no_grad()
+def drive(stages: Stages, streams: Sequence[Steps]) -> Iterator[tuple[int, Any]]:
+    """Run streams to their ends.
+
+    Returns:
+        Index and item of everything that a stream yields beside its requests, as soon as it is
+        there, streams in any order; an exception that it raises is its last item.
+    """
+    waiting: dict[int, Request] = {}
+
+    def advance(index: int, move: Callable[[], Any]) -> Iterator[tuple[int, Any]]:
+        """Take one stream to its next request."""
+        try:
+            item = move()
+            while not isinstance(item, Request):
+                yield index, item
+                item = next(streams[index])
+            waiting[index] = item
+        except StopIteration:
+            return
+        except Exception as problem:  # noqa: BLE001  (handed to the stream's owner)
+            yield index, problem
+
+    for index, stream in enumerate(streams):
+        yield from advance(index, stream.__next__)
+    while waiting:
+        # The earliest stage first: the streams that are ahead wait for those behind.
+        stage = min(request.stage for request in waiting.values())
+        groups: dict[Hashable, list[int]] = {}
+        for index, request in waiting.items():
+            if request.stage == stage:
+                key = (index,) if request.group is None else request.group
+                groups.setdefault(key, []).append(index)
+        for indices in groups.values():
+            requests = [waiting.pop(index) for index in indices]
+            for index, answer in zip(indices, _answers(stages, requests), strict=True):
+                stream = streams[index]
+                if isinstance(answer, Exception):
+                    yield from advance(index, lambda s=stream, a=answer: s.throw(a))
+                else:
+                    yield from advance(index, lambda s=stream, a=answer: s.send(a))
+
+
+def _answers(stages: Stages, requests: Sequence[Request]) -> list[Any]:
+    """What each of a group's requests asked for, or the exception that it led to."""
+    rows = [request.arguments for request in requests]
+    shared = stages.watch()
+    try:
+        answers = stages.run(requests[0].stage, rows, shared)
+    except Exception as problem:  # noqa: BLE001  (handed to the stream's owner)
+        if len(requests) == 1:
+            return [problem]
+        # One of them is to blame: each is computed alone, and that one fails alone.
+        logger.exception("%d streams could not compute together", len(requests))
+        return [_answers(stages, [request])[0] for request in requests]
+    for request in requests:
+        for name, ms in shared.ms.items():
+            request.watch.ms[name] = request.watch.ms.get(name, 0.0) + ms / len(requests)
+    return answers
+
+
+def _apart(state: Any, rows: int) -> list[Any]:
+    """One state per row."""
+    return [state] if rows == 1 else [take_rows(state, [row]) for row in range(rows)]
+
+
+def _size(length: int) -> int:
+    """Lengths with the same size are padded to the longest: it is at most half as long again."""
+    step = max(length.bit_length() - 2, 0)
+    return (length >> step) + (step << 8)
