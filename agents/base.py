@@ -21,13 +21,11 @@ from simuleval.agents.states import AgentStates
 from simuleval.data.segments import EmptySegment, Segment, SpeechSegment
 
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
-from echostream.audio import check_same_rate, check_samples
 from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.compiled import add_compile_arg, compile_encoder
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
-from echostream.pipeline_batch import Push, step_batch
 from echostream.precision import DTYPES, check_dtype
-from echostream.session import Session, TraceWriter
+from echostream.session import Session, TraceWriter, advance_sessions
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stream import Decision, Task
 
@@ -35,10 +33,7 @@ logger = logging.getLogger("echostream.agents")
 
 
 class StreamStates(AgentStates):
-    """SimulEval's states plus a session.
-
-    New samples are kept apart instead of growing ``source`` for ever: ``unread`` holds what the
-    next policy call will consume.
+    """SimulEval's states plus a session, which keeps what was said and what was not read yet.
 
     Args:
         open_session: makes the session of a new utterance.
@@ -50,8 +45,6 @@ class StreamStates(AgentStates):
 
     def reset(self) -> None:
         super().reset()
-        self.unread: list[np.ndarray] = []
-        self.received = 0
         # Opened when first needed: resets happen before the weights are on their device.
         self.session: Session | None = None
         # Decisions that were computed together with other streams', before the policy is called.
@@ -61,20 +54,15 @@ class StreamStates(AgentStates):
         if self.target_finished:
             # Left over from an utterance that the evaluator did not reset.
             self.reset()
+        if self.session is None:
+            self.session = self.open_session()
+        content, rate = np.zeros(0, dtype=np.float32), self.source_sample_rate
         if not isinstance(segment, EmptySegment):
-            rate = segment.sample_rate
-            check_same_rate(self.source_sample_rate, rate)
-            self.unread.append(check_samples(segment.content, self.received))
-            self.received += len(self.unread[-1])
+            content, rate = segment.content, segment.sample_rate
             self.source_sample_rate = rate
             self.tgt_lang = segment.tgt_lang
         self.source_finished = segment.finished
-
-    def take(self) -> np.ndarray:
-        """The samples pushed since the last call."""
-        new = np.concatenate(self.unread) if self.unread else np.zeros(0, dtype=np.float32)
-        self.unread = []
-        return new
+        self.session.feed(content, rate or self.session.model_rate, final=segment.finished)
 
 
 class EchoStreamAgent(GenericAgent):
@@ -182,16 +170,11 @@ class EchoStreamAgent(GenericAgent):
     def policy(self, states: StreamStates | None = None) -> Action:
         """Feed the new samples, emit what the pipeline decided to write."""
         states = self.states if states is None else states
-        decisions, states.decided = states.decided, None
-        session = self._session(states)
-        if decisions is None:
-            decisions = session.iterate(
-                states.take(), self._rate(states), final=states.source_finished
-            )
-        outputs = []
-        for output in decisions:
-            self._tell(output, session)
-            outputs.append(output)
+        outputs, states.decided = states.decided, None
+        if outputs is None:
+            outputs = [] if states.session is None else states.session.advance()
+        for output in outputs:
+            self._tell(output, states.session)
         action = self._action(outputs, states)
         if states.source_finished:
             states.target_finished = True
@@ -208,30 +191,12 @@ class EchoStreamAgent(GenericAgent):
         """
         for segment, stream in zip(segments, states, strict=True):
             self.push(segment, stream)
-        if self.pipeline.joins_streams:
-            going = [stream for stream in states if not stream.target_finished]
-            pushes = [
-                Push(
-                    stream.take(),
-                    self._rate(stream),
-                    self._session(stream).current_state(),
-                    stream.source_finished,
-                )
-                for stream in going
-            ]
-            for stream, result in zip(going, step_batch(self.pipeline, pushes), strict=True):
-                if isinstance(result, Exception):
-                    raise result
-                stream.decided = stream.session.accept(*result)
+        going = [stream for stream in states if not stream.target_finished]
+        for index, result in advance_sessions([stream.session for stream in going]):
+            if isinstance(result, Exception):
+                raise result
+            going[index].decided = result
         return [self.pop(stream) for stream in states]
-
-    def _session(self, states: StreamStates) -> Session:
-        if states.session is None:
-            states.session = states.open_session()
-        return states.session
-
-    def _rate(self, states: StreamStates) -> int:
-        return states.source_sample_rate or self.pipeline.system.config.frontend.sample_rate
 
     def _action(self, outputs: list[Decision], states: StreamStates) -> Action:
         raise NotImplementedError

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from echostream.cuda_graphs import graph_encoder
 from echostream.files import atomic_path
-from echostream.models import echostream_encoder, emformer_layer, emformer_stack
+from echostream.models import echostream_encoder, emformer_layer
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder, EncoderState
 from echostream.models.echostream_model import EchoStreamModel
 from echostream.usual_step import emformer_of, flatten, plain_steps, unflatten, usual_inputs
@@ -124,7 +124,7 @@ class _Flat(nn.Module):
 def _key(encoder: EchoStreamSpeechEncoder, inputs: tuple[Tensor, ...]) -> str:
     """Names all that the compiled code depends on."""
     digest = hashlib.sha256()
-    for module in (echostream_encoder, emformer_stack, emformer_layer):
+    for module in (echostream_encoder, emformer_layer):
         digest.update(inspect.getsource(module).encode())
     parts = (
         torch.__version__,

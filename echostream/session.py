@@ -129,6 +129,11 @@ class Session:
         self.samples_written = 0
 
     @property
+    def model_rate(self) -> int:
+        """Sample rate that the model hears at, in Hz."""
+        return self.pipeline.system.config.frontend.sample_rate
+
+    @property
     def received(self) -> int:
         """Samples pushed."""
         return 0 if self.state is None else self.state.received

@@ -15,11 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from echostream.audio import Frontend
-from echostream.models.echostream_encoder import (
-    EchoStreamSpeechEncoder,
-    EncoderState,
-    SubsamplerState,
-)
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder, EncoderState
 from echostream.models.echostream_model import EchoStreamModel
 from echostream.models.emformer_layer import EmformerLayerState
 
@@ -60,7 +56,7 @@ def unflatten(tensors: Sequence[Tensor], frames: int) -> EncoderState:
     """The state that :func:`flatten` took apart."""
     first, second, lookahead, *rest = tensors
     layers = tuple(EmformerLayerState(*rest[i : i + 3]) for i in range(0, len(rest), 3))
-    return EncoderState(SubsamplerState((first, second)), lookahead, layers, frames)
+    return EncoderState((first, second), lookahead, layers, frames)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from echostream.models.echostream_model import EchoStreamModel, seeded_model
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.speech import MOST_HELD, Speaker, SpeakerState, Written
-from tests.streams.test_sentences import ending_system  # noqa: F401 (a fixture)
+from tests.translator.test_sentences import ending_system  # noqa: F401 (a fixture)
 from tests.test_pipeline import push, total
 
 RATE = 16000

@@ -19,7 +19,7 @@ from echostream.pipeline_batch import Push, step_batch
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.text_end import REACH, TextEnds, TextEndState
-from tests.streams.test_sentences import CHUNK, RATE, by_sentence, check_written, encode
+from tests.translator.test_sentences import CHUNK, RATE, by_sentence, check_written, encode
 from tests.test_assets import TEST_AUDIO, speech_alone
 from tests.test_pipeline import push, total
 from tests.test_pipeline_batch import told
