@@ -210,6 +210,8 @@ def advance_sessions(
         Each one's index, with its decisions, or with the exception that it led to; as soon as they
         are there, in any order.
     """
+    if not sessions:
+        return
     pipeline = sessions[0].pipeline
     for index, result in pipeline.step_states([session.state for session in sessions]):
         if not isinstance(result, Exception):
