@@ -75,7 +75,7 @@ def stream(encoder, features, cuts, segment, conv=None, check_every=1):
     for number, cut in enumerate(cuts):
         out, state = encoder.step(features[:, position : position + cut], state)
         position += cut
-        done.append(out.final)
+        done.append(out.frames)
         if number % check_every == 0 or position >= features.size(1):
             got = torch.cat([*done, out.tail], dim=1)
             expected = full(encoder, features[:, :position], segment, conv)
@@ -214,10 +214,10 @@ def test_final_flag_flushes_everything(encoder):
         flushed, _ = encoder.step(x[:, :0], encoder.step(x[:, 70:], state)[1], final=True)
     assert last.tail.size(1) == flushed.tail.size(1) == 0
     # 101 frames make 26 outputs, of which 10 lie behind the last complete chunk.
-    assert flushed.final.size(1) == 10
-    got = torch.cat([first.final, last.final], dim=1)
+    assert flushed.frames.size(1) == 10
+    got = torch.cat([first.frames, last.frames], dim=1)
     torch.testing.assert_close(got, full(encoder, x, 16), atol=1e-10, rtol=0)
-    torch.testing.assert_close(flushed.final, got[:, -flushed.final.size(1) :])
+    torch.testing.assert_close(flushed.frames, got[:, -flushed.frames.size(1) :])
 
 
 @pytest.mark.parametrize("segment,conv,frames", [(24, 16, 96), (4, 8, 16), (4, 0, 16)])
@@ -228,8 +228,8 @@ def test_frames_that_wait_for_the_convolution_survive_empty_steps(encoder, segme
         first, state = encoder.step(x, state)
         idle, state = encoder.step(x[:, :0], state)
         last, _ = encoder.step(x[:, :0], state, final=True)
-    torch.testing.assert_close(idle.tail, last.final, atol=0, rtol=0)
-    got = torch.cat([first.final, idle.final, last.final], dim=1)
+    torch.testing.assert_close(idle.tail, last.frames, atol=0, rtol=0)
+    got = torch.cat([first.frames, idle.frames, last.frames], dim=1)
     torch.testing.assert_close(got, full(encoder, x, segment, conv), atol=1e-10, rtol=0)
 
 
@@ -245,7 +245,7 @@ def test_provisional_features_are_heard_and_replaced(encoder, segment, conv):
             known = slice(max(start - 3, 0), end - 3)
             step = StreamFeatures(x[:, known], guess[:, end - 3 : end])
             out, state = encoder.step(step, state, final=end == 120)
-            done.append(out.final)
+            done.append(out.frames)
             heard = torch.cat([x[:, : end - 3], guess[:, end - 3 : end]], dim=1)
             got = torch.cat([*done, out.tail], dim=1)
             torch.testing.assert_close(got, full(encoder, heard, segment, conv), atol=1e-10, rtol=0)
@@ -255,7 +255,7 @@ def test_provisional_features_are_heard_and_replaced(encoder, segment, conv):
 def test_no_input_gives_no_output(encoder):
     x = torch.zeros(1, 0, 6, dtype=torch.float64)
     out, _ = encoder.step(x, encoder.init_state(), final=True)
-    assert out.final.shape == out.tail.shape == (1, 0, 16)
+    assert out.frames.shape == out.tail.shape == (1, 0, 16)
     assert encoder(x, torch.tensor([0]))["encoder_out"][0].shape == (0, 1, 16)
 
 
@@ -269,7 +269,7 @@ def test_step_leaves_its_state_alone_and_streams_do_not_touch(encoder):
         encoder.step(y, state)
         again, _ = encoder.step(x[:, 50:], state)
     assert all(torch.equal(a, b) for a, b in zip(before, tensors_of(state), strict=True))
-    assert torch.equal(first.final, again.final) and torch.equal(first.tail, again.tail)
+    assert torch.equal(first.frames, again.frames) and torch.equal(first.tail, again.tail)
 
 
 def test_causality(encoder):

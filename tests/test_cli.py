@@ -76,7 +76,7 @@ def test_mistakes_are_one_line_and_leave_nothing(model_dir, wav, tmp_path, capsy
 
 def test_importing_loads_neither_simuleval_nor_fairseq():
     code = (
-        "import sys, echostream, echostream.translator.pipeline, echostream.cli, echostream.checkpoint\n"
+        "import sys, echostream.translator.pipeline, echostream.cli, echostream.checkpoint\n"
         "heavy = [m for m in sys.modules if m.split('.')[0] in ('simuleval', 'fairseq')]\n"
         "assert not heavy, heavy"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST_FILE = 400
+LONGEST_FILE = 600
 # Rooms from the ground up; the first name that fits decides. A room may import itself and rooms
 # below it, on lower floors. Rooms on one floor do not know each other.
 FLOORS = [
@@ -24,10 +24,9 @@ FLOORS = [
     {
         "layers": (
             "echostream.models.packed_linear",
+            "echostream.models.kv_cache",
             "echostream.models.transformer_layer",
             "echostream.models.emformer_layer",
-            "echostream.models.emformer_masks",
-            "echostream.models.emformer_stack",
             "echostream.models.causal_convolution",
             "echostream.models.chunk_conv",
             "echostream.models.chunk_conformer_layer",
@@ -35,6 +34,7 @@ FLOORS = [
     },
     {
         "encoders": (
+            "echostream.models.encoder",
             "echostream.models.echostream_encoder",
             "echostream.models.chunk_conformer_encoder",
         ),
@@ -43,8 +43,7 @@ FLOORS = [
     {
         "model": (
             "echostream.models.echostream_model",
-            "echostream.models.heard",
-            "echostream.models.batched",
+            "echostream.models.ctc_output",
             "echostream.models.text_states",
         )
     },
@@ -61,7 +60,6 @@ FLOORS = [
         "pipeline": (
             "echostream.translator.stream",
             "echostream.translator.pipeline",
-            "echostream.pipeline_batch",
             "echostream.translator.state",
             "echostream.speaking",
             "echostream.synthetic",
@@ -248,7 +246,10 @@ def test_no_file_is_too_long(sources):
         ("echostream.translator.pipeline", "from echostream.session import Session"),
         ("echostream.session", "import echostream.evaluation.runs.run_folder"),
         ("echostream.models.decoders.vocoder", "from echostream.models import echostream_model"),
-        ("echostream.translator.stream", "def late():\n    from echostream.streamspeech import recompute"),
+        (
+            "echostream.translator.stream",
+            "def f():\n    from echostream.streamspeech import recompute",
+        ),
         ("echostream.translator.endpoint", "from echostream import checkpoint"),
     ],
 )

@@ -124,9 +124,9 @@ def test_streaming_equals_offline_under_the_same_visibility(double_system, clip)
     assert [c for c in chosen if c != 2] == [
         t for t, c in zip(result["mt"], chosen, strict=True) if c != 2
     ]
-    units = double_system.model._collapse_units(out.unit[0])[0]
+    units = double_system.model._collapse_units(out.unit[0])
     live = result["units"]
-    finished = state.model.t2u.length > len(visible)
+    finished = state.model.speech.t2u.length > len(visible)
     assert (live[: len(units)] if finished else live) == units
     assert len(out.waveform) == 1 and out.waveform[0].numel() % 320 == 0
 
@@ -201,19 +201,20 @@ def test_whole_word_mode_rolls_the_decoder_back(double_system, clip, monkeypatch
     decoder = double_system.model.target_unigram_decoder
     starts = double_system.target_vocabulary.starts_word
     decoded = []
-    original = type(decoder).decode
+    original = type(decoder).decode_rows
 
-    def recording(self, state, **options):
-        hypothesis = original(self, state, **options)
+    def recording(self, *arguments, **options):
+        (hypothesis,) = original(self, *arguments, **options)
         decoded.append(hypothesis.tokens)
-        return hypothesis
+        return [hypothesis]
 
-    def counting(self, hidden, position):
+    def counting(self, hidden, positions):
+        (position,) = positions
         scores = torch.zeros(1, 64)
         scores[0, 4 + position % 50] = 1.0  # every position another token
         return scores
 
-    monkeypatch.setattr(type(decoder), "decode", recording)
+    monkeypatch.setattr(type(decoder), "decode_rows", recording)
     monkeypatch.setattr(type(decoder), "_log_probs", counting)
     policy = PolicyConfig(name="wait_k", whole_word=True)
     pipeline = Pipeline(double_system, policy=policy, task="s2tt")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.config import EmformerConfig
-from echostream.models.emformer_layer import EmformerLayerState, EmformerStack
+from echostream.models.emformer_layer import EmformerStack, EmformerState
 from echostream.models.encoder import Encoded
 from echostream.streaming import (
     PerRow,
@@ -215,21 +215,22 @@ class EncoderState:
         pending: (B, 3, bins) features that do not make up an encoder frame yet, at the end.
         subsampler: inputs that the convolutions still read.
         lookahead: (B, R, D) subsampled frames held back as right context, at the end.
-        layers: caches and memory banks.
+        emformer: caches and memory banks.
         waiting: how many frames of ``pending`` each row holds.
         held: and of ``lookahead``.
-        frames: encoder frames handed out.
-        segments: in so many segments.
     """
 
     pending: Tensor
     subsampler: tuple[Tensor, ...]
     lookahead: Tensor
-    layers: tuple[EmformerLayerState, ...]
+    emformer: EmformerState
     waiting: PerRow
     held: PerRow
-    frames: PerRow
-    segments: PerRow
+
+    @property
+    def frames(self) -> PerRow:
+        """Encoder frames handed out in each row."""
+        return self.emformer.frames
 
 
 class EchoStreamSpeechEncoder(nn.Module):
@@ -320,8 +321,6 @@ class EchoStreamSpeechEncoder(nn.Module):
             self.emformer.init_state(batch_size),
             waiting=none,
             held=none,
-            frames=none,
-            segments=none,
         )
 
     def step(
@@ -361,22 +360,12 @@ class EchoStreamSpeechEncoder(nn.Module):
             count if end else max(count - right, 0) for count, end in zip(total, ends, strict=True)
         )
         held = PerRow(a - b for a, b in zip(total, segment, strict=True))
-        out, layers = x[:, :0], state.layers
+        out, emformer = x[:, :0], state.emformer
         if max(segment):
             # Rows without a segment bring nothing that others could see.
-            behind = PerRow(h if s else 0 for h, s in zip(held, segment, strict=True))
-            layout = self.emformer.layout(segment, behind, state.frames, state.segments, x)
-            out, layers = self.emformer.step(x, layers, layout)
-        return out, EncoderState(
-            state.pending,
-            subsampler,
-            kept,
-            layers,
-            state.waiting,
-            held,
-            PerRow(map(sum, zip(state.frames, segment, strict=True))),
-            PerRow(n + (s > 0) for n, s in zip(state.segments, segment, strict=True)),
-        )
+            behind = [h if s else 0 for h, s in zip(held, segment, strict=True)]
+            out, emformer = self.emformer.step(x, emformer, behind, lengths=segment)
+        return out, EncoderState(state.pending, subsampler, kept, emformer, state.waiting, held)
 
     def open_stream(self, batch_size: int, chunk_ms: int) -> EncoderState:
         """Fresh state; steps bring chunks of any length."""

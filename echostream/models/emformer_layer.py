@@ -39,6 +39,7 @@ from echostream.streaming import (
     PerRow,
     filled_mask,
     lengths_to_padding_mask,
+    per_row,
     shift_in,
     valid_mask,
     window,
@@ -60,6 +61,21 @@ class EmformerLayerState:
     left: Tensor
     memory: Tensor
     conv: Tensor
+
+
+@dataclass(frozen=True)
+class EmformerState:
+    """Streaming state of an :class:`EmformerStack`; shapes never change.
+
+    Attributes:
+        layers: of each layer.
+        frames: frames of all segments of each row so far.
+        segments: how many those were.
+    """
+
+    layers: tuple[EmformerLayerState, ...]
+    frames: PerRow
+    segments: PerRow
 
 
 @dataclass(frozen=True)
@@ -260,8 +276,11 @@ class EmformerStack(nn.Module):
             EmformerLayer(config, gain=1 / math.sqrt(depth + 1)) for depth in range(config.layers)
         )
 
-    def init_state(self, batch_size: int = 1) -> tuple[EmformerLayerState, ...]:
-        return tuple(layer.init_state(batch_size) for layer in self.layers)
+    def init_state(self, batch_size: int = 1) -> EmformerState:
+        none = PerRow.of(0, batch_size)
+        return EmformerState(
+            tuple(layer.init_state(batch_size) for layer in self.layers), none, none
+        )
 
     def forward(
         self,
@@ -328,17 +347,37 @@ class EmformerStack(nn.Module):
     def step(
         self,
         x: Tensor,
-        state: tuple[EmformerLayerState, ...],
-        layout: StepLayout,
-    ) -> tuple[Tensor, tuple[EmformerLayerState, ...]]:
+        state: EmformerState,
+        right: int | Sequence[int] = 0,
+        *,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[Tensor, EmformerState]:
         """One segment of each row.
 
         Args:
             x: (B, N, D), in each row the segment and its look-ahead behind it, then padding.
+            right: frames of look-ahead, for all rows or each.
+            lengths: segment frames of each row, 0 where a row has no segment yet; None: all are
+                ``N - right`` long.
 
         Returns:
             (B, S, D) and the new state.
         """
+        rows = x.size(0)
+        behind = per_row(right, rows)
+        segment = per_row(x.size(1) - max(behind) if lengths is None else lengths, rows)
+        layout = self.layout(segment, behind, state.frames, state.segments, x)
+        out, layers = self.compute(x, state.layers, layout)
+        return out, EmformerState(
+            layers,
+            PerRow(map(sum, zip(state.frames, segment, strict=True))),
+            PerRow(map(sum, zip(state.segments, layout.summaries, strict=True))),
+        )
+
+    def compute(
+        self, x: Tensor, state: tuple[EmformerLayerState, ...], layout: StepLayout
+    ) -> tuple[Tensor, tuple[EmformerLayerState, ...]]:
+        """:meth:`step` on tensors alone: (B, N, D) to (B, S, D), and the layers' new states."""
         segment, right = layout.size, layout.right_size
         frames = torch.cat([window(x, layout.lengths, right), x[:, :segment]], dim=1)
         memory = layout.mean(x[:, :segment]) if self.config.memory_size else x[:, :0]

@@ -32,7 +32,6 @@ def test_collapse_in_any_pieces_equals_collapsing_whole(labels, cuts):
         tokens, state = collapse(labels[start:end], state, blank=0, ignore=(1,))
         emitted += tokens
     assert emitted == reference_collapse(labels, 0, (1,))
-    assert state.count == len(emitted)
 
 
 def test_collapse_keeps_repeats_across_a_blank():
@@ -75,7 +74,7 @@ def test_head_with_layers_is_causal_and_bounded():
     for _ in range(400):
         _, state = head.step(torch.randn(1, 4, 8, dtype=torch.double), state)
         sizes.append(state_bytes(state))
-    assert max(sizes[200:]) <= max(sizes[:200])
+    assert len(set(sizes)) == 1
 
 
 def test_zero_layers_are_the_plain_projection():
@@ -97,5 +96,5 @@ def test_long_streams_equal_forward_behind_the_window():
         for piece in x.split(cut, dim=1):
             logits, state = head.step(piece, state)
             pieces.append(logits)
-        assert state.caches[0].offset > 0
+        assert state.offset[0] > 0
         torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-12, rtol=0)

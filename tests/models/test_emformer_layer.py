@@ -7,8 +7,13 @@ from torch.nn import functional as F
 
 from echostream.config import EmformerConfig
 from echostream.models.causal_convolution import CausalConvolution
-from echostream.models.emformer_masks import SegmentLayout, attention_mask, right_windows
-from echostream.models.emformer_stack import EmformerStack, from_torchaudio_names
+from echostream.models.emformer_layer import (
+    EmformerStack,
+    SegmentLayout,
+    attention_mask,
+    from_torchaudio_names,
+    right_windows,
+)
 
 # torchaudio's softmax runs in float32 whatever the input, which limits the agreement.
 TOLERANCE = 1e-5
@@ -201,16 +206,17 @@ def test_state_is_bounded_and_input_state_unchanged():
     )
     stack = EmformerStack(config).eval()
     state = stack.init_state()
-    for step in range(12):
-        before = [(s.left.clone(), s.memory.clone(), s.conv.clone()) for s in state]
+    for _step in range(12):
+        before = [(s.left.clone(), s.memory.clone(), s.conv.clone()) for s in state.layers]
         _, following = stack.step(torch.randn(1, 4, 8), state)
-        for (left, memory, conv), kept in zip(before, state, strict=True):
+        for (left, memory, conv), kept in zip(before, state.layers, strict=True):
             assert torch.equal(left, kept.left) and torch.equal(memory, kept.memory)
             assert torch.equal(conv, kept.conv)
         state = following
-        assert state[0].conv.shape == (1, 3, 8)
-        assert state[0].conv.untyped_storage().nbytes() <= 3 * 8 * 4
-        assert state[0].left.size(1) == min(4 * (step + 1), 6)
-        assert state[0].memory.size(1) == min(step + 1, 3)
+        layer = state.layers[0]
+        assert layer.conv.shape == (1, 3, 8)
+        assert layer.left.shape == (1, 6, 16) and layer.memory.shape == (1, 3, 16)
         # What was dropped must not be kept alive by a view.
-        assert state[0].left.untyped_storage().nbytes() <= 6 * 16 * 4
+        for tensor in (layer.conv, layer.left, layer.memory):
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    assert state.frames == (48,) and state.segments == (12,)

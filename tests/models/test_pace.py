@@ -18,8 +18,9 @@ from echostream.models.decoders.pace import (
     paced,
 )
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
-from echostream.models.decoders.vocoder_integration import StreamingVocoder
+from echostream.models.decoders.vocoder_integration import StreamingVocoder, UnitTail
 from echostream.models.echostream_model import freeze
+from echostream.streaming import PerRow
 
 speeds = st.floats(1.0, FASTEST)
 slow_speeds = st.floats(SLOWEST, 1.0)
@@ -111,7 +112,7 @@ def test_samples_are_the_tail_of_whole_synthesis_at_these_speeds(writes, random)
         whole = generator.synthesize(generator.embed(code, torch.tensor([expected]))).flatten()
         tail = whole[len(whole) - sum(expected[-count:]) * unit_samples :]
         torch.testing.assert_close(samples, tail, atol=1e-12, rtol=0)
-        assert state.speed == path[-1]
+        assert state.tails[0].speed == path[-1]
 
 
 @torch.no_grad()
@@ -122,7 +123,7 @@ def test_faster_speech_is_shorter_and_speed_one_the_same():
     plain, _, _ = streaming.step(units, streaming.init_state())
     same, _, _ = streaming.step(units, streaming.init_state(), speed=1.0)
     assert torch.equal(plain, same)
-    fast = replace(streaming.init_state(), speed=1.4)
+    fast = replace(streaming.init_state(), tails=PerRow([UnitTail(speed=1.4)]))
     quick, _, _ = streaming.step(units, fast, speed=1.4)
     assert len(plain) / len(quick) == pytest.approx(1.4, rel=0.02)
 

@@ -68,9 +68,7 @@ def padded(parts):
 def held(cache):
     """What each row of a cache holds, layer by layer."""
     rows = enumerate(zip(cache.start, cache.end, strict=True))
-    return [
-        layer[row, :, :, start:end] for row, (start, end) in rows for layer in cache.tensors()
-    ]
+    return [layer[row, :, :, start:end] for row, (start, end) in rows for layer in cache.tensors()]
 
 
 def told(output):
@@ -87,7 +85,7 @@ def hear(model, features, state, **options):
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_listening_rows_equal_streams_alone(name):
-    """Streams of random lengths in random chunks, some empty, that enter and leave in the middle."""
+    """Streams in random chunks, some empty, that enter and leave in the middle."""
     model = model_of(**VARIANTS[name])
     generator = torch.Generator().manual_seed(1)
 
@@ -102,9 +100,7 @@ def test_listening_rows_equal_streams_alone(name):
     for _, chunks in streams:
         state, found = model.init_listening(), []
         for index, chunk in enumerate(chunks):
-            encoded, (output,), state = hear(
-                model, chunk, state, final=index == len(chunks) - 1
-            )
+            encoded, (output,), state = hear(model, chunk, state, final=index == len(chunks) - 1)
             found.append((encoded.frames, output))
         expected.append((found, state))
     states = {row: model.init_listening() for row in range(len(streams))}
@@ -112,9 +108,7 @@ def test_listening_rows_equal_streams_alone(name):
     sizes, together, emitted = {state_bytes(states[0])}, 0, 0
     for turn in range(25):
         active = [
-            row
-            for row, (begins, chunks) in enumerate(streams)
-            if 0 <= turn - begins < len(chunks)
+            row for row, (begins, chunks) in enumerate(streams) if 0 <= turn - begins < len(chunks)
         ]
         if not active:
             continue
@@ -294,4 +288,4 @@ def test_states_of_other_models_cannot_be_joined():
     model = model_of()
     one = model.init_listening()
     with pytest.raises((ValueError, RuntimeError)):
-        join_rows([one.encoder, seeded_model(config_of(left_context_frames=9)).encoder.init_state()])
+        join_rows([one.encoder, model_of(left_context_frames=9).encoder.init_state()])

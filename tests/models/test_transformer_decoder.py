@@ -8,7 +8,9 @@ import torch
 from echostream.config import MTDecoderConfig
 from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
 from echostream.models.decoders.transformer_decoder import TransformerMTDecoder
-from echostream.models.transformer_layer import TRIM_SLACK, KVCache, causal_mask, visible_mask
+from echostream.models.kv_cache import TRIM_SLACK, KVCache, causal_mask
+from echostream.models.transformer_layer import visible_mask
+from echostream.streaming import PerRow, state_bytes
 
 SOURCE, VOCAB = 12, 20
 
@@ -96,9 +98,10 @@ def test_decode_follows_greedy_choice_and_rolls_back_end_of_sentence():
     calls = []
     original = decoder._log_probs
 
-    def forced(hidden, position):
+    def forced(hidden, positions):
+        (position,) = positions
         calls.append(position)
-        scores = original(hidden, position)
+        scores = original(hidden, positions)
         if position >= 2:
             scores[:, decoder.eos] = 100.0
         return scores
@@ -142,8 +145,8 @@ def test_beam_finds_the_best_scored_sentence():
         total, current = 0.0, state
         for token in (*sentence, decoder.eos):
             hidden, following = decoder.step(torch.tensor([[current.last_token]]), current)
-            total += float(decoder._log_probs(hidden, current.length)[0, token])
-            current = replace(following, last_token=token)
+            total += float(decoder._log_probs(hidden, [current.length])[0, token])
+            current = replace(following, last_tokens=PerRow([token]))
         return total / (len(sentence) + 1)
 
     vocabulary = [t for t in range(7) if t not in (decoder.pad, decoder.eos)]
@@ -185,11 +188,11 @@ def test_state_is_bounded():
     for _ in range(200):
         state = decoder.read(frames(4), state)
         _, state = decoder.step(torch.tensor([[5]]), state)
-        sizes.append(sum(cache.nbytes for cache in (*state.caches, *state.sources)))
+        sizes.append(state_bytes(state.cache) + state_bytes(state.sources))
     assert state.length == 200 and state.source_length == 800
-    assert max(cache.stored for cache in state.caches) <= 5 + 2 * TRIM_SLACK
-    assert max(cache.stored for cache in state.sources) <= 10 + 2 * TRIM_SLACK
-    assert max(sizes[100:]) <= max(sizes[:100])
+    assert state.cache.stored[0] <= 5 + 2 * TRIM_SLACK
+    assert state.sources.stored[0] <= 10 + 2 * TRIM_SLACK
+    assert max(sizes[150:]) <= max(sizes[:150])
 
 
 def test_step_without_source_is_an_error():
@@ -199,16 +202,25 @@ def test_step_without_source_is_an_error():
 
 
 def test_cache_views_never_change():
-    cache = KVCache.empty(torch.zeros(1), 1, 1, 2)
-    one = torch.ones(1, 1, 3, 2)
-    with torch.no_grad():
-        first = cache.append(one, one)
-        second = first.append(2 * one, 2 * one)
-        branch = first.append(3 * one, 3 * one)
-    assert first.key.unique().tolist() == [1.0]
-    assert second.key[0, 0, :, 0].tolist() == [1, 1, 1, 2, 2, 2]
-    assert branch.key[0, 0, :, 0].tolist() == [1, 1, 1, 3, 3, 3]
+    def append(cache, value):
+        appending = cache.extend([3])
+        new = torch.full((1, 1, 3, 2), float(value))
+        appending.write(0, new, new)
+        return appending.cache
+
+    def keys(cache):
+        return cache.layer(0)[0][0, 0, :, 0].tolist()
+
+    cache = KVCache.empty(1, torch.zeros(1), 1, 1, 2)
+    first = append(cache, 1)
+    second, branch = append(first, 2), append(first, 3)
+    assert keys(first) == [1, 1, 1]
+    assert keys(second) == [1, 1, 1, 2, 2, 2]
+    assert keys(branch) == [1, 1, 1, 3, 3, 3]
     assert (cache.length, first.length, second.length) == (0, 3, 6)
+    assert second.storage is first.storage and branch.storage is not first.storage
+    # A copy of a branch is as good, and truncating is forgetting.
+    assert keys(append(second.truncate(3), 4)) == [1, 1, 1, 4, 4, 4] and keys(second)[3:] == [2] * 3
 
 
 @pytest.mark.parametrize(
@@ -272,7 +284,7 @@ def test_long_streams_equal_forward_behind_the_window(window):
         state = decoder.read(source[:, 2 * position : 2 * position + 2], state)
         out, state = decoder.step(tokens[:, position : position + 1], state)
         pieces.append(out)
-    assert state.caches[0].offset > 0 and state.sources[0].offset > 0
+    assert state.cache.offset[0] > 0 and state.sources.offset[0] > 0
     torch.testing.assert_close(torch.cat(pieces, 1), hidden.transpose(0, 1), atol=1e-12, rtol=0)
 
 
@@ -293,8 +305,9 @@ def test_beam_while_the_source_goes_on_keeps_unfinished_sentences():
     state = decoder.read(frames(5), decoder.init_state())
     original = decoder._log_probs
 
-    def ending(hidden, position):
-        scores = original(hidden, position)
+    def ending(hidden, positions):
+        position = positions[0]
+        scores = original(hidden, positions)
         if position >= 1:
             scores[:, decoder.eos] = -1e-3 if position == 1 else -50.0
         return scores
@@ -302,7 +315,7 @@ def test_beam_while_the_source_goes_on_keeps_unfinished_sentences():
     decoder._log_probs = ending
     going = decoder.decode(state, max_new_tokens=4, final=False, beam=3)
     assert not going.finished and going.state.length == len(going.tokens)
-    assert going.state.sources[0].key.size(0) == 1
+    assert len(going.state.sources.end) == 1
     ended = decoder.decode(state, max_new_tokens=4, final=True, beam=3)
     assert ended.finished and ended.hidden.size(1) == len(ended.tokens) + 1
 

@@ -9,7 +9,7 @@ from echostream.models.decoders.unit_decoder import (
     T2UEncoder,
     strided_visibility,
 )
-from echostream.models.transformer_layer import TRIM_SLACK
+from echostream.models.kv_cache import TRIM_SLACK
 
 DIM, VOCAB = 8, 15
 
@@ -93,13 +93,10 @@ def test_empty_step_and_bounded_state():
     assert logits.shape == (1, 0, VOCAB)
     for _ in range(300):
         _, state = decoder.step(text(2), state)
-        for cache, window, new in (
-            *((cache, 4 * 3, 6) for cache in state.caches),
-            *((cache, 4, 2) for cache in state.sources),
-        ):
-            assert cache.stored <= window + 2 * TRIM_SLACK
-            # Buffers double when they are full.
-            assert cache.buffer.key.size(2) <= 2 * (window + 2 * TRIM_SLACK + new)
+        for cache, window, new in ((state.cache, 4 * 3, 6), (state.sources, 4, 2)):
+            assert cache.stored[0] <= window + 2 * TRIM_SLACK
+            # Memory grows to the next power of two with room for half as many more.
+            assert cache.capacity <= 3 * (window + 2 * TRIM_SLACK + new)
     assert state.length == 1800
 
 
@@ -137,7 +134,7 @@ def test_long_streams_equal_forward_behind_the_window():
     for piece in x.split(1, dim=1):
         logits, state = decoder.step(piece, state)
         pieces.append(logits)
-    assert state.caches[0].offset > 0 and state.sources[0].offset > 0
+    assert state.cache.offset[0] > 0 and state.sources.offset[0] > 0
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-12, rtol=0)
 
 

@@ -52,7 +52,7 @@ def test_streaming_equals_tail_of_full_synthesis(config, durations):
         assert torch.equal(frames, all_frames[-count:])
         assert len(samples) == int(frames.sum()) * config.unit_samples
         torch.testing.assert_close(samples, full[-len(samples) :], atol=1e-10, rtol=0)
-        assert len(state.units) <= streaming.context_units
+        assert len(state.tails[0].units) <= streaming.context_units
 
 
 @torch.no_grad()
@@ -167,4 +167,4 @@ def test_no_units_give_no_samples():
     samples, durations = vocoder.generate([])
     assert samples.numel() == 0 and durations.numel() == 0
     samples, _, state = StreamingVocoder(vocoder).step((), StreamingVocoder(vocoder).init_state())
-    assert samples.numel() == 0 and state.units == ()
+    assert samples.numel() == 0 and state.tails[0].units == ()

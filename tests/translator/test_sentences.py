@@ -13,7 +13,8 @@ import torch
 from echostream.audio import check_samples
 from echostream.config import ChunkConformerConfig, EndpointConfig, PolicyConfig
 from echostream.models.echostream_model import seeded_model
-from echostream.streaming import state_bytes
+from echostream.models.encoder import Encoded
+from echostream.streaming import PerRow, state_bytes
 from echostream.synthetic import random_system, synthetic_clip
 from echostream.text import Vocabulary
 from echostream.translator.endpoint import EndpointState
@@ -91,27 +92,24 @@ def by_sentence(outputs):
 def encode(system, samples, chunk=CHUNK):
     """Encoder frames of a stream, as the pipeline's chunks complete them."""
     frontend, model = system.frontend(), system.model
-    front, state, parts = frontend.init_state(), model.init_state(), []
+    front, state, parts = frontend.init_state(), model.init_listening(), []
     for start in [*range(0, len(samples) + 1, chunk)]:
         piece = samples[start : start + chunk]
         final = len(piece) < chunk
         features, front = frontend.step(piece, RATE, front, final=final)
-        frames, _, state = model.encode(features.double(), state, final=final)
-        parts.append(frames)
+        encoded, state = model.encode(features.double(), state, final=final)
+        parts.append(encoded.frames)
     return parts
 
 
 def check_written(model, output, state):
     """Decode once more what a decision wrote, from all that its sentence had read by then; returns
     the state behind it."""
-    hypothesis, state = model.translate(
-        state,
-        max_new_tokens=200 if output.sentence_end else len(output.mt_tokens),
-        final=output.sentence_end,
-    )
-    units, state = model.speak(hypothesis.hidden, state)
+    limit = 200 if output.sentence_end else len(output.mt_tokens)
+    (hypothesis,) = model.translate(state.mt, [limit], output.sentence_end)
+    (units,), speech = model.speak([hypothesis.hidden], state.speech)
     assert hypothesis.tokens == output.mt_tokens and tuple(units) == output.units
-    return state
+    return replace(state, mt=hypothesis.state, speech=speech)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +147,7 @@ def test_a_sentence_is_what_its_frames_alone_would_give(double_system, clip, fra
             written += output.units
         speech = np.concatenate([o.waveform for o in mine])
         if written:
-            samples, _ = model.vocode(written, model.init_state())
+            (samples,), _ = model.vocode([written], model.init_speech(), [1.0])
             assert len(speech) == len(samples)
         else:
             assert not len(speech)
@@ -213,16 +211,16 @@ def test_off_is_one_sentence(ending_system, clip):
     model, parts = ending_system.model, encode(ending_system, clip)
     reference, policy, counts = model.init_state(), pipeline.policy_config, [0, 0]
     for output, frames in zip(outputs, parts, strict=True):
-        heard, reference = model.listen(frames, None, reference)
+        encoded = Encoded(frames, PerRow([frames.size(1)]))
+        (heard,), listening = model.emit(encoded, reference.listening)
+        reference = model.read(frames, replace(reference, listening=listening))
         counts[0] += len(heard.asr_tokens)
         counts[1] += len(heard.st_tokens)
         assert heard.asr_tokens == output.asr_tokens and heard.st_tokens == output.st_tokens
         if output.mt_tokens or output.final:
-            hypothesis, reference = model.translate(
-                reference,
-                max_new_tokens=policy.max_len if output.final else len(output.mt_tokens),
-                final=output.final,
-            )
+            limit = policy.max_len if output.final else len(output.mt_tokens)
+            (hypothesis,) = model.translate(reference.mt, [limit], output.final)
+            reference = replace(reference, mt=hypothesis.state)
             assert hypothesis.tokens == output.mt_tokens
     assert state.model.mt.source_length == sum(part.size(1) for part in parts)
 
@@ -261,7 +259,7 @@ def test_a_streams_state_is_bounded(ending_system, system, kind):
         outputs, state = pipeline.step(clip, RATE, state)
         frames += sum(output.encoder_frames for output in outputs)
         sizes.append(state_bytes(state))
-        longest = max(longest, state.model.mt.sources[0].stored)
+        longest = max(longest, state.model.mt.sources.stored[0])
     assert max(sizes[8:]) <= 1.2 * max(sizes[:8])
     limit = 4000 * 1.25 / 40 + 8 if kind == "speech" else 0
     assert longest <= max(limit, LEAD_FRAMES + 128) + 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -16,12 +15,12 @@ from hypothesis import strategies as st
 from agents.base import add_speech_args, speech_from_args
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.models.decoders.transformer_decoder import Hypothesis
-from echostream.models.echostream_model import EchoStreamModel, seeded_model
+from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.speech import MOST_HELD, Speaker, SpeakerState, Written
-from tests.translator.test_sentences import ending_system  # noqa: F401 (a fixture)
 from tests.test_pipeline import push, total
+from tests.translator.test_sentences import ending_system  # noqa: F401 (a fixture)
 
 RATE = 16000
 WHOLE = SpeechConfig(whole_words=True)
@@ -34,27 +33,24 @@ UNIT_SAMPLES, CHUNK_MS = 320, 320
 
 @dataclass
 class Script:
-    """A model that writes a given text: token ``t`` has the state ``[t]``, sounds as the unit
-    ``t``, one frame long, and the text decoder always knows what comes next."""
+    """Stages that answer at once, of a model that writes a given text: token ``t`` has the
+    state ``[t]``, sounds as the unit ``t``, one frame long, and the text decoder always knows what
+    comes next."""
 
     tokens: list[int]
     predicted: int = 1
+    dur_prediction = True
 
     def __post_init__(self):
         self.written = 0
         self.said: list[list[int]] = []
         self.speeds: list[float] = []
-        durations = lambda code: torch.full_like(code, self.predicted)  # noqa: E731
-        generator = SimpleNamespace(
-            dur_predictor=object(),
-            durations=durations,
-            dict=SimpleNamespace(weight=torch.zeros(1)),
-        )
-        self.vocoder = SimpleNamespace(
+        vocoder = SimpleNamespace(
             sample_rate=RATE,
-            generator=generator,
-            config=SimpleNamespace(unit_samples=UNIT_SAMPLES),
+            unit_samples=UNIT_SAMPLES,
+            durations=lambda rows: [[self.predicted] * len(row) for row in rows],
         )
+        self.model = SimpleNamespace(vocoder=vocoder)
 
     def write(self, count):
         new = self.tokens[self.written : self.written + count]
@@ -62,16 +58,16 @@ class Script:
         hidden = torch.tensor(new, dtype=torch.float64).reshape(1, -1, 1)
         return Hypothesis(tuple(new), hidden, None, False, 0.0)
 
-    def translate(self, state, *, tail, max_new_tokens, final):
-        assert max_new_tokens == 1 and not final
+    def translate(self, state, limit, final, tail, watch):
+        assert limit == 1 and not final
         following = tuple(self.tokens[self.written : self.written + 1])
-        return Hypothesis(following, torch.zeros(1, len(following), 1), None, False, 0.0), state
+        return Hypothesis(following, torch.zeros(1, len(following), 1), None, False, 0.0)
 
-    def speak(self, hidden, state):
+    def speak(self, hidden, state, watch):
         self.said.append([int(t) for t in hidden.flatten()])
         return self.said[-1], state
 
-    def vocode(self, units, state, *, dur_prediction, speed):
+    def vocode(self, units, state, speed, watch):
         self.speeds.append(speed)
         return torch.zeros(round(UNIT_SAMPLES * self.predicted * len(units) / speed)), state
 
@@ -87,8 +83,18 @@ def speaker_of(model, speech, backlog=None):
         speech=speech,
         backlog=backlog or BacklogConfig(),
         chunk_ms=CHUNK_MS,
-        dur_prediction=True,
     )
+
+
+def step(speaker, written, state):
+    """What a speaker says of what was written, with the script's answers."""
+    steps = speaker.step(written, None, EchoStreamState(None, None, None), state)
+    try:
+        answer = next(steps)
+        while True:
+            answer = steps.send(answer)
+    except StopIteration as end:
+        return end.value
 
 
 def run(model, speech, writes):
@@ -98,7 +104,7 @@ def run(model, speech, writes):
         ends = index == len(writes) - 1
         hypothesis = model.write(count) if count else None
         written = Written(hypothesis, None, ends, CHUNK_MS * (index + 1.0))
-        units, waveform, _, state = speaker.step(written, lambda stage: nullcontext(), None, state)
+        units, waveform, _, state = step(speaker, written, state)
         assert len(waveform) > 0 or not units
         said.append(units)
     assert state.states is None and not state.tokens
@@ -118,15 +124,12 @@ def test_a_word_is_spoken_when_it_is_finished():
 def test_a_finished_word_does_not_wait_for_the_next_write():
     model = Script([10, 11, 12, 20])
     speaker, state = speaker_of(model, WHOLE), SpeakerState()
-    quiet = lambda stage: nullcontext()  # noqa: E731
-    units, _, _, state = speaker.step(
-        Written(model.write(2), None, False, 320.0), quiet, None, state
-    )
+    units, _, _, state = step(speaker, Written(model.write(2), None, False, 320.0), state)
     assert units == [] and state.tokens == (10, 11)
-    units, _, _, state = speaker.step(Written(None, None, False, 640.0), quiet, None, state)
+    units, _, _, state = step(speaker, Written(None, None, False, 640.0), state)
     assert units == [] and state.tokens == (10, 11)
     model.tokens = [10, 11, 20]  # more source, and the decoder has changed its mind
-    units, _, _, state = speaker.step(Written(None, None, False, 960.0), quiet, None, state)
+    units, _, _, state = step(speaker, Written(None, None, False, 960.0), state)
     assert units == [10, 11] and state == SpeakerState(backlog=state.backlog)
 
 
@@ -157,11 +160,10 @@ def test_pieces_are_drawn_out_to_the_next_decision_where_silence_would_follow():
     def speeds(config, waiting_units=0, ends=False, count=8, backlog=None):
         model = Script([10] * 100)
         speaker, state = speaker_of(model, config, backlog), SpeakerState()
-        quiet = lambda stage: nullcontext()  # noqa: E731
         if waiting_units:
             first = Written(model.write(waiting_units), None, True, 320.0)
-            *_, state = speaker.step(first, quiet, None, state)
-        speaker.step(Written(model.write(count), None, ends, 320.0), quiet, None, state)
+            *_, state = step(speaker, first, state)
+        step(speaker, Written(model.write(count), None, ends, 320.0), state)
         return model.speeds[-1]
 
     fill = SpeechConfig(fill_chunks=1.0, min_speed=0.6)
@@ -191,7 +193,7 @@ def test_short_pieces_wait_unless_speech_is_played_or_the_sentence_ends():
         nonlocal state
         hypothesis = model.write(count) if count else None
         written = Written(hypothesis, None, ends, float(CHUNK_MS * chunk))
-        units, waveform, _, state = speaker.step(written, lambda stage: nullcontext(), None, state)
+        units, waveform, _, state = step(speaker, written, state)
         assert len(units) == count
         return len(waveform) / UNIT_SAMPLES
 
@@ -218,9 +220,10 @@ def talking(double_system, monkeypatch):
 
     def speak(self, hidden, state):
         spoken = state.t2u.length
-        _, t2u = self.synthesizer_encoder.step(hidden, state.t2u)
-        first, count = 5 * spoken, 5 * hidden.size(1)
-        return [7 * u % 50 for u in range(first, first + count)], replace(state, t2u=t2u)
+        (own,) = hidden
+        _, t2u = self.synthesizer_encoder.step(own, state.t2u)
+        first, count = 5 * spoken, 5 * own.size(1)
+        return [[7 * u % 50 for u in range(first, first + count)]], replace(state, t2u=t2u)
 
     monkeypatch.setattr(EchoStreamModel, "speak", speak)
     return replace(double_system, model=model)
@@ -237,7 +240,7 @@ def test_text_is_as_ever_and_no_text_state_stays_unspoken(talking, clip, speech,
     original = EchoStreamModel.speak
 
     def speak(self, hidden, state):
-        spoken.append(hidden.size(1))
+        spoken.append(hidden[0].size(1))
         return original(self, hidden, state)
 
     monkeypatch.setattr(EchoStreamModel, "speak", speak)

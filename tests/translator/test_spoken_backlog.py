@@ -28,9 +28,10 @@ def talkative(double_system, monkeypatch):
 
     def speak(self, hidden, state):
         spoken = state.t2u.length
-        _, t2u = self.synthesizer_encoder.step(hidden, state.t2u)
-        first, count = 5 * spoken, 5 * hidden.size(1)
-        return [7 * u % 50 for u in range(first, first + count)], replace(state, t2u=t2u)
+        (own,) = hidden
+        _, t2u = self.synthesizer_encoder.step(own, state.t2u)
+        first, count = 5 * spoken, 5 * own.size(1)
+        return [[7 * u % 50 for u in range(first, first + count)]], replace(state, t2u=t2u)
 
     monkeypatch.setattr(EchoStreamModel, "speak", speak)
     return replace(double_system, model=model)
@@ -66,16 +67,17 @@ def test_backlog_is_reported_and_bounded_by_speed(talkative, clip):
     assert max(o.backlog_ms for o in plain) > 2000
     assert spoken[1] < 0.8 * spoken[0]
     assert max(o.backlog_ms for o in hurried) < 0.5 * max(o.backlog_ms for o in plain)
-    assert state.model.vocoder.speed > 1
+    assert state.model.speech.vocoder.tails[0].speed > 1
 
 
 def test_next_sentence_is_spoken_at_the_speed_of_the_last(talkative):
     model = talkative.model
     state = model.init_state()
-    _, state = model.vocode([1, 2, 3], state, speed=1.5)
-    following = model.next_sentence(state)
-    assert following.vocoder.speed == state.vocoder.speed > 1
-    assert not following.vocoder.units and not following.vocoder.settled_frames
+    _, speech = model.vocode([[1, 2, 3]], state.speech, [1.5])
+    following = model.next_sentence(replace(state, speech=speech))
+    (before,), (tail,) = speech.vocoder.tails, following.speech.vocoder.tails
+    assert tail.speed == before.speed > 1
+    assert not tail.units and not tail.settled_frames
 
 
 def test_any_way_of_pushing_hurries_alike(talkative, clip):

@@ -14,15 +14,14 @@ from agents.base import add_endpoint_args, endpoint_from_args
 from echostream.assets import model_dir
 from echostream.checkpoint import load_model_dir
 from echostream.config import EndpointConfig
-from echostream.models.heard import Heard
-from echostream.pipeline_batch import Push, step_batch
+from echostream.models.ctc_output import CTCOutput
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.text_end import REACH, TextEnds, TextEndState
-from tests.translator.test_sentences import CHUNK, RATE, by_sentence, check_written, encode
 from tests.test_assets import TEST_AUDIO, speech_alone
 from tests.test_pipeline import push, total
-from tests.test_pipeline_batch import told
+from tests.translator.test_driver import step_batch, told
+from tests.translator.test_sentences import CHUNK, RATE, by_sentence, check_written, encode
 
 LOW = -9.0
 
@@ -33,7 +32,7 @@ def heard(scores, asr=(), st=()):
     never = torch.full_like(ends, -torch.inf)
     logits = torch.stack([torch.log1p(-ends.exp()), never, ends], dim=1)
     tokens = tuple(range(10, 10 + len(asr)))
-    return Heard(tokens, tuple(st), (), (), None, len(scores), tuple(asr), tuple(st), logits)
+    return CTCOutput(tokens, tuple(st), (), (), None, len(scores), tuple(asr), tuple(st), logits)
 
 
 def frames(first, count):
@@ -190,7 +189,7 @@ def test_missed_ends_of_streams_side_by_side(shipped, touching):
     for start in range(0, len(touching), CHUNK):
         last = start + CHUNK >= len(touching)
         pushes = [
-            Push(samples[start : start + CHUNK], RATE, state, last)
+            (samples[start : start + CHUNK], RATE, state, last)
             for samples, state in zip(streams, states, strict=True)
         ]
         for row, (outputs, state) in enumerate(step_batch(pipeline, pushes)):
