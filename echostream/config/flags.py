@@ -234,16 +234,18 @@ def given_settings(args: argparse.Namespace, kind: type[Settings] = Settings) ->
     return {one.key: found[one.key] for one in settings_of(kind) if one.key in found}
 
 
-def settings_from_args(args: argparse.Namespace, default: SettingsT) -> SettingsT:
+def settings_from_args(
+    args: argparse.Namespace, config: Any, kind: type[SettingsT] = Settings
+) -> SettingsT:
     """Overlay the flags that were given on the model directory's settings.
 
     Args:
-        default: those of the model directory, ``Settings.of(system.config)``.
+        config: the model directory's, ``system.config``; or settings.
 
     Raises:
         ValueError: values that do not go together.
     """
-    return overlay(default, given_settings(args, type(default)))
+    return overlay(kind.of(config), given_settings(args, kind))
 
 
 def overlay(default: SettingsT, values: Mapping[str, Any]) -> SettingsT:
