@@ -127,8 +127,9 @@ def test_settings_of_a_system_become_flags_of_its_agent(corpus: Corpus) -> None:
     cell = next(cells(grid))
     assert cell.settings()["fingerprint"] != fingerprint
     (shard,) = shards(cell, threads=2)
-    flags = ["--policy", "wait_k", "--stride-n", "2", "--endpoint", "off", "--threads", "2"]
-    assert [part for part in shard.arguments if part != "--computation-aware"][-8:] == flags
+    flags = {"--policy": "wait_k", "--stride-n": "2", "--endpoint": "off", "--threads": "2"}
+    given = [part for part in shard.arguments if part != "--computation-aware"][-8:]
+    assert dict(zip(given[::2], given[1::2], strict=True)) == flags
     # From the command line for all systems, which says the same as the file would.
     changed = change_settings(plain, {"policy.stride_n": 2})
     assert all(system.settings == {"policy.stride_n": "2"} for system in changed.systems)
