@@ -59,7 +59,7 @@ class Plan:
         sentences: its ``sentences.tsv``.
         jobs: processes.
         settings: of all systems, by key, instead of the model directories' values.
-        threads: of each model; None: what suits it.
+        threads: of each model; None: what suits it, one where several processes run.
     """
 
     systems: Mapping[str, Path]
@@ -108,10 +108,11 @@ class Job:
 def plan_jobs(plan: Plan) -> list[Job]:
     """Every stream, the long ones first."""
     long, short = [], []
+    threads = 1 if plan.threads is None and plan.jobs > 1 else plan.threads
     for system, model_dir in plan.systems.items():
         files = sorted(path for path in model_dir.iterdir() if path.is_file())
         place = plan.output / system
-        setup = Setup(str(model_dir), plan.chunk_ms, plan.settings, plan.threads)
+        setup = Setup(str(model_dir), plan.chunk_ms, plan.settings, threads)
         # Not in the digest where there are none: results of before there were settings hold.
         changed = [json.dumps(plan.settings, sort_keys=True)] if plan.settings else []
         if plan.stream is not None and plan.sentences is not None:
