@@ -43,6 +43,7 @@ setup(
         "PyYAML>=6.0",
         "soxr>=0.5",
         "tqdm>=4.64",
+        "joblib>=1.3",
         # SimulEval 1.1.4 imports these three without declaring all of them.
         "pandas>=2.0",
         "matplotlib>=3.8",

@@ -11,7 +11,6 @@ import itertools
 import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,12 @@ from simuleval.data.segments import EmptySegment, Segment, SpeechSegment
 
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.checkpoint import load_model_dir, normalize_device
-from echostream.compiled import add_compile_arg, compile_encoder
-from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
-from echostream.precision import DTYPES, check_dtype
+from echostream.compiled import compile_encoder
+from echostream.config import add_setting_args, settings_from_args
+from echostream.config.compute import DTYPES, add_compile_arg, add_threads_arg
+from echostream.precision import check_dtype
 from echostream.session import Session, TraceWriter, advance_sessions
+from echostream.threads import use_threads
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stream import Decision, Task
 
@@ -77,6 +78,7 @@ class EchoStreamAgent(GenericAgent):
         device = normalize_device(getattr(args, "device", None))
         self.dtype = _dtype(args)
         system = load_model_dir(args.model_dir, device=device, dtype=self.dtype)
+        logger.info("threads: %d", use_threads(system.model, args.threads))
         chunk_ms = args.chunk_ms or getattr(args, "source_segment_size", None) or 320
         if args.compile:
             package = compile_encoder(system.model, chunk_ms=int(chunk_ms))
@@ -85,12 +87,9 @@ class EchoStreamAgent(GenericAgent):
             system,
             chunk_ms=int(chunk_ms),
             task=self.task,
-            policy=policy_from_args(args, system.config.policy),
-            endpoint=endpoint_from_args(args, system.config.endpoint),
-            backlog=backlog_from_args(args, system.config.backlog),
-            speech=speech_from_args(args, system.config.speech),
             beam=args.beam,
             dur_prediction=args.dur_prediction,
+            **settings_from_args(args, system.config).sections(),
         )
         self.show_text = args.output_asr_translation
         # SimulEval builds the agent of a --system-dir in that directory, and runs it elsewhere.
@@ -122,9 +121,8 @@ class EchoStreamAgent(GenericAgent):
         if "--dtype" in parser._option_string_actions:
             parser._option_string_actions["--dtype"].choices = list(DTYPES)
         add_compile_arg(parser)
-        add_policy_args(parser)
-        add_endpoint_args(parser)
-        add_speech_args(parser)
+        add_threads_arg(parser)
+        add_setting_args(parser)
         parser.add_argument("--beam", type=int, default=1, help="beam width of the text decoder")
         parser.add_argument(
             "--dur-prediction",
@@ -237,128 +235,6 @@ class TextOutput(EchoStreamAgent):
         if not words and not states.source_finished:
             return ReadAction()
         return WriteAction(" ".join(words), finished=states.source_finished)
-
-
-def add_policy_args(parser: ArgumentParser) -> None:
-    """Policy flags under StreamSpeech's names; unset ones keep the model directory's values."""
-    parser.add_argument("--policy", choices=["ctc", "wait_k"], default=None, help="READ/WRITE rule")
-    parser.add_argument(
-        "--lagging-k1", type=int, default=None, help="subwords that writing lags behind ST CTC"
-    )
-    parser.add_argument("--stride-n", type=int, default=None, help="subwords written at a time")
-    parser.add_argument(
-        "--segment-size", type=int, default=None, help="source segment of wait_k in ms"
-    )
-    parser.add_argument(
-        "--whole-word",
-        choices=["auto", "on", "off"],
-        default=None,
-        help="hold back unfinished words; auto: from chunks of 640 ms on",
-    )
-    parser.add_argument(
-        "--max-len", type=int, default=None, help="most subwords that one decision writes"
-    )
-
-
-def add_endpoint_args(parser: ArgumentParser) -> None:
-    """Flags of sentences inside a stream; unset ones keep the model directory's values."""
-    parser.add_argument(
-        "--endpoint",
-        choices=["off", "learned", "pause"],
-        default=None,
-        help="where sentences end inside a stream: nowhere; where the weights say so; after a "
-        "pause (default: the model directory's)",
-    )
-    parser.add_argument(
-        "--endpoint-ms",
-        type=int,
-        default=None,
-        help="time without a source token that ends a sentence",
-    )
-    parser.add_argument(
-        "--max-sentence-ms",
-        type=int,
-        default=None,
-        help="longest sentence; beyond it the next best pause ends it",
-    )
-    parser.add_argument(
-        "--text-end-tokens",
-        type=int,
-        help="source tokens behind a complete translation that end its sentence; 0: never do",
-    )
-    parser.add_argument(
-        "--max-backlog-ms",
-        type=int,
-        default=None,
-        help="beyond so much speech waiting to be played it is spoken faster; 0: never (default: "
-        "the model directory's)",
-    )
-
-
-def add_speech_args(parser: ArgumentParser) -> None:
-    """Flags of how text becomes pieces of speech; unset ones keep the model directory's values."""
-    parser.add_argument(
-        "--speak-whole-words",
-        choices=["on", "off"],
-        default=None,
-        help="speak a word when it is finished, while its text is written as ever",
-    )
-    parser.add_argument(
-        "--fill-chunks",
-        type=float,
-        default=None,
-        help="speak a piece slower that would end before so many chunks have passed; 0: never",
-    )
-    parser.add_argument(
-        "--min-speed", type=float, default=None, help="slowest speed for --fill-chunks"
-    )
-    parser.add_argument(
-        "--min-piece-ms",
-        type=int,
-        default=None,
-        help="speech shorter than that waits for more, unless other speech is being played or the "
-        "sentence ends; 0: none waits",
-    )
-
-
-def speech_from_args(args: Namespace, default: SpeechConfig) -> SpeechConfig:
-    """Overlay the flags that were given on the model directory's speech settings."""
-    names = ("fill_chunks", "min_speed", "min_piece_ms")
-    values = {name: getattr(args, name) for name in names}
-    if args.speak_whole_words is not None:
-        values["whole_words"] = args.speak_whole_words == "on"
-    return replace(default, **{key: value for key, value in values.items() if value is not None})
-
-
-def endpoint_from_args(args: Namespace, default: EndpointConfig) -> EndpointConfig:
-    """Overlay the flags that were given on the model directory's endpoint settings."""
-    values = {
-        "method": args.endpoint,
-        "endpoint_ms": args.endpoint_ms,
-        "max_sentence_ms": args.max_sentence_ms,
-        "text_end_tokens": args.text_end_tokens,
-    }
-    return replace(default, **{key: value for key, value in values.items() if value is not None})
-
-
-def backlog_from_args(args: Namespace, default: BacklogConfig) -> BacklogConfig:
-    """Overlay the flag, if it was given, on the model directory's backlog settings."""
-    return default if args.max_backlog_ms is None else replace(default, max_ms=args.max_backlog_ms)
-
-
-def policy_from_args(args: Namespace, default: PolicyConfig) -> PolicyConfig:
-    """Overlay the flags that were given on the model directory's policy."""
-    values = {
-        "name": args.policy,
-        "lagging_k1": args.lagging_k1,
-        "stride_n": args.stride_n,
-        "segment_size": args.segment_size,
-        "max_len": args.max_len,
-    }
-    values = {key: value for key, value in values.items() if value is not None}
-    if args.whole_word is not None:
-        values["whole_word"] = {"auto": None, "on": True, "off": False}[args.whole_word]
-    return PolicyConfig(**{**default.__dict__, **values})
 
 
 def _dtype(args: Namespace) -> str:

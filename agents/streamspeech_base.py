@@ -10,7 +10,7 @@ from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.data.segments import SpeechSegment
 
 from echostream.agents.base import EchoStreamAgent, StreamStates
-from echostream.config import ChunkConformerConfig
+from echostream.config import ChunkConformerConfig, given_settings
 from echostream.session import Session
 from echostream.streamspeech.recompute import RecomputePipeline, StreamSpeechPipeline
 from echostream.translator.stream import Decision
@@ -34,10 +34,10 @@ class StreamSpeechAgent(EchoStreamAgent):
             )
         if args.recompute and args.beam != 1:
             raise ValueError(f"--recompute searches with a beam of 1 only, got --beam {args.beam}")
-        if args.recompute and args.max_len is not None:
+        if args.recompute and "policy.max_len" in (given := given_settings(args)):
             raise ValueError(
                 "--recompute keeps the published agents' own length limits, which --max-len does "
-                f"not change, got --max-len {args.max_len}"
+                f"not change, got --max-len {given['policy.max_len']}"
             )
         self.recompute = args.recompute
         options = {

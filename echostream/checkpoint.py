@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from echostream.audio import CMVN, Frontend
-from echostream.config import EchoStreamConfig, load_config, save_config
+from echostream.config import EchoStreamConfig, Settings, load_config, save_config
 from echostream.models.echostream_model import EchoStreamModel, freeze
 from echostream.precision import check_dtype, convert
 from echostream.text import Vocabulary
@@ -64,6 +64,10 @@ class System:
 
     def frontend(self) -> Frontend:
         return Frontend(self.config.frontend, self.cmvn)
+
+    def with_settings(self, settings: Settings) -> System:
+        """The same weights under other settings."""
+        return replace(self, config=replace(self.config, **settings.sections()))
 
 
 def save_model_dir(path: Path, system: System, *, dtype: torch.dtype | None = None) -> None:

@@ -1,4 +1,9 @@
-"""The ``echostream`` command: parse, build, call the library."""
+"""The ``echostream`` command: parse, build, call the library.
+
+Parsers are built on every start, so the modules that make them load nothing heavy: what a command
+runs is imported when it runs. That also leaves time to say how threads shall wait, which OpenMP
+reads when torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,20 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from echostream import __version__
 from echostream.bench.command import add_bench_parser
-from echostream.checkpoint import System, load_model_dir
 from echostream.config import ENCODER_FRAME_MS, EmformerConfig
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
 from echostream.evaluation.longform.command import add_talks_parser
 from echostream.evaluation.soak.command import add_soak_parser
 from echostream.live.command import add_live_parsers
-from echostream.streamspeech.convert import add_convert_parser
+from echostream.streamspeech.command import add_convert_parser
+from echostream.threads import choose_threads, wait_passively
 
-DEFAULT_CHUNK_MS = 320
+if TYPE_CHECKING:
+    from echostream.checkpoint import System
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code. Mistakes of the caller become one line on stderr."""
+    wait_passively()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -57,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_info(args: argparse.Namespace) -> int:
+    from echostream.checkpoint import load_model_dir
+
     print("\n".join(describe(load_model_dir(args.model_dir))))
     return 0
 
@@ -89,6 +99,8 @@ def describe(system: System) -> list[str]:
         f"stride_n {policy.stride_n}"
     )
     lines.append(f"  whole words only             {whole_word[policy.whole_word]}")
+    lines.append("computing")
+    lines.append(f"  threads on this machine      {choose_threads(system.model)}")
     lines.append("vocabularies")
     for name, vocabulary in (
         ("source", system.source_vocabulary),

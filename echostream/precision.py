@@ -14,10 +14,10 @@ import warnings
 import torch
 from torch import nn
 
+from echostream.config.compute import DTYPES
 from echostream.models.packed_linear import pack, unpack
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-DTYPES = (*FLOATS, "int8")
 # Weights from which a projection of a few rows is quicker in int8 than in float32: below it,
 # quantising the rows takes longer than the smaller product saves.
 MIN_INT8_WEIGHTS = 256 * 512

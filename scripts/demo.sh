@@ -10,8 +10,6 @@ source scripts/setup.sh asr eval
 
 # SimulEval's YouTube reader misses ffmpeg, which nothing here needs.
 export PYTHONWARNINGS="ignore::RuntimeWarning:pydub.utils"
-# Small tensors: one thread is as fast as several.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 output="${1:-outputs/demo}"
 chunk_ms=320
 

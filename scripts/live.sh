@@ -6,6 +6,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh serve
 
-# Small tensors: one thread is as fast as several.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec echostream serve "$@"

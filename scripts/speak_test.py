@@ -16,8 +16,10 @@ import sacrebleu
 
 from echostream import assets
 from echostream.checkpoint import load_model_dir
+from echostream.config.compute import add_threads_arg
 from echostream.evaluation.recognizers.loading import load_recognizer
 from echostream.speaking import TextSpeaker
+from echostream.threads import use_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ROOT / "data/echo_mini/test_audio/target.txt"
@@ -43,8 +45,10 @@ def main() -> int:
     parser.add_argument("--words", type=int, nargs="+", default=[1, 2, 100])
     parser.add_argument("--every", type=int, default=1, help="use every N-th sentence")
     parser.add_argument("--asr-model", default="pocketsphinx")
+    add_threads_arg(parser)
     args = parser.parse_args()
     system, recognizer = load_model_dir(args.model_dir), load_recognizer(args.asr_model)
+    use_threads(system.model, args.threads)
     texts = args.text.read_text(encoding="utf-8").splitlines()[:: args.every]
     print(f"{len(texts)} sentences, {recognizer.name}\nwords at a time      WER     BLEU")
     for words in args.words:

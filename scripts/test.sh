@@ -7,8 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh dev asr moonshine eval hf whisper ray train serve browser simulstream
 
-# Small tensors: one thread per process is faster than contention between many.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 if [ "$#" -gt 0 ]; then
     exec python -m pytest "$@"
 fi

@@ -3,22 +3,22 @@
 import json
 import subprocess
 import sys
-from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 import soundfile
+import torch
 from simuleval import options
 from simuleval.data.segments import EmptySegment, SpeechSegment
 
-from echostream.agents.base import normalize_device, policy_from_args
+from echostream.agents.base import normalize_device
 from echostream.agents.echostream_asr import EchoStreamASRAgent
 from echostream.agents.echostream_s2st import EchoStreamS2STAgent
 from echostream.agents.echostream_s2tt import EchoStreamS2TTAgent
 from echostream.audio import read_audio
-from echostream.config import PolicyConfig
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
 
@@ -179,18 +179,33 @@ def test_running_text_is_printed(model_dir, clip, capsys):
     assert "Streaming ASR:" in printed and "Simultaneous translation:" in printed
 
 
-def test_policy_flags_overlay_the_model_directory():
-    parser = ArgumentParser()
-    EchoStreamS2STAgent.add_args(parser)
-    args = parser.parse_args(["--model-dir", "m", "--stride-n", "3", "--whole-word", "on"])
-    policy = policy_from_args(args, PolicyConfig(lagging_k1=2, stride_n=1))
-    assert policy == PolicyConfig(lagging_k1=2, stride_n=3, whole_word=True)
+def test_flags_overlay_the_model_directory(model_dir, system):
+    flags = ["--stride-n", "3", "--whole-word", "on", "--set", "policy.lagging_k1=2"]
+    flags += ["--endpoint", "pause", "--max-backlog-ms", "900", "--min-piece-ms", "640"]
+    pipeline = make("s2st", model_dir, *flags).pipeline
+    config = system.config
+    assert pipeline.policy_config == replace(
+        config.policy, lagging_k1=2, stride_n=3, whole_word=True
+    )
+    assert pipeline.endpoints.config == replace(config.endpoint, method="pause")
+    assert pipeline.backlog_config == replace(config.backlog, max_ms=900)
+    assert pipeline.speech_config == replace(config.speech, min_piece_ms=640)
+    assert make("asr", model_dir).pipeline.policy_config == config.policy
+
+
+def test_threads_suit_the_model_or_are_what_was_asked_for(model_dir, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        make("asr", model_dir, "--threads", "2")
+        assert torch.get_num_threads() == 2
+        make("asr", model_dir)
+        assert torch.get_num_threads() == 1, "the model is small"
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_devices():
     assert normalize_device("cpu") == "cpu" and normalize_device(None) == "cpu"
-    import torch
-
     if torch.cuda.is_available():
         assert normalize_device("gpu") == "cuda"
     else:

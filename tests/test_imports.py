@@ -19,6 +19,7 @@ FLOORS = [
             "echostream.files",
             "echostream.streaming",
             "echostream.text",
+            "echostream.threads",
         )
     },
     {

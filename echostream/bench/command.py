@@ -7,11 +7,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
+from echostream.bench.options import CLOCKS, COMPILED, RECOMPUTE
+from echostream.config import add_setting_args, given_settings
+from echostream.config.compute import positive
 
-from echostream.bench.measure import CLOCKS, Plan, measure, startup_s
-from echostream.bench.report import figures, markdown
-from echostream.bench.systems import COMPILED, RECOMPUTE, Rates
+# What measures is imported when it does: see echostream.cli.
 
 
 def add_bench_parser(commands: argparse._SubParsersAction) -> None:
@@ -35,7 +35,9 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--chunk-ms", type=int, default=320, help="source per decision")
     parser.add_argument("--task", choices=["asr", "s2tt", "s2st"], default="s2st")
-    parser.add_argument("--threads", type=int, default=1, help="cores to be pinned to")
+    parser.add_argument(
+        "--threads", type=positive, default=1, help="of the model, and cores to be pinned to"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each measured step")
     parser.add_argument("--tokens-per-second", type=float, default=3.0, help="subwords written")
     parser.add_argument("--units-per-second", type=float, default=25.0, help="units spoken")
@@ -53,10 +55,17 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--markdown", type=Path, help="write the tables here too")
     parser.add_argument("--plot", type=Path, help="draw stages and floors here (PNG or SVG)")
+    add_setting_args(parser)
     parser.set_defaults(func=run_bench)
 
 
 def run_bench(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from echostream.bench.measure import Plan, measure, startup_s
+    from echostream.bench.report import figures, markdown
+    from echostream.bench.systems import Rates
+
     plan = Plan(
         tuple(args.systems),
         tuple(args.seconds),
@@ -67,6 +76,7 @@ def run_bench(args: argparse.Namespace) -> int:
         args.clock,
         Rates(args.tokens_per_second, args.units_per_second),
         args.streams,
+        given_settings(args),
     )
     with tqdm(total=plan.chunks(plan.seconds[-1]), unit="chunk", disable=None) as bar:
         measured = measure(plan, bar.update)

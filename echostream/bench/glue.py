@@ -37,16 +37,17 @@ class _Watched:
             yield decision
 
 
-def time_glue(model_dir: str, samples: np.ndarray, *, chunk_ms: int) -> float:
+def time_glue(model_dir: str, samples: np.ndarray, *, chunk_ms: int, threads: int) -> float:
     """What SimulEval's agent takes of a chunk beside the pipeline: segments, states, lists of
     floats. Milliseconds, median over a clip's chunks.
 
     Args:
         samples: (S,) of 16 kHz.
+        threads: of the model.
     """
     parser = ArgumentParser()
     EchoStreamS2STAgent.add_args(parser)
-    options = ["--model-dir", model_dir, "--chunk-ms", str(chunk_ms)]
+    options = ["--model-dir", model_dir, "--chunk-ms", str(chunk_ms), "--threads", str(threads)]
     agent = EchoStreamS2STAgent(parser.parse_args(options))
     agent.pipeline = watched = _Watched(agent.pipeline)
     clock, states, spent = stage_clock.get(), agent.build_states(), []

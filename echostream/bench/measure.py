@@ -7,17 +7,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from echostream.bench.floor import recording, time_calls
+from echostream.bench.options import CLOCKS, FORCED_SECTIONS, RECOMPUTE
 from echostream.bench.systems import (
     RATE,
-    RECOMPUTE,
     ForcedRecomputePipeline,
     Rates,
     forced_pipeline,
@@ -25,6 +26,7 @@ from echostream.bench.systems import (
 )
 from echostream.bench.together import Together, time_together
 from echostream.checkpoint import System
+from echostream.config import Settings, overlay
 from echostream.streaming import state_bytes
 from echostream.synthetic import synthetic_clip
 from echostream.translator.stream import StreamPipeline, stage_clock
@@ -33,7 +35,6 @@ from echostream.usual_step import plain_steps
 WINDOW_MS = 2000  # source before a position whose chunks count for it
 STAGES = ("features", "encoder", "ctc", "mt", "units", "vocoder")
 TOTAL = "total"
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 STARTUP = """
 import sys, time
 begin = time.perf_counter()
@@ -62,6 +63,7 @@ class Plan:
         repeats: runs of every measured step, of which the quickest counts.
         clock: ``wall``, or ``cpu``: time that this process computed, whatever else did meanwhile.
         streams: how many share an encoder step, where that is measured; 0: it is not.
+        settings: of backlog and speech, by key, instead of the model directories' values.
     """
 
     systems: tuple[str, ...]
@@ -73,8 +75,15 @@ class Plan:
     clock: str = "wall"
     rates: Rates = field(default_factory=Rates)
     streams: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key in self.settings:
+            if key.partition(".")[0] in FORCED_SECTIONS:
+                raise ValueError(
+                    f"bench writes and speaks at forced rates, which {key} does not change, got "
+                    f"{key}={self.settings[key]}"
+                )
         if self.clock not in CLOCKS:
             raise ValueError(f"--clock must be one of {', '.join(CLOCKS)}, got {self.clock!r}")
         if self.clock == "cpu" and self.threads > 1:
@@ -183,7 +192,9 @@ def _measure(plan: Plan, progress: Callable[[], None]) -> Measured:
     for name in plan.systems:
         weights = name.removesuffix(RECOMPUTE)
         if weights not in loaded:
-            loaded[weights] = load_system(weights, chunk_ms=plan.chunk_ms)
+            system = load_system(weights, chunk_ms=plan.chunk_ms)
+            settings = overlay(Settings.of(system.config), plan.settings)
+            loaded[weights] = system.with_settings(settings)
         pipelines[name] = forced_pipeline(
             name, loaded[weights], plan.rates, chunk_ms=plan.chunk_ms, task=plan.task
         )
@@ -215,7 +226,7 @@ def _measure(plan: Plan, progress: Callable[[], None]) -> Measured:
         if Path(name).is_dir() and plan.task == "s2st":
             from echostream.bench.glue import time_glue  # SimulEval, which nothing else needs
 
-            glue[name] = time_glue(name, clip, chunk_ms=plan.chunk_ms)
+            glue[name] = time_glue(name, clip, chunk_ms=plan.chunk_ms, threads=plan.threads)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return Measured(plan, samples, together, glue, {}, noise, load, cores)
 

@@ -39,6 +39,7 @@ def figures(measured: Measured) -> dict[str, Any]:
         "task": plan.task,
         "clock": plan.clock,
         "threads": plan.threads,
+        "settings": dict(plan.settings),
         "cores": list(measured.cores),
         "tokens_per_second": plan.rates.tokens,
         "units_per_second": plan.rates.units,

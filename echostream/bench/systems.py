@@ -17,13 +17,15 @@ import numpy as np
 import torch
 
 from echostream.audio import CMVN
+from echostream.bench.options import COMPILED, RECOMPUTE
 from echostream.checkpoint import System, load_model_dir
 from echostream.compiled import compile_encoder
 from echostream.config import ChunkConformerConfig, EndpointConfig, preset
+from echostream.config.compute import DTYPES
 from echostream.models.decoders.ctc_decoder_policy import Counts, Decision, PolicyState
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
-from echostream.precision import DTYPES, convert
+from echostream.precision import convert
 from echostream.streamspeech.recompute import (
     RecomputePipeline,
     RecomputeState,
@@ -34,7 +36,6 @@ from echostream.text import SPECIALS, WORD_START, Vocabulary
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stream import StreamPipeline
 
-RECOMPUTE, COMPILED = ":recompute", ":compiled"
 RATE = 16000  # of everything that is listened to
 NO_TOKEN = -1
 UNIT_FRAMES = 2  # how long every unit of a random vocoder lasts

@@ -18,8 +18,24 @@ from echostream.config.encoders import (
     EncoderConfig,
     FrontendConfig,
 )
+from echostream.config.flags import (
+    Setting,
+    add_setting_args,
+    given_settings,
+    overlay,
+    read_settings,
+    setting_flags,
+    settings_from_args,
+    settings_of,
+)
 from echostream.config.loading import MAY_BE_MISSING, from_dict, load_yaml, to_dict
-from echostream.config.policy import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
+from echostream.config.policy import (
+    BacklogConfig,
+    EndpointConfig,
+    PolicyConfig,
+    Settings,
+    SpeechConfig,
+)
 from echostream.config.system import EchoStreamConfig, load_config, preset, save_config
 from echostream.config.vocoder import DurationPredictorConfig, VocoderConfig
 
@@ -37,14 +53,23 @@ __all__ = [
     "FrontendConfig",
     "MTDecoderConfig",
     "PolicyConfig",
+    "Setting",
+    "Settings",
     "SpeechConfig",
     "T2UEncoderConfig",
     "UnitDecoderConfig",
     "VocoderConfig",
+    "add_setting_args",
     "from_dict",
+    "given_settings",
     "load_config",
     "load_yaml",
+    "overlay",
     "preset",
+    "read_settings",
     "save_config",
+    "setting_flags",
+    "settings_from_args",
+    "settings_of",
     "to_dict",
 ]

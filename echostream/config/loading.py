@@ -42,7 +42,7 @@ def from_dict(cls: type[ConfigT], data: Any, where: str = "config") -> ConfigT:
         raise ValueError(f"{where}: expected a mapping, got {type(data).__name__}")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
-    required = [f.name for f in dataclasses.fields(cls) if f.metadata != MAY_BE_MISSING]
+    required = [f.name for f in dataclasses.fields(cls) if not f.metadata.get("may_be_missing")]
     unknown = [key for key in data if key not in names]
     if unknown:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(names)}")

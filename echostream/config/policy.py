@@ -1,12 +1,17 @@
-"""When to read, to write, to end a sentence and to hurry."""
+"""When to read, to write, to end a sentence and to hurry.
+
+These are the settings that a run may change without other weights. Every field is a flag of all
+commands and agents, and a key of their YAML files (:mod:`echostream.config.flags`): to add one, add
+a field.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from echostream.config.checks import require
-from echostream.config.loading import MAY_BE_MISSING
+from echostream.config.fields import check_ranges, setting
 
 
 @dataclass(frozen=True)
@@ -18,20 +23,17 @@ class PolicyConfig:
     write, a guard against endless repetition at the end of the source.
     """
 
-    name: Literal["ctc", "wait_k"] = "ctc"
-    lagging_k1: int = 0
-    stride_n: int = 1
-    segment_size: int = 320
-    whole_word: bool | None = None
-    max_len: int = 200
+    name: Literal["ctc", "wait_k"] = setting("ctc", "READ/WRITE rule", flag="policy")
+    lagging_k1: int = setting(0, "subwords that writing lags behind ST CTC", at_least=0)
+    stride_n: int = setting(1, "subwords written at a time", at_least=1)
+    segment_size: int = setting(320, "source segment of wait_k", unit="ms", at_least=1)
+    whole_word: bool | None = setting(
+        None, "hold back unfinished words; auto: from chunks of 640 ms on"
+    )
+    max_len: int = setting(200, "most subwords that one decision writes", at_least=1)
 
     def __post_init__(self) -> None:
-        require(self.lagging_k1 >= 0, f"policy: lagging_k1 must be >= 0, got {self.lagging_k1}")
-        require(self.stride_n >= 1, f"policy: stride_n must be >= 1, got {self.stride_n}")
-        require(
-            self.segment_size >= 1, f"policy: segment_size must be >= 1, got {self.segment_size}"
-        )
-        require(self.max_len >= 1, f"policy: max_len must be >= 1, got {self.max_len}")
+        check_ranges(self, "policy")
 
 
 @dataclass(frozen=True)
@@ -48,25 +50,35 @@ class EndpointConfig:
     ``text_end_score``), ends there too.
     """
 
-    method: Literal["off", "learned", "pause"] = "off"
-    endpoint_ms: int = 640
-    min_tokens: int = 3
-    max_sentence_ms: int = 20_000
-    text_end_tokens: int = field(default=0, metadata=MAY_BE_MISSING)
-    text_end_score: float = field(default=-7.0, metadata=MAY_BE_MISSING)
+    method: Literal["off", "learned", "pause"] = setting(
+        "off",
+        "where sentences end inside a stream: nowhere; where the weights say so; after a pause",
+        flag="endpoint",
+    )
+    endpoint_ms: int = setting(
+        640, "time without a source token that ends a sentence", unit="ms", at_least=1
+    )
+    min_tokens: int = setting(
+        3, "source tokens before a pause can end a sentence", flag="endpoint-min-tokens", at_least=1
+    )
+    max_sentence_ms: int = setting(
+        20_000, "longest sentence; beyond it the next best pause ends it", unit="ms", at_least=1
+    )
+    text_end_tokens: int = setting(
+        0,
+        "source tokens behind a complete translation that end its sentence; 0: never do",
+        at_least=0,
+        may_be_missing=True,
+    )
+    text_end_score: float = setting(
+        -7.0,
+        "log probability of a sentence's end from which a complete translation ends it",
+        at_most=0,
+        may_be_missing=True,
+    )
 
     def __post_init__(self) -> None:
-        for name in ("endpoint_ms", "min_tokens", "max_sentence_ms"):
-            value = getattr(self, name)
-            require(value >= 1, f"endpoint: {name} must be >= 1, got {value}")
-        require(
-            self.text_end_tokens >= 0,
-            f"endpoint: text_end_tokens must be >= 0, got {self.text_end_tokens}",
-        )
-        require(
-            self.text_end_score <= 0,
-            f"endpoint: text_end_score must be <= 0, got {self.text_end_score}",
-        )
+        check_ranges(self, "endpoint")
 
 
 @dataclass(frozen=True)
@@ -74,15 +86,17 @@ class BacklogConfig:
     """How far speech may fall behind: beyond ``max_ms`` of it waiting to be played (0: no limit),
     it is spoken faster, at most ``max_speed`` times."""
 
-    max_ms: int = 0
-    max_speed: float = 1.4
+    max_ms: int = setting(
+        0,
+        "beyond so much speech waiting to be played it is spoken faster; 0: never",
+        flag="max-backlog-ms",
+        unit="ms",
+        at_least=0,
+    )
+    max_speed: float = setting(1.4, "fastest speed for --max-backlog-ms", at_least=1, at_most=3)
 
     def __post_init__(self) -> None:
-        require(self.max_ms >= 0, f"backlog: max_ms must be >= 0, got {self.max_ms}")
-        require(
-            1 <= self.max_speed <= 3,
-            f"backlog: max_speed must be between 1 and 3, got {self.max_speed}",
-        )
+        check_ranges(self, "backlog")
 
 
 @dataclass(frozen=True)
@@ -96,17 +110,45 @@ class SpeechConfig:
     sentence ends.
     """
 
-    whole_words: bool = False
-    fill_chunks: float = 0.0
-    min_speed: float = 0.75
-    min_piece_ms: int = 0
+    whole_words: bool = setting(
+        False,
+        "speak a word when it is finished, while its text is written as ever",
+        flag="speak-whole-words",
+    )
+    fill_chunks: float = setting(
+        0.0,
+        "speak a piece slower that would end before so many chunks have passed; 0: never",
+        at_least=0,
+    )
+    min_speed: float = setting(0.75, "slowest speed for --fill-chunks", at_least=0.5, at_most=1)
+    min_piece_ms: int = setting(
+        0,
+        "speech shorter than that waits for more, unless other speech is being played or the "
+        "sentence ends; 0: none waits",
+        unit="ms",
+        at_least=0,
+    )
 
     def __post_init__(self) -> None:
-        require(self.fill_chunks >= 0, f"speech: fill_chunks must be >= 0, got {self.fill_chunks}")
-        require(
-            0.5 <= self.min_speed <= 1,
-            f"speech: min_speed must be between 0.5 and 1, got {self.min_speed}",
-        )
-        require(
-            self.min_piece_ms >= 0, f"speech: min_piece_ms must be >= 0, got {self.min_piece_ms}"
-        )
+        check_ranges(self, "speech")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a run may change without other weights, section by section; the same names as in
+    :class:`~echostream.config.system.EchoStreamConfig`."""
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    backlog: BacklogConfig = field(default_factory=BacklogConfig)
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
+
+    @classmethod
+    def of(cls, config: Any) -> Settings:
+        """Those of a whole configuration."""
+        return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(cls)})
+
+    def sections(self) -> dict[str, Any]:
+        """Sections by name: keyword arguments of a pipeline, or of ``dataclasses.replace`` on a
+        whole configuration."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

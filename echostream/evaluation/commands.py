@@ -7,6 +7,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from echostream.config import add_setting_args, given_settings
+from echostream.config.compute import add_threads_arg
+
 if TYPE_CHECKING:
     from echostream.evaluation.runs.run_folder import RunFolder
 
@@ -184,6 +187,8 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="ADDRESS",
         help="run on a Ray cluster that sees the same files: its address, auto, or local:N",
     )
+    add_threads_arg(parser)
+    add_setting_args(parser)
     parser.set_defaults(func=run_evaluate)
 
 
@@ -193,7 +198,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
     from echostream.evaluation.figures.curves import plot_curves
-    from echostream.evaluation.grid.definition import load_grid
+    from echostream.evaluation.grid.definition import change_settings, load_grid
     from echostream.evaluation.grid.runner import run_grid
     from echostream.evaluation.grid.shards import CellError
     from echostream.evaluation.longform.folders import noted_recognizer, talk_run
@@ -202,9 +207,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from echostream.evaluation.runs import comparison, tables
     from echostream.evaluation.runs.run_folder import check_same_utterances, load_run
 
-    grid = load_grid(args.grid, args.output)
+    grid = change_settings(load_grid(args.grid, args.output), given_settings(args))
     try:
-        cells = run_grid(grid, jobs=args.jobs, ray_address=args.ray, batch=args.batch)
+        cells = run_grid(
+            grid, jobs=args.jobs, ray_address=args.ray, batch=args.batch, threads=args.threads
+        )
     except CellError as error:
         logger.error("%s", error)
         return 1

@@ -1,4 +1,7 @@
-"""``echostream serve``: parse, build, run."""
+"""``echostream translate``, ``listen``, ``speak`` and ``serve``: parse, build, run.
+
+What a command runs is imported when it runs: see ``echostream.cli``.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,9 @@ import os
 import socket
 from pathlib import Path
 
-import torch
-
 from echostream import assets
-from echostream.live.computing import add_compute_args, load_to_compute
-from echostream.live.files import add_translate_parser
-from echostream.live.microphone import add_listen_parser
-from echostream.live.speak import add_speak_parser
+from echostream.config.compute import DTYPES, add_threads_arg
+from echostream.live.options import OFFLINE_BEAM, add_model_arg, add_run_args
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +28,90 @@ def add_live_parsers(commands: argparse._SubParsersAction) -> None:
     add_listen_parser(commands)
     add_speak_parser(commands)
     add_serve_parser(commands)
+
+
+def add_translate_parser(commands: argparse._SubParsersAction) -> None:
+    """Add ``echostream translate``."""
+    translate = commands.add_parser("translate", help="stream sound files through a model")
+    translate.add_argument("inputs", type=Path, nargs="+", metavar="IN.wav")
+    add_model_arg(translate)
+    translate.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="translated speech, WAV; for several files a folder, one FILE.wav each",
+    )
+    translate.add_argument("--task", choices=("asr", "s2tt", "s2st"), default="s2st")
+    translate.add_argument("--srt", action="store_true", help="also write subtitles beside it")
+    translate.add_argument("--json", action="store_true", help="also write sentences and times")
+    translate.add_argument(
+        "--realtime", action="store_true", help="read no faster than the file would sound"
+    )
+    translate.add_argument(
+        "--offline", action="store_true", help="one decision over the whole file, with beam search"
+    )
+    translate.add_argument(
+        "--text", action="store_true", help="print transcript and translation as they grow"
+    )
+    translate.add_argument(
+        "--beam", type=int, help=f"beam width (default 1; with --offline {OFFLINE_BEAM})"
+    )
+    add_run_args(translate)
+    translate.set_defaults(func=_translate)
+
+
+def _translate(args: argparse.Namespace) -> int:
+    from echostream.live.files import run_translate
+
+    return run_translate(args)
+
+
+def add_listen_parser(commands: argparse._SubParsersAction) -> None:
+    """Add ``echostream listen``."""
+    listen = commands.add_parser("listen", help="translate the microphone, until Ctrl-C")
+    add_model_arg(listen)
+    listen.add_argument("--task", choices=("asr", "s2tt", "s2st"), default="s2st")
+    listen.add_argument("--input", help="microphone, by name or number (default: the system's)")
+    listen.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
+    listen.add_argument("--list-devices", action="store_true", help="show the devices and stop")
+    add_run_args(listen)
+    listen.set_defaults(func=_listen)
+
+
+def _listen(args: argparse.Namespace) -> int:
+    from echostream.live.microphone import run_listen
+
+    return run_listen(args)
+
+
+def add_speak_parser(commands: argparse._SubParsersAction) -> None:
+    """Add ``echostream speak``. It decides nothing, so it has no settings."""
+    speak = commands.add_parser(
+        "speak",
+        help="speak target text, word by word as it arrives on standard input",
+        description="Speaks target text from standard input while it arrives. A line, or what ends "
+        "in . ! or ?, is a sentence. The shipped systems speak the words of their small domain, "
+        "and less clearly than translations: docs/live.md says how well.",
+    )
+    add_model_arg(speak)
+    speak.add_argument("--out", type=Path, metavar="OUT.wav", help="write the speech to a file")
+    speak.add_argument("--play", action="store_true", help="play it while it is made")
+    speak.add_argument(
+        "--words", type=int, default=2, help="spoken at a time (default 2; more sound better)"
+    )
+    speak.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
+    speak.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    speak.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="what to compute in (default fp32)"
+    )
+    add_threads_arg(speak)
+    speak.set_defaults(func=_speak)
+
+
+def _speak(args: argparse.Namespace) -> int:
+    from echostream.live.speak import run_speak
+
+    return run_speak(args)
 
 
 def require_extra(extra: str, *modules: str) -> None:
@@ -71,16 +154,12 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
         help="page of another origin that may connect, as https://host[:port]; several times",
     )
     serve.add_argument(
-        "--chunk-ms", type=int, default=320, help="source per decision (default 320)"
-    )
-    serve.add_argument(
         "--max-batch",
         type=int,
         default=16,
         help="most sessions computed together (default 16; 1: each on its own)",
     )
-    serve.add_argument("--threads", type=int, default=1, help="of the model (default 1)")
-    add_compute_args(serve)
+    add_run_args(serve)
     serve.set_defaults(func=run_serve)
 
 
@@ -99,7 +178,7 @@ def check_serve(args: argparse.Namespace) -> None:
         )
     if args.token and args.no_token:
         raise ValueError("--token and --no-token exclude each other")
-    for name in ("max_sessions", "max_batch", "threads"):
+    for name in ("max_sessions", "max_batch"):
         if getattr(args, name) < 1:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} must be at least 1, got {getattr(args, name)}")
@@ -118,16 +197,20 @@ def run_serve(args: argparse.Namespace) -> int:
     import uvicorn
 
     from echostream.live.catalog import Catalog
+    from echostream.live.computing import load_to_compute
     from echostream.live.scheduler import Scheduler
     from echostream.live.security import Gate, is_loopback
     from echostream.live.server import create_app, uvicorn_settings
     from echostream.live.sessions import Limits
+    from echostream.threads import count_parameters, use_threads
 
-    torch.set_num_threads(args.threads)
     folders = args.model_dir or [assets.model_dir(name) for name in assets.SYSTEMS]
     catalog = Catalog.load(
         folders, load=lambda folder: load_to_compute(folder, args, args.chunk_ms)
     )
+    # Each model has chosen when it was loaded; the largest decides for all.
+    largest = max((m.system.model for m in catalog.models.values()), key=count_parameters)
+    threads = use_threads(largest, args.threads)
     app = create_app(
         catalog,
         gate=Gate(
@@ -146,6 +229,7 @@ def run_serve(args: argparse.Namespace) -> int:
     shown = f"[{host}]" if ":" in host else host
     names = ", ".join(catalog.models)
     print(f"EchoStream serves {names} at http://{shown}:{port}/ (stop with Ctrl-C)", flush=True)
+    logger.info("threads: %d", threads)
     if args.token and not is_loopback(args.host):
         print("Pages ask for the token; programs send it as Authorization: Bearer TOKEN")
     server = uvicorn.Server(uvicorn.Config(app, **uvicorn_settings(args.host, port)))

@@ -11,54 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 from tqdm import tqdm
 
-from echostream import assets
 from echostream.live.captions import Captions, show_words
-from echostream.live.computing import add_compute_args, load_to_compute
+from echostream.live.computing import load_to_compute
+from echostream.live.options import OFFLINE_BEAM
 from echostream.session import Session
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stream import MAX_CHUNK_MS, Decision
-
-DEFAULT_CHUNK_MS = 320
-OFFLINE_BEAM = 5
-
-
-def add_translate_parser(commands: argparse._SubParsersAction) -> None:
-    translate = commands.add_parser("translate", help="stream sound files through a model")
-    translate.add_argument("inputs", type=Path, nargs="+", metavar="IN.wav")
-    translate.add_argument(
-        "--model-dir",
-        type=Path,
-        default=assets.model_dir("echostream"),
-        help="model directory (default: the shipped system)",
-    )
-    translate.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="translated speech, WAV; for several files a folder, one FILE.wav each",
-    )
-    translate.add_argument("--task", choices=("asr", "s2tt", "s2st"), default="s2st")
-    translate.add_argument("--srt", action="store_true", help="also write subtitles beside it")
-    translate.add_argument("--json", action="store_true", help="also write sentences and times")
-    translate.add_argument(
-        "--chunk-ms", type=int, default=DEFAULT_CHUNK_MS, help="source per decision (default 320)"
-    )
-    translate.add_argument(
-        "--realtime", action="store_true", help="read no faster than the file would sound"
-    )
-    translate.add_argument(
-        "--offline", action="store_true", help="one decision over the whole file, with beam search"
-    )
-    translate.add_argument(
-        "--text", action="store_true", help="print transcript and translation as they grow"
-    )
-    translate.add_argument(
-        "--beam", type=int, help=f"beam width (default 1; with --offline {OFFLINE_BEAM})"
-    )
-    add_compute_args(translate)
-    translate.set_defaults(func=run_translate)
 
 
 def audio_blocks(path: Path, block_ms: int = 100) -> Iterator[tuple[np.ndarray, int, bool]]:
@@ -182,6 +143,7 @@ def _translate_one(pipeline: Pipeline, path: Path, out: Path, args: argparse.Nam
             "source": path.name,
             "source_s": seconds,
             "speech_s": speech / pipeline.output_rate,
+            "threads": torch.get_num_threads(),
             "sentences": captions.to_dicts(),
         }
         text = json.dumps(report, ensure_ascii=False, indent=1)

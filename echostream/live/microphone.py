@@ -7,36 +7,17 @@ import queue
 import sys
 import threading
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from echostream import assets
 from echostream.live.captions import show_words
-from echostream.live.computing import add_compute_args, load_to_compute
+from echostream.live.computing import load_to_compute
 from echostream.session import Session
 from echostream.translator.pipeline import Pipeline
 
 BLOCK_MS = 40
 QUEUE_BLOCKS = 250  # 10 s of source that may wait for the model
-
-
-def add_listen_parser(commands: argparse._SubParsersAction) -> None:
-    listen = commands.add_parser("listen", help="translate the microphone, until Ctrl-C")
-    listen.add_argument(
-        "--model-dir",
-        type=Path,
-        default=assets.model_dir("echostream"),
-        help="model directory (default: the shipped system)",
-    )
-    listen.add_argument("--task", choices=("asr", "s2tt", "s2st"), default="s2st")
-    listen.add_argument("--chunk-ms", type=int, default=320, help="default 320")
-    listen.add_argument("--input", help="microphone, by name or number (default: the system's)")
-    listen.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
-    listen.add_argument("--list-devices", action="store_true", help="show the devices and stop")
-    add_compute_args(listen)
-    listen.set_defaults(func=run_listen)
 
 
 def load_sounddevice() -> Any:

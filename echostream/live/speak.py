@@ -17,37 +17,13 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from echostream import assets
 from echostream.checkpoint import load_model_dir
 from echostream.live.microphone import Player, find_device, load_sounddevice
 from echostream.speaking import Spoken, TextSpeaker
+from echostream.threads import use_threads
 
 READ_BYTES = 4096
 POLL_S = 0.05
-
-
-def add_speak_parser(commands: argparse._SubParsersAction) -> None:
-    speak = commands.add_parser(
-        "speak",
-        help="speak target text, word by word as it arrives on standard input",
-        description="Speaks target text from standard input while it arrives. A line, or what ends "
-        "in . ! or ?, is a sentence. The shipped systems speak the words of their small domain, "
-        "and less clearly than translations: docs/live.md says how well.",
-    )
-    speak.add_argument(
-        "--model-dir",
-        type=Path,
-        default=assets.model_dir("echostream"),
-        help="model directory (default: the shipped system)",
-    )
-    speak.add_argument("--out", type=Path, metavar="OUT.wav", help="write the speech to a file")
-    speak.add_argument("--play", action="store_true", help="play it while it is made")
-    speak.add_argument(
-        "--words", type=int, default=2, help="spoken at a time (default 2; more sound better)"
-    )
-    speak.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
-    speak.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    speak.set_defaults(func=run_speak)
 
 
 def text_as_it_comes(file: BufferedReader) -> Iterator[str]:
@@ -115,7 +91,9 @@ def loudspeaker(wanted: bool, name: str | None, rate: int) -> Iterator[Callable[
 def run_speak(args: argparse.Namespace) -> int:
     if args.out is None and not args.play:
         raise ValueError("say where the speech should go: --out OUT.wav, --play, or both")
-    speaker = TextSpeaker(load_model_dir(args.model_dir, device=args.device), words=args.words)
+    system = load_model_dir(args.model_dir, device=args.device, dtype=args.dtype)
+    use_threads(system.model, args.threads)
+    speaker = TextSpeaker(system, words=args.words)
     rate, samples = speaker.output_rate, 0
     with (
         loudspeaker(args.play, args.output, rate) as play,

@@ -6,12 +6,15 @@ A YAML file for simulstream's server and inference::
     model_dir: PATH            # optional; the shipped system if left out
     speech_chunk_size: 0.32    # seconds of source per decision
     task: s2tt                 # or asr
+    stride_n: 2                # or any other setting: the agents' flags, with underscores
+    threads: 1                 # of the model; left out: what suits it
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from simulstream.server.speech_processors import SAMPLE_RATE, SpeechProcessor
@@ -19,9 +22,11 @@ from simulstream.server.speech_processors.incremental_output import IncrementalO
 
 from echostream import assets
 from echostream.checkpoint import System, load_model_dir
+from echostream.config import Settings, overlay, read_settings, settings_of
+from echostream.threads import use_threads
 from echostream.translator.pipeline import Pipeline
 
-KEYS = ("type", "model_dir", "speech_chunk_size", "task", "device", "beam")
+KEYS = ("type", "model_dir", "speech_chunk_size", "task", "device", "beam", "threads")
 TASKS = ("s2tt", "asr")
 
 
@@ -41,11 +46,14 @@ class EchoStreamProcessor(SpeechProcessor):
         check_config(config)
         super().__init__(config)
         self.task = getattr(config, "task", "s2tt")
+        system = self._system(config)
+        settings = overlay(Settings.of(system.config), given(config))
         self.pipeline = Pipeline(
-            self._system(config),
+            system,
             chunk_ms=round(1000 * config.speech_chunk_size),
             task=self.task,
             beam=getattr(config, "beam", 1),
+            **settings.sections(),
         )
         self.clear()
 
@@ -55,6 +63,7 @@ class EchoStreamProcessor(SpeechProcessor):
         key = (str(Path(folder).resolve()), getattr(config, "device", "cpu"))
         if key not in cls._loaded:
             cls._loaded[key] = load_model_dir(Path(folder), device=key[1])
+            use_threads(cls._loaded[key].model, getattr(config, "threads", None))
         return cls._loaded[key]
 
     @classmethod
@@ -92,14 +101,30 @@ class EchoStreamProcessor(SpeechProcessor):
         self.state = self.pipeline.init_state()
 
 
+def given(config: SimpleNamespace) -> dict[str, Any]:
+    """Settings among the keys of a YAML file, by ``policy.stride_n``.
+
+    Raises:
+        ValueError: an unknown key, or a value that is not allowed.
+    """
+    values = {key: value for key, value in vars(config).items() if key not in KEYS}
+    settings = settings_of()
+    unknown = sorted(set(values) - {name for s in settings for name in (s.key, s.yaml_key)})
+    if unknown:
+        known = ", ".join((*KEYS, *(s.yaml_key for s in settings)))
+        raise ValueError(f"speech processor: unknown key {unknown[0]!r}; known: {known}")
+    return read_settings(values, "speech processor")
+
+
 def check_config(config: SimpleNamespace) -> None:
     """
     Raises:
         ValueError: names the key, the rule and what arrived.
     """
-    unknown = sorted(set(vars(config)) - set(KEYS))
-    if unknown:
-        raise ValueError(f"speech processor: unknown key {unknown[0]!r}; known: {', '.join(KEYS)}")
+    given(config)
+    threads = getattr(config, "threads", None)
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"speech processor: threads must be an integer >= 1, got {threads!r}")
     size = getattr(config, "speech_chunk_size", None)
     if isinstance(size, bool) or not isinstance(size, int | float) or not 0.01 <= size <= 60:
         raise ValueError(

@@ -215,7 +215,7 @@ def test_simulevals_part_leaves_the_pipeline_out(monkeypatch):
     monkeypatch.setattr(Pipeline, "iterate", counted)
     token = stage_clock.set(lambda: now[0])
     try:
-        assert time_glue(str(model_dir("echostream")), speech(1.6), chunk_ms=320) == 0.0
+        assert time_glue(str(model_dir("echostream")), speech(1.6), chunk_ms=320, threads=1) == 0.0
     finally:
         stage_clock.reset(token)
     assert now[0] >= 5.0

@@ -208,7 +208,6 @@ def run_command(arguments: list[str], **environment: str) -> subprocess.Complete
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "OMP_NUM_THREADS": "1",
             **environment,
         },
         capture_output=True,

@@ -21,6 +21,7 @@ from echostream.checkpoint import load_model_dir
 from echostream.config import preset
 from echostream.streamspeech import convert
 from echostream.streamspeech.checkpoint_files import StandIn, read_checkpoint
+from echostream.streamspeech.command import add_convert_parser
 from echostream.streamspeech.export import add_weight_norm, export_to_fairseq
 from echostream.streamspeech.settings import TIED, VERSIONS, settings_from_config
 
@@ -31,7 +32,7 @@ needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no recorded
 def run(*arguments: object) -> int:
     """The command line, from parsing on."""
     parser = argparse.ArgumentParser()
-    convert.add_convert_parser(parser.add_subparsers())
+    add_convert_parser(parser.add_subparsers())
     args = parser.parse_args(["convert", *map(str, arguments)])
     return args.func(args)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -12,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.base import add_speech_args, speech_from_args
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
@@ -305,17 +303,6 @@ def test_sentences_end_spoken_and_begin_with_nothing_held(ending_system, clip, s
     assert [o.mt_tokens for o in outputs] == [o.mt_tokens for o in reference]
     said = {o.sentence for o in reference if o.units}
     assert {o.sentence for o in outputs if o.units} == said
-
-
-def test_flags_overlay_the_settings_of_the_model_directory():
-    parser = ArgumentParser()
-    add_speech_args(parser)
-    assert speech_from_args(parser.parse_args([]), BOTH) == BOTH
-    flags = ["--speak-whole-words", "off", "--fill-chunks", "1.5", "--min-speed", "0.9"]
-    flags += ["--min-piece-ms", "640"]
-    assert speech_from_args(parser.parse_args(flags), BOTH) == SpeechConfig(False, 1.5, 0.9, 640)
-    flags = ["--speak-whole-words", "on"]
-    assert speech_from_args(parser.parse_args(flags), SpeechConfig()).whole_words
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,12 @@ gets, and that nothing is lost or said twice."""
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from agents.base import add_endpoint_args, endpoint_from_args
 from echostream.assets import model_dir
 from echostream.checkpoint import load_model_dir
 from echostream.config import EndpointConfig
@@ -219,13 +217,3 @@ def test_the_twin_hears_nothing_again():
 def test_bad_settings_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         EndpointConfig("learned", **wrong)
-
-
-def test_flags_overlay_the_model_directory(shipped):
-    parser = argparse.ArgumentParser()
-    add_endpoint_args(parser)
-    config = shipped.config.endpoint
-    assert endpoint_from_args(parser.parse_args([]), config) == config
-    flags = ["--endpoint", "learned", "--text-end-tokens", "0", "--max-sentence-ms", "9000"]
-    found = endpoint_from_args(parser.parse_args(flags), config)
-    assert found == replace(config, text_end_tokens=0, max_sentence_ms=9000)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from echostream.config import from_dict, load_yaml
+from echostream.config import from_dict, load_yaml, read_settings, settings_of
 from echostream.config.loading import MAY_BE_MISSING
 from echostream.evaluation.digests import digest
 
@@ -32,7 +33,9 @@ class FileOption:
 class SystemSpec:
     """One line of the curves.
 
-    ``options`` go to the agent as they are; ``trace`` asks for its ``--trace`` file.
+    ``options`` go to the agent as they are; ``settings`` are those of EchoStream's agents, by the
+    names of their flags (``stride_n: 2``) or with their section (``policy.stride_n: 2``);
+    ``trace`` asks for its ``--trace`` file.
     """
 
     name: str
@@ -40,12 +43,18 @@ class SystemSpec:
     files: tuple[FileOption, ...]
     options: tuple[str, ...]
     trace: bool
+    settings: dict = field(default_factory=dict, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         _require(
             bool(_NAME.fullmatch(self.name)),
             f"systems: name must be letters, digits, '.', '_' or '-', got {self.name!r}",
         )
+        self.settings_by_key()
+
+    def settings_by_key(self) -> dict[str, Any]:
+        """``settings`` by key, ``policy.stride_n``."""
+        return read_settings(self.settings, f"systems: {self.name}: settings")
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,9 @@ class Cell:
     def settings(self) -> dict[str, object]:
         """What ``cell.json`` says; ``fingerprint`` changes with anything that changes results."""
         system = asdict(self.system)
+        system["settings"] = self.system.settings_by_key()
+        if not system["settings"]:
+            del system["settings"]  # results of before there were settings hold
         content = {
             "system": system,
             "files": digest(files=[Path(option.path) for option in self.system.files]),
@@ -227,6 +239,15 @@ def load_grid(path: Path, output: Path | None = None) -> Grid:
         grid = replace(grid, asr_model=f"{kind}:{resolve(model)}")
     folder = str(output.resolve()) if output is not None else resolve(grid.output)
     return replace(grid, output=folder, systems=systems, test_sets=test_sets)
+
+
+def change_settings(grid: Grid, settings: Mapping[str, Any]) -> Grid:
+    """All systems of a grid under other settings, as ``config.given_settings`` returns them."""
+    written = {one.key: one.text(settings[one.key]) for one in settings_of() if one.key in settings}
+    systems = tuple(
+        replace(system, settings={**system.settings, **written}) for system in grid.systems
+    )
+    return replace(grid, systems=systems)
 
 
 def source_paths(test_set: TestSet) -> list[str]:

@@ -185,7 +185,12 @@ class _Progress:
 
 
 def run_grid(
-    grid: Grid, *, jobs: int = 1, ray_address: str | None = None, batch: int = 1
+    grid: Grid,
+    *,
+    jobs: int = 1,
+    ray_address: str | None = None,
+    batch: int = 1,
+    threads: int | None = None,
 ) -> list[Cell]:
     """Run what is missing of a grid and return all its cells, finished.
 
@@ -195,6 +200,7 @@ def run_grid(
         ray_address: run the shards on a Ray cluster instead: its address, ``auto``, or
             ``local:N`` for N workers here. Its machines must see the same files.
         batch: utterances that each process has under way.
+        threads: of each of EchoStream's agents; None: what suits its model.
 
     Raises:
         CellError: a SimulEval process failed.
@@ -215,7 +221,7 @@ def run_grid(
     for cell in open_cells:
         write_text(source_list(cell), "".join(f"{path}\n" for path in source_paths(cell.test_set)))
         _write_cell(cell, finished=False)
-        pieces = shards(cell, batch)
+        pieces = shards(cell, batch, threads)
         remaining[cell.name] = len(pieces)
         owner.update({shard.name: cell for shard in pieces})
         parts += pieces

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from echostream.config import setting_flags
 from echostream.evaluation.grid.definition import Cell, count_lines
 from echostream.evaluation.grid.simuleval_main import PARENT_VARIABLE, lock, release
 
@@ -43,8 +44,8 @@ def source_list(cell: Cell) -> Path:
     return cell.folder.parents[1] / "source.txt"
 
 
-def shards(cell: Cell, batch: int = 1) -> list[Shard]:
-    """Cut a cell's test set, to be run ``batch`` utterances at a time."""
+def shards(cell: Cell, batch: int = 1, threads: int | None = None) -> list[Shard]:
+    """Cut a cell's test set, to be run ``batch`` utterances at a time, on so many threads."""
     total = count_lines(Path(cell.test_set.source))
     size = cell.test_set.shard_size or max(total, 1)
     arguments = [
@@ -55,6 +56,8 @@ def shards(cell: Cell, batch: int = 1) -> list[Shard]:
         "--no-progress-bar",
         *(part for option in cell.system.files for part in (option.flag, option.path)),
         *cell.system.options,
+        *setting_flags(cell.system.settings, f"systems: {cell.system.name}: settings"),
+        *(("--threads", str(threads)) if threads is not None else ()),
     ]
     if cell.grid.computation_aware:
         arguments.append("--computation-aware")

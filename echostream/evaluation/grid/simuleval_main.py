@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+from echostream.threads import wait_passively
+
 logger = logging.getLogger(__name__)
 
 PARENT_VARIABLE = "ECHOSTREAM_EVALUATE_PARENT"
@@ -51,6 +53,7 @@ def release(held: IO[str] | None) -> None:
 
 def main() -> None:
     """Run SimulEval on ``sys.argv``."""
+    wait_passively()
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None:
         _stop_with_parent(int(parent))

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 from echostream.assets import SYSTEMS, model_dir
+from echostream.config import add_setting_args, given_settings
+from echostream.config.compute import add_threads_arg
 from echostream.evaluation.longform.command import add_recognition_args
 
 
@@ -42,6 +44,8 @@ def add_soak_parser(subparsers: argparse._SubParsersAction) -> None:
         "--sentences", type=Path, default=None, help="sentences.tsv of the sound file"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
+    add_threads_arg(parser)
+    add_setting_args(parser)
     add_recognition_args(parser)
     parser.set_defaults(func=run_soak)
 
@@ -82,6 +86,8 @@ def run_soak(args: argparse.Namespace) -> int:
         stream=args.stream,
         sentences=args.sentences,
         jobs=args.jobs,
+        settings=given_settings(args),
+        threads=args.threads,
     )
     recognition = args.asr_model and Recognition(
         args.asr_model, args.asr_device, args.target_speech_lang, args.jobs

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ import soundfile
 import torch
 
 from echostream.checkpoint import load_model_dir
+from echostream.config import Settings, overlay
 from echostream.evaluation.atomic import write_text
 from echostream.evaluation.runs.logged_instances import speech_layout
 from echostream.evaluation.runs.run_folder import TRACE_FILE
 from echostream.evaluation.soak.sounds import RATE, blocks
 from echostream.session import Session, TraceWriter
 from echostream.streaming import state_bytes
+from echostream.threads import use_threads
 from echostream.translator.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
@@ -43,10 +45,29 @@ def resident_bytes() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def open_pipeline(model_dir: str, chunk_ms: int) -> Pipeline:
-    """A pipeline on the CPU, computing on one core."""
-    torch.set_num_threads(1)  # tensors are small, and others may measure beside
-    return Pipeline(load_model_dir(Path(model_dir)), chunk_ms=chunk_ms)
+@dataclass(frozen=True)
+class Setup:
+    """How a system runs.
+
+    Attributes:
+        model_dir: model directory.
+        chunk_ms: source per decision.
+        settings: by key, instead of the model directory's values.
+        threads: of the model; None: what suits it.
+    """
+
+    model_dir: str
+    chunk_ms: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+
+
+def open_pipeline(setup: Setup) -> Pipeline:
+    """A pipeline on the CPU."""
+    system = load_model_dir(Path(setup.model_dir))
+    settings = overlay(Settings.of(system.config), setup.settings)
+    use_threads(system.model, setup.threads)
+    return Pipeline(system.with_settings(settings), chunk_ms=setup.chunk_ms)
 
 
 @dataclass
@@ -86,13 +107,13 @@ class Growth:
         }
 
 
-def without_speech(model_dir: str, chunk_ms: int, sound: str, minutes: float) -> dict[str, Any]:
+def without_speech(setup: Setup, sound: str, minutes: float) -> dict[str, Any]:
     """Let a system listen to one of ``sounds.SOUNDS``.
 
     Returns:
         Words heard and written, samples of speech, those of sentences without a word, and sizes.
     """
-    pipeline = open_pipeline(model_dir, chunk_ms)
+    pipeline = open_pipeline(setup)
     session, growth = Session(pipeline, keep_tokens=False), Growth()
     spoken: dict[int, int] = {}
 
@@ -112,6 +133,7 @@ def without_speech(model_dir: str, chunk_ms: int, sound: str, minutes: float) ->
     )
     return {
         "minutes": minutes,
+        "threads": torch.get_num_threads(),
         "words": len(session.translation),
         "words_a_minute": len(session.translation) / minutes,
         "source_words": len(session.transcript),
@@ -182,9 +204,7 @@ def due_frames(pipeline: Pipeline, samples: int) -> int:
     return -(-windows // SUBSAMPLING)
 
 
-def long_stream(
-    model_dir: str, chunk_ms: int, sound: str, reference: str, folder: str
-) -> dict[str, Any]:
+def long_stream(setup: Setup, sound: str, reference: str, folder: str) -> dict[str, Any]:
     """Translate a sound file of any length as one stream.
 
     ``folder`` becomes what SimulEval would have left: log, wav and trace of one instance.
@@ -192,14 +212,14 @@ def long_stream(
     Returns:
         What went in and came out, and sizes over the second half.
     """
-    pipeline = open_pipeline(model_dir, chunk_ms)
+    pipeline = open_pipeline(setup)
     place = Path(folder)
     session = Session(pipeline, trace=TraceWriter(place / TRACE_FILE), keep_tokens=False)
     speech = PlayedSpeech(place / "wavs" / WAV_FILE, pipeline.output_rate)
     growth, frames, compute_ms = Growth(), 0, 0.0
     with soundfile.SoundFile(sound) as file:
         rate, length = file.samplerate, len(file)
-        for block, final in _chunks(file, chunk_ms):
+        for block, final in _chunks(file, setup.chunk_ms):
             for output in session.iterate(block, rate, final=final):
                 frames += output.encoder_frames
                 compute_ms += sum(output.compute_ms.values())
@@ -215,6 +235,7 @@ def long_stream(
     taken = resampled.written if rate != pipeline.system.config.frontend.sample_rate else length
     return {
         "source_s": length / rate,
+        "threads": torch.get_num_threads(),
         "samples_in_file": length,
         "samples_taken_in": state.processed,
         "encoder_frames_due": due_frames(pipeline, taken),

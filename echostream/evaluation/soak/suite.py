@@ -8,7 +8,7 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from echostream.evaluation.longform.spoken import Recognition
 from echostream.evaluation.longform.talks import read_sentences
 from echostream.evaluation.runs.run_folder import load_run
 from echostream.evaluation.soak.sounds import HEADINGS
-from echostream.evaluation.soak.streams import long_stream, without_speech
+from echostream.evaluation.soak.streams import Setup, long_stream, without_speech
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ STREAM = "stream"
 # (key, heading, decimals), behind those of talks
 STREAM_ROWS = (
     ("source_s", "source, s", 0),
+    ("threads", "threads", 0),
     ("samples_in_file", "samples in the file", 0),
     ("samples_taken_in", "samples taken in", 0),
     ("encoder_frames_due", "encoder frames due", 0),
@@ -57,6 +58,8 @@ class Plan:
         stream: a sound file to be translated as one stream; None for none.
         sentences: its ``sentences.tsv``.
         jobs: processes.
+        settings: of all systems, by key, instead of the model directories' values.
+        threads: of each model; None: what suits it, one where several processes run.
     """
 
     systems: Mapping[str, Path]
@@ -67,6 +70,8 @@ class Plan:
     stream: Path | None = None
     sentences: Path | None = None
     jobs: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.sounds if name not in HEADINGS]
@@ -103,10 +108,13 @@ class Job:
 def plan_jobs(plan: Plan) -> list[Job]:
     """Every stream, the long ones first."""
     long, short = [], []
+    threads = 1 if plan.threads is None and plan.jobs > 1 else plan.threads
     for system, model_dir in plan.systems.items():
         files = sorted(path for path in model_dir.iterdir() if path.is_file())
         place = plan.output / system
-        common = (str(model_dir), plan.chunk_ms)
+        setup = Setup(str(model_dir), plan.chunk_ms, plan.settings, threads)
+        # Not in the digest where there are none: results of before there were settings hold.
+        changed = [json.dumps(plan.settings, sort_keys=True)] if plan.settings else []
         if plan.stream is not None and plan.sentences is not None:
             sentences = [s for part in read_sentences(plan.sentences).values() for s in part]
             reference = " ".join(sentence.target for sentence in sentences)
@@ -115,9 +123,9 @@ def plan_jobs(plan: Plan) -> list[Job]:
                     system,
                     STREAM,
                     place / f"{STREAM}.json",
-                    digest(plan.chunk_ms, files=[*files, plan.stream, plan.sentences]),
+                    digest(plan.chunk_ms, *changed, files=[*files, plan.stream, plan.sentences]),
                     long_stream,
-                    (*common, str(plan.stream.resolve()), reference, str(place / STREAM)),
+                    (setup, str(plan.stream.resolve()), reference, str(place / STREAM)),
                 )
             )
         for sound in plan.sounds:
@@ -126,9 +134,9 @@ def plan_jobs(plan: Plan) -> list[Job]:
                     system,
                     sound,
                     place / f"{sound}.json",
-                    digest(plan.chunk_ms, sound, plan.minutes, files=files),
+                    digest(plan.chunk_ms, sound, plan.minutes, *changed, files=files),
                     without_speech,
-                    (*common, sound, plan.minutes),
+                    (setup, sound, plan.minutes),
                 )
             )
     return [*long, *short]

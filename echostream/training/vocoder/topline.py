@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from echostream.checkpoint import load_model_dir
+from echostream.config.compute import add_threads_arg
+from echostream.threads import use_threads
 from echostream.training.vocoder.command import read_target_texts
 from echostream.training.vocoder.data import load_speech_for
 from echostream.training.vocoder.validation import recogniser_is_installed, validate
@@ -25,12 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--audio", type=Path, required=True, help="folder of the real speech")
     parser.add_argument("--texts", type=Path, required=True, help="TSV with id and tgt_text")
     parser.add_argument("--samples", type=Path, default=None, help="leave a few remade WAVs here")
+    add_threads_arg(parser)
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if not recogniser_is_installed():
         parser.exit(1, "pocketsphinx is not installed: pip install 'echostream[asr]'\n")
     try:
         system = load_model_dir(args.model_dir)
+        use_threads(system.model, args.threads)
         speech = load_speech_for(system.config.vocoder, args.model_dir, args.units, args.audio)
         texts = read_target_texts(args.texts)
         if not any(utterance.id in texts for utterance in speech):

@@ -22,6 +22,7 @@ from echostream.evaluation.grid.definition import (
     FileOption,
     Grid,
     cells,
+    change_settings,
     load_grid,
     source_paths,
 )
@@ -60,7 +61,6 @@ def environment() -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "OMP_NUM_THREADS": "1",
     }
 
 
@@ -117,9 +117,46 @@ def test_paths_are_relative_to_the_grid_file(corpus: Corpus, tmp_path: Path) -> 
     assert len(names) == 6 and names[0] == "demo/fast/chunk_320"
 
 
+def test_settings_of_a_system_become_flags_of_its_agent(corpus: Corpus) -> None:
+    content = grid_content(corpus)
+    plain = load_grid(write_grid(corpus))
+    fingerprint = next(cells(plain)).settings()["fingerprint"]
+    settings = {"policy": "wait_k", "policy.stride_n": 2, "endpoint": False}
+    content["systems"][0]["settings"] = settings
+    grid = load_grid(write_grid(corpus, systems=content["systems"]))
+    cell = next(cells(grid))
+    assert cell.settings()["fingerprint"] != fingerprint
+    (shard,) = shards(cell, threads=2)
+    flags = {"--policy": "wait_k", "--stride-n": "2", "--endpoint": "off", "--threads": "2"}
+    given = [part for part in shard.arguments if part != "--computation-aware"][-8:]
+    assert dict(zip(given[::2], given[1::2], strict=True)) == flags
+    # From the command line for all systems, which says the same as the file would.
+    changed = change_settings(plain, {"policy.stride_n": 2})
+    assert all(system.settings == {"policy.stride_n": "2"} for system in changed.systems)
+    content["systems"][0]["settings"] = {"stride_n": 2}
+    written = load_grid(write_grid(corpus, systems=content["systems"]))
+    assert next(cells(written)).settings() == next(cells(changed)).settings()
+    assert next(cells(change_settings(plain, {}))).settings()["fingerprint"] == fingerprint
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {
+                "systems": [
+                    {
+                        "name": "a",
+                        "agent": "a",
+                        "files": [],
+                        "options": [],
+                        "trace": False,
+                        "settings": {"stride_n": 0},
+                    }
+                ]
+            },
+            "systems: a: settings: policy.stride_n must be an integer >= 1, got '0'",
+        ),
         ({"chunk_ms": [320, 320]}, "chunk_ms must be positive and differ"),
         ({"chunk_ms": []}, "chunk_ms must not be empty"),
         ({"chunks": [1]}, "unknown key 'chunks'"),

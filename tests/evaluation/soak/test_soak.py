@@ -116,12 +116,14 @@ def test_a_long_stream_is_accounted_for(talking, tmp_path, rate):
     sound = tmp_path / "clip.flac"
     clip = synthetic_clip(4.1, rate, seed=3)
     soundfile.write(sound, clip, rate)
-    found = streams.long_stream(str(talking), 320, str(sound), "da ba", str(tmp_path / "out"))
+    found = streams.long_stream(
+        streams.Setup(str(talking), 320), str(sound), "da ba", str(tmp_path / "out")
+    )
     assert found["samples_in_file"] == found["samples_taken_in"] == len(clip)
     assert found["encoder_frames_due"] == found["encoder_frames_out"] == 102
     run = load_run(tmp_path / "out")
     [item] = run.utterances
-    session = Session(streams.open_pipeline(str(talking), 320))
+    session = Session(streams.open_pipeline(streams.Setup(str(talking), 320)))
     samples, _ = soundfile.read(sound, dtype="float32")
     session.push(samples, rate, final=True)
     assert len(session.sentences) > 1 and session.samples_written == found["speech_samples"] > 0
@@ -144,11 +146,11 @@ def test_sizes_are_noted_once_a_minute():
 
 
 def test_words_and_speech_where_nobody_speaks(talking, silent):
-    loud = streams.without_speech(str(talking), 320, "noise-14", 0.05)
-    quiet = streams.without_speech(str(silent), 320, "noise-14", 0.05)
+    loud = streams.without_speech(streams.Setup(str(talking), 320), "noise-14", 0.05)
+    quiet = streams.without_speech(streams.Setup(str(silent), 320), "noise-14", 0.05)
     assert quiet["words"] == quiet["source_words"] == quiet["speech_samples"] == 0
     assert quiet["speech_samples_without_words"] == 0 and quiet["text"] == ""
-    session = Session(streams.open_pipeline(str(talking), 320))
+    session = Session(streams.open_pipeline(streams.Setup(str(talking), 320)))
     session.push(np.concatenate(list(sounds.blocks("noise-14", 3))), RATE, final=True)
     assert loud["words"] == len(session.translation) > 0
     assert loud["words_a_minute"] == pytest.approx(20 * loud["words"])
