@@ -165,8 +165,18 @@ class Session:
     def push(self, samples: object, sample_rate: int, *, final: bool = False) -> list[Decision]:
         """Push audio; see :meth:`echostream.translator.stream.StreamPipeline.step`. Returns the
         decisions."""
+        return list(self.iterate(samples, sample_rate, final=final))
+
+    def iterate(
+        self, samples: object, sample_rate: int, *, final: bool = False
+    ) -> Iterator[Decision]:
+        """:meth:`push`, one decision at a time. Must be run to its end."""
         self.feed(samples, sample_rate, final=final)
-        return self.advance()
+        for decision, following in self.pipeline.decide_queued(self.state):
+            self.state = following
+            if decision is not None:
+                self._record(decision)
+                yield decision
 
     def feed(self, samples: object, sample_rate: int, *, final: bool = False) -> None:
         """Queue audio; see :meth:`echostream.translator.stream.StreamPipeline.accept`."""

@@ -26,9 +26,9 @@ from echostream.fairseq_plugin.sentences import (
     sentence_segment_ends,
     sentence_windows,
 )
+from echostream.models.ctc_output import end_scores
 from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
 from echostream.models.echostream_model import EchoStreamModel, ModelOutput
-from echostream.models.heard import end_scores
 from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)

@@ -240,7 +240,10 @@ class StreamPipeline(Generic[StateT]):
     ) -> Iterator[tuple[Decision | None, StateT]]:
         """:meth:`step`, one decision at a time; always ends with a pair without one whose state
         has taken in all samples."""
-        state = self.accept(samples, sample_rate, state, final=final)
+        return self.decide_queued(self.accept(samples, sample_rate, state, final=final))
+
+    def decide_queued(self, state: StateT) -> Iterator[tuple[Decision | None, StateT]]:
+        """What :meth:`advance` decides for a single stream."""
         for _, item in drive(self.stages, [self.advance(state)]):
             if isinstance(item, Exception):
                 raise item

@@ -69,8 +69,8 @@ def test_training_on_streams_equals_streaming(k1, n1, n2, flags):
 
     for row, frames in enumerate(FRAMES):
         mine = [n for n in range(len(SENTENCES)) if SENTENCES[n, 0] == row]
-        state = model.init_state()
-        fresh = state
+        fresh = model.init_state()
+        listening = fresh.listening
         hidden: dict[int, list] = {n: [] for n in mine}
         texts: dict[int, object] = {n: fresh.mt for n in mine}
         start = read = 0
@@ -78,10 +78,11 @@ def test_training_on_streams_equals_streaming(k1, n1, n2, flags):
         chunk_ends = [min(c + FRAMES_PER_CHUNK, frames) - 2 for c in chunks]
         chunk_ends[-1] = frames
         for end in chunk_ends:
-            encoded, _, state = model.encode(
-                features[row : row + 1, start:end], state, final=end == frames
+            step, listening = model.encode(
+                features[row : row + 1, start:end], listening, final=end == frames
             )
-            heard, state = model.listen(encoded, None, state)
+            _, listening = model.emit(step, listening)
+            encoded = step.frames
             first, start, read = read, end, read + encoded.size(1)
             for n in mine:
                 low, high = max(int(starts[n]), first), min(int(ends[n]), read)
@@ -104,7 +105,7 @@ def test_training_on_streams_equals_streaming(k1, n1, n2, flags):
             assert count == int((previous[n] != Vocabulary.pad).sum())
             logits = model.target_unigram_decoder.logits(states)
             assert torch.allclose(logits[0], out.mt[n, :count], atol=1e-4)
-            spoken, units = replace(fresh), []
+            spoken, units = fresh.speech, []
             for group in states.split(n2, dim=1):
                 text, t2u = model.synthesizer_encoder.step(group, spoken.t2u)
                 unit_logits, unit = model.decoder.step(text, spoken.unit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -65,21 +67,22 @@ def test_teacher_forced_logits_equal_step_by_step_logits(k1, n1, n2, flags):
     start = 0
     for end in ends:
         final = end == features.size(1)
-        frames, tail, state = model.encode(features[:, start:end], state, final=final)
-        _, state = model.listen(frames, tail, state)
-        start, read = end, read + frames.size(1)
+        encoded, listening = model.encode(features[:, start:end], state.listening, final=final)
+        _, listening = model.emit(encoded, listening)
+        state = model.read(encoded.frames, replace(state, listening=listening))
+        start, read = end, read + encoded.frames.size(1)
         while len(hidden) < previous.size(1) and int(visible[len(hidden)]) <= read:
             assert int(visible[len(hidden)]) == read or not hidden or final
             token = previous[:, len(hidden) : len(hidden) + 1]
             step, mt = model.target_unigram_decoder.step(token, state.mt)
-            state = type(state)(**{**vars(state), "mt": mt})
+            state = replace(state, mt=mt)
             hidden.append(step)
             mt_logits.append(model.target_unigram_decoder.logits(step))
     assert read == total and len(hidden) == previous.size(1)
     assert torch.allclose(torch.cat(mt_logits, dim=1), out.mt, atol=1e-4)
 
     unit_logits = []
-    t2u, unit = state.t2u, state.unit
+    t2u, unit = state.speech.t2u, state.speech.unit
     for first in range(0, previous.size(1), n2):
         group = torch.cat(hidden[first : first + n2], dim=1)
         text, t2u = model.synthesizer_encoder.step(group, t2u)

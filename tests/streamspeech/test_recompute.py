@@ -245,9 +245,9 @@ def test_convolution_chunks_follow_the_task(system):
     assert conv_chunk("s2st", 24) == 16 and conv_chunk("s2st", 4) == 8
     assert conv_chunk("asr", 24) == 16 and conv_chunk("s2tt", 4) == 4
     state = StreamSpeechPipeline(system, chunk_ms=160, task="asr").init_state()
-    assert state.model.encoder.conv_chunk_frames == 4
+    assert state.model.listening.encoder.conv_chunk_frames == 4
     state = StreamSpeechPipeline(system, chunk_ms=160).init_state()
-    assert state.model.encoder.conv_chunk_frames == 8
+    assert state.model.listening.encoder.conv_chunk_frames == 8
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
