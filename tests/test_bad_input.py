@@ -88,7 +88,8 @@ def test_thirty_minutes(system):
     # The last decision writes up to max_len subwords at once.
     assert max(sizes[60:-1]) <= 1.1 * max(sizes[:60])
     assert state.finished and state.processed == 180 * len(second) == 30 * 60 * RATE
-    assert state.model.encoder.frames == (30 * 60 * 100 - 2 + 3) // 4
+    (frames,) = state.model.listening.encoder.frames
+    assert frames == (30 * 60 * 100 - 2 + 3) // 4
 
 
 ERRORS = {

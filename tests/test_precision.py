@@ -27,12 +27,12 @@ def heard(model, clip_seconds=2.0):
     """Encoder frames of a stream of made-up features."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1, int(100 * clip_seconds), 80, generator=generator)
-    state, frames = model.init_state(), []
+    state, frames = model.init_listening(), []
     with torch.no_grad():
         for chunk in features.split(32, dim=1):
             weight = next(model.parameters())
-            out, tail, state = model.encode(chunk.to(weight), state)
-            frames.append(out.float())
+            encoded, state = model.encode(chunk.to(weight), state)
+            frames.append(encoded.frames.float())
     return torch.cat(frames, dim=1)
 
 
