@@ -7,8 +7,9 @@ state, joins what decision after decision brought, and writes it down.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class TraceWriter:
 
 
 class Session:
-    """A stream under way.
+    """A stream under way. One thread may feed it while another one advances it.
 
     Args:
         pipeline: shared by any number of sessions.
@@ -127,6 +128,7 @@ class Session:
         self.state: Any = None
         self.sentences = [Sentence()]
         self.samples_written = 0
+        self._lock = threading.Lock()  # of the state
 
     @property
     def model_rate(self) -> int:
@@ -137,6 +139,16 @@ class Session:
     def received(self) -> int:
         """Samples pushed."""
         return 0 if self.state is None else self.state.received
+
+    @property
+    def processed(self) -> int:
+        """Samples that went through the model."""
+        return 0 if self.state is None else self.state.processed
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to take in."""
+        return self.state is not None and self.pipeline.ready(self.state)
 
     @property
     def finished(self) -> bool:
@@ -180,8 +192,20 @@ class Session:
 
     def feed(self, samples: object, sample_rate: int, *, final: bool = False) -> None:
         """Queue audio; see :meth:`echostream.translator.stream.StreamPipeline.accept`."""
-        state = self.pipeline.init_state() if self.state is None else self.state
-        self.state = self.pipeline.accept(samples, sample_rate, state, final=final)
+        with self._lock:
+            state = self.pipeline.init_state() if self.state is None else self.state
+            self.state = self.pipeline.accept(samples, sample_rate, state, final=final)
+
+    def _went_on(self, before: Any, after: Any) -> None:
+        """Take over the state that the model reached, with what was fed meanwhile."""
+        with self._lock:
+            fed = self.state
+            if fed is not before:
+                taken = len(before.pending) - len(after.pending)
+                after = replace(
+                    after, received=fed.received, pending=fed.pending[taken:], ended=fed.ended
+                )
+            self.state = after
 
     def advance(self) -> list[Decision]:
         """Take in what is queued, as far as it makes up whole chunks."""
@@ -211,10 +235,13 @@ class Session:
 
 
 def advance_sessions(
-    sessions: Sequence[Session],
+    sessions: Sequence[Session], chunks: int | None = None
 ) -> Iterator[tuple[int, list[Decision] | Exception]]:
     """:meth:`Session.advance` several sessions of one pipeline, all of which have been fed,
     computed together where the model can.
+
+    Args:
+        chunks: of each, at most so many; None: all that wait.
 
     Returns:
         Each one's index, with its decisions, or with the exception that it led to; as soon as they
@@ -222,10 +249,11 @@ def advance_sessions(
     """
     if not sessions:
         return
-    pipeline = sessions[0].pipeline
-    for index, result in pipeline.step_states([session.state for session in sessions]):
+    states = [session.state for session in sessions]
+    for index, result in sessions[0].pipeline.step_states(states, chunks):
         if not isinstance(result, Exception):
-            decisions, sessions[index].state = result
+            decisions, following = result
+            sessions[index]._went_on(states[index], following)
             for decision in decisions:
                 sessions[index]._record(decision)
             result = decisions

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from echostream.config import EndpointConfig
-from echostream.session import Session, TraceWriter
+from echostream.session import Session, TraceWriter, advance_sessions
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
 from tests.test_pipeline import push, total
@@ -96,3 +96,38 @@ def test_nothing_is_taken_in_after_the_end(system, clip):
     session.push(clip, RATE, final=True)
     with pytest.raises(ValueError, match="this stream has ended"):
         session.push(np.zeros(10, dtype=np.float32), RATE)
+
+
+def test_what_is_fed_while_a_session_advances_is_not_lost(system, clip):
+    """Whoever is done first, the other one is fed while it is still on its way."""
+    pipeline = Pipeline(system)
+    expected = total(push(pipeline, clip, RATE, len(clip))[0])
+    sessions, told = [Session(pipeline), Session(pipeline)], [[], []]
+    for session in sessions:
+        session.feed(clip[:9000], RATE)
+    first = True
+    for index, result in advance_sessions(sessions):
+        told[index] += result
+        if first:
+            sessions[1 - index].feed(clip[9000:], RATE, final=True)
+            late, first = 1 - index, False
+    assert sessions[late].received == len(clip) and not sessions[late].finished
+    assert sessions[late].ready
+    told[late] += sessions[late].advance()
+    assert total(told[late]) == expected and sessions[late].finished
+
+
+@pytest.mark.parametrize("length", [3 * 5120, 3 * 5120 + 100])
+def test_a_session_can_advance_chunk_by_chunk(system, clip, length):
+    pipeline = Pipeline(system)
+    expected = total(push(pipeline, clip[:length], RATE, length)[0])
+    session, told, turns = Session(pipeline), [], 0
+    assert not session.ready
+    session.feed(clip[:length], RATE, final=True)
+    while session.ready:
+        ((_, decisions),) = advance_sessions([session], chunks=1)
+        told, turns = told + decisions, turns + 1
+        assert session.processed == min(turns * 5120, length)
+    # The end of a stream is taken in with its last whole chunk, or with what is left.
+    assert turns == -(-length // 5120) and session.finished
+    assert total(told) == expected

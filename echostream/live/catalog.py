@@ -9,9 +9,7 @@ from pathlib import Path
 
 from echostream import assets
 from echostream.checkpoint import System, load_model_dir
-from echostream.config import ChunkConformerConfig
 from echostream.live.protocol import ProtocolError
-from echostream.live.translator import RecomputeTranslator, StreamTranslator, Translator
 from echostream.streamspeech.recompute import RecomputePipeline, StreamSpeechPipeline
 from echostream.translator.pipeline import Pipeline, Task
 
@@ -40,8 +38,8 @@ class ServedModel:
 
     @property
     def streamspeech(self) -> bool:
-        """Whether it has StreamSpeech's encoder."""
-        return isinstance(self.system.config.encoder, ChunkConformerConfig)
+        """Whether it has StreamSpeech's encoder, made for single utterances."""
+        return self.system.model.encoder.utterances_only
 
     @property
     def output_rate(self) -> int:
@@ -157,9 +155,3 @@ def served(folder: Path, system: System) -> ServedModel:
 def recomputing(model: ServedModel) -> ServedModel:
     """The same model, run as StreamSpeech was published."""
     return replace(model, name=f"{model.name}{RECOMPUTE}", recompute=True)
-
-
-def new_translator(pipeline: Pipeline | RecomputePipeline) -> Translator:
-    if isinstance(pipeline, RecomputePipeline):
-        return RecomputeTranslator(pipeline)
-    return StreamTranslator(pipeline)

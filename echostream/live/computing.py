@@ -7,7 +7,7 @@ from pathlib import Path
 
 from echostream.checkpoint import System, load_model_dir
 from echostream.compiled import compile_encoder
-from echostream.config import ChunkConformerConfig, settings_from_args
+from echostream.config import settings_from_args
 from echostream.threads import use_threads
 
 
@@ -16,6 +16,6 @@ def load_to_compute(model_dir: Path, args: argparse.Namespace, chunk_ms: int) ->
     serves as an Emformer's twin, is never compiled."""
     system = load_model_dir(model_dir, device=args.device, dtype=args.dtype)
     use_threads(system.model, args.threads)
-    if args.compile and not isinstance(system.config.encoder, ChunkConformerConfig):
+    if args.compile and not system.model.encoder.utterances_only:
         compile_encoder(system.model, chunk_ms=chunk_ms)
     return system.with_settings(settings_from_args(args, system.config))

@@ -70,7 +70,7 @@ def translate_file(
             partial, "w", pipeline.output_rate, 1, subtype="PCM_16", format="WAV"
         ) as speech:
             for samples, rate, last in paced(blocks) if realtime else blocks:
-                for output in session.iterate(samples, rate, final=last):
+                for output in session.push(samples, rate, final=last):
                     speech.write(output.waveform)
                     yield output
         if pipeline.task == "s2st":

@@ -153,7 +153,7 @@ def translate_queue(
             lost.clear()
             print("This machine is too slow: some source was lost.", file=sys.stderr)
         samples = np.zeros(0, np.float32) if block is None else block
-        for output in session.iterate(samples, rate, final=block is None):
+        for output in session.push(samples, rate, final=block is None):
             player.add(output.waveform)
             for line in show_words(output):
                 print(line, flush=True)

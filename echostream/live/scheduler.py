@@ -1,12 +1,13 @@
-"""Who computes next: many streams, one worker thread.
+"""Who computes next: many sessions, a few worker threads.
 
 A stream is ready when a whole chunk (or its end) has arrived. Ready streams run in the order of
 their due times, so none starves: a due time is when the chunk was complete, but a stream that sends
 faster than live is due at most ``PACE`` times as often as its chunks last, so its surplus waits
-behind everybody else's present. Streams of one pipeline that are ready together form a batch.
+behind everybody else's present. Streams of one pipeline that are ready together are computed
+together, and shared out where several workers have nothing to do.
 
-The event loop never waits here: it appends samples under a lock held for microseconds, and results
-come back through callbacks on the worker thread.
+The event loop never waits here: it feeds sessions under a lock held for microseconds, and results
+come back through callbacks on a worker's thread.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echostream.live.translator import Chunk, Translator, Update, push_together
+from echostream.session import Session, advance_sessions
+from echostream.translator.stream import Decision, chunk_samples
 
 logger = logging.getLogger(__name__)
 
@@ -28,21 +30,11 @@ PACE = 2.0
 
 
 @dataclass(frozen=True)
-class Job:
-    """One chunk of one stream on its way through the model."""
-
-    stream: Stream
-    samples: np.ndarray
-    final: bool
-    arrived: float
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a job brought.
+class Turn:
+    """What one chunk of a stream brought.
 
     Attributes:
-        updates: in order.
+        decisions: in order.
         final: the stream has ended.
         lag_ms: from the arrival of the chunk's last sample to now.
         compute_ms: wall time that the chunk took; of what was computed together, its share.
@@ -51,7 +43,7 @@ class StepResult:
         queued: samples that wait behind them.
     """
 
-    updates: list[Update]
+    decisions: list[Decision]
     final: bool
     lag_ms: float
     compute_ms: float
@@ -61,126 +53,103 @@ class StepResult:
 
 
 class Stream:
-    """Samples of one session that wait for the model; the scheduler guards every field.
+    """A session's place in the queue; the scheduler guards every field.
 
     Args:
-        translator: makes the stream's translator, on the worker thread.
-        batch_key: streams with equal keys may be computed together.
-        chunk: samples per decision.
+        session: nobody else feeds or advances it.
         sample_rate: in Hz.
-        on_result, on_error: called on the worker thread.
+        on_turn, on_error: called on a worker's thread.
     """
 
     def __init__(
         self,
-        translator: Callable[[], Translator],
-        *,
-        batch_key: object,
-        chunk: int,
+        session: Session,
         sample_rate: int,
-        on_result: Callable[[StepResult], None],
+        *,
+        on_turn: Callable[[Turn], None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        self.make_translator, self.translator = translator, None
-        self.batch_key, self.chunk, self.sample_rate = batch_key, chunk, sample_rate
-        self.on_result, self.on_error = on_result, on_error
-        self.blocks: deque[tuple[np.ndarray, float]] = deque()
-        self.queued = self.processed = 0
-        self.due = 0.0
-        self.last_arrival = 0.0
-        self.ended = self.running = self.held = self.over = False
+        self.session, self.sample_rate = session, sample_rate
+        self.chunk = chunk_samples(session.pipeline.chunk_ms, sample_rate)
+        self.on_turn, self.on_error = on_turn, on_error
+        # So many samples had come at these times; the first entry is the oldest that matters.
+        self.arrivals: deque[tuple[int, float]] = deque()
+        self.due = self.arrived = 0.0
+        self.running = self.held = self.over = False
 
     @property
     def ready(self) -> bool:
-        idle = not (self.running or self.held or self.over)
-        return idle and (self.queued >= self.chunk or self.ended)
+        return not (self.running or self.held or self.over) and self.session.ready
 
-    def _next_due(self) -> float:
+    @property
+    def queued(self) -> int:
+        """Samples that wait, those of a chunk under way included."""
+        return self.session.received - self.session.processed
+
+    def next_due(self) -> float:
         """When the next chunk was complete, or when a paced sender would have completed it."""
-        missing = self.chunk
-        arrived = self.last_arrival
-        for block, when in self.blocks:
-            missing -= len(block)
-            if missing <= 0:
-                arrived = when
-                break
-        return max(arrived, self.due)
+        return max(self._complete(), self.due)
 
-    def _take(self) -> Job:
-        """The next chunk; everything left once the stream has ended and fits into one."""
-        final = self.ended and self.queued <= self.chunk
-        wanted = self.queued if final else self.chunk
-        parts: list[np.ndarray] = []
-        arrived = self.last_arrival
-        while wanted:
-            block, arrived = self.blocks.popleft()
-            if len(block) > wanted:
-                self.blocks.appendleft((block[wanted:], arrived))
-                block = block[:wanted]
-            parts.append(block)
-            wanted -= len(block)
-        samples = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
-        self.queued -= len(samples)
-        self.processed += len(samples)
-        self.running, self.over = True, final
-        self.due = self._paced(arrived)
-        return Job(self, samples, final, arrived)
+    def start(self) -> None:
+        """The next chunk is on its way through the model."""
+        self.arrived, self.running = self._complete(), True
+        self.due = self.next_due() + self.chunk / self.sample_rate / PACE
 
-    def _paced(self, arrived: float) -> float:
-        return max(arrived, self.due) + self.chunk / self.sample_rate / PACE
+    def _complete(self) -> float:
+        """When the last sample of the next chunk came."""
+        end = self.session.processed + self.chunk
+        while len(self.arrivals) > 1 and self.arrivals[0][0] < end:
+            self.arrivals.popleft()
+        return self.arrivals[0][1]
 
 
-Outcome = tuple[Job, "list[Update] | Exception"]
+Outcome = tuple[Stream, "list[Decision] | Exception"]
 
 
-def run_together(jobs: Sequence[Job]) -> Iterator[Outcome]:
-    """Advance every job's stream by its chunk, all at once where the model can; each job with its
-    updates or its exception as soon as they are there. A fault stays with its stream."""
-    chunks: list[Chunk] = []
-    able: list[Job] = []
-    for job in jobs:
-        stream = job.stream
-        try:
-            if stream.translator is None:
-                stream.translator = stream.make_translator()
-        except Exception as error:  # noqa: BLE001  (handed to the stream's owner)
-            yield job, error
-            continue
-        chunks.append(Chunk(stream.translator, job.samples, stream.sample_rate, job.final))
-        able.append(job)
-    for index, result in push_together(chunks):
-        yield able[index], result
+def run_together(streams: Sequence[Stream]) -> Iterator[Outcome]:
+    """Advance streams of one pipeline by a chunk each, all at once where the model can; each with
+    its decisions or its exception as soon as they are there."""
+    for index, result in advance_sessions([stream.session for stream in streams], chunks=1):
+        yield streams[index], result
 
 
 class Scheduler:
-    """Runs streams on a worker thread of its own.
+    """Runs streams on worker threads of its own.
 
     Args:
-        run: advances a batch of jobs, all of one ``batch_key``, and yields each with its result.
+        run: advances a batch of streams, all of one pipeline, and yields each with its result.
         max_batch: most streams in a batch.
+        workers: threads.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Job]], Iterable[Outcome]] = run_together,
+        run: Callable[[Sequence[Stream]], Iterable[Outcome]] = run_together,
         *,
         max_batch: int = 16,
+        workers: int = 1,
     ) -> None:
         self._run, self._max_batch = run, max_batch
         self._streams: list[Stream] = []
         self._wake = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name="translation", daemon=True)
+        self._idle = 0  # workers that wait
+        self._threads = [
+            threading.Thread(target=self._work, name=f"translation-{index}", daemon=True)
+            for index in range(workers)
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Finish the batch under way and stop."""
+        """Finish the batches under way and stop."""
         with self._wake:
             self._closing = True
-            self._wake.notify()
-        self._thread.join()
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def add(self, stream: Stream) -> None:
         with self._wake:
@@ -190,97 +159,91 @@ class Scheduler:
         """Forget a stream; nothing is called back from then on."""
         with self._wake:
             stream.over = True
-            stream.blocks.clear()
             if stream in self._streams:
                 self._streams.remove(stream)
 
-    def feed(self, stream: Stream, samples: np.ndarray) -> int:
-        """Queue (T,) samples; returns how many wait now."""
+    def feed(self, stream: Stream, samples: np.ndarray, *, final: bool = False) -> int:
+        """Queue (T,) samples; returns how many wait now.
+
+        Args:
+            final: no more will come.
+        """
         now = time.monotonic()
         with self._wake:
-            if len(samples):
-                stream.blocks.append((samples, now))
-                stream.queued += len(samples)
-                stream.last_arrival = now
+            stream.session.feed(samples, stream.sample_rate, final=final)
+            stream.arrivals.append((stream.session.received, now))
+            if stream.ready:
                 self._wake.notify()
             return stream.queued
-
-    def end(self, stream: Stream) -> None:
-        """No more samples will come."""
-        with self._wake:
-            if not stream.ended:
-                stream.ended = True
-                stream.last_arrival = time.monotonic()
-                self._wake.notify()
 
     def hold(self, stream: Stream, held: bool) -> None:
         """Pause a stream whose results nobody takes."""
         with self._wake:
             stream.held = held
-            self._wake.notify()
+            if stream.ready:
+                self._wake.notify()
 
     def _work(self) -> None:
         while True:
             with self._wake:
-                jobs = self._gather()
-                while not jobs and not self._closing:
+                streams = self._gather()
+                while not streams and not self._closing:
+                    self._idle += 1
                     self._wake.wait()
-                    jobs = self._gather()
+                    self._idle -= 1
+                    streams = self._gather()
                 if self._closing:
                     return
-            self._run_and_deliver(jobs)
+            self._run_and_deliver(streams)
 
-    def _run_and_deliver(self, jobs: Sequence[Job]) -> None:
+    def _run_and_deliver(self, streams: Sequence[Stream]) -> None:
         """Whatever goes wrong ends the streams that were to be advanced, and no other."""
-        unanswered = {id(job): job for job in jobs}
+        unanswered = {id(stream): stream for stream in streams}
         try:
-            for job, result in self._run(jobs):
-                del unanswered[id(job)]
-                self._deliver(job, result, len(jobs))
+            for stream, result in self._run(streams):
+                del unanswered[id(stream)]
+                self._deliver(stream, result, len(streams))
         except Exception as error:  # noqa: BLE001  (handed to the streams' owners)
-            for job in unanswered.values():
-                self._deliver(job, error, len(jobs))
+            for stream in unanswered.values():
+                self._deliver(stream, error, len(streams))
 
-    def _gather(self) -> list[Job]:
-        """The most overdue stream's chunk, and those of ready streams that can run with it."""
-        ready = sorted(
-            (
-                (stream._next_due(), index)
-                for index, stream in enumerate(self._streams)
-                if stream.ready
-            )
-        )
+    def _gather(self) -> list[Stream]:
+        """The most overdue stream, and those of ready streams that can run with it."""
+        ready = sorted((s for s in self._streams if s.ready), key=Stream.next_due)
         if not ready:
             return []
-        first = self._streams[ready[0][1]]
-        mates = [
-            stream
-            for _, index in ready
-            if (stream := self._streams[index]).batch_key == first.batch_key
-        ]
-        return [stream._take() for stream in mates[: self._max_batch]]
+        pipeline = ready[0].session.pipeline
+        mates = [stream for stream in ready if stream.session.pipeline is pipeline]
+        share = -(-len(mates) // (1 + self._idle))  # the rest is for who has nothing to do
+        batch = mates[: min(share, self._max_batch)]
+        for stream in batch:
+            stream.start()
+        if len(batch) < len(ready):
+            self._wake.notify()
+        return batch
 
-    def _deliver(self, job: Job, result: list[Update] | Exception, batch: int) -> None:
-        stream = job.stream
+    def _deliver(self, stream: Stream, result: list[Decision] | Exception, batch: int) -> None:
+        session, failed = stream.session, isinstance(result, Exception)
         with self._wake:
             stream.running = False
             if stream not in self._streams:
                 return
-            if isinstance(result, Exception):
-                stream.over = True
-            queued = stream.queued
-        if isinstance(result, Exception):
+            stream.over = failed or session.finished
+            if stream.ready:
+                self._wake.notify()
+            processed, queued = session.processed, stream.queued
+        if failed:
             logger.error("a stream failed", exc_info=result)
             stream.on_error(result)
             return
-        stream.on_result(
-            StepResult(
-                updates=result,
-                final=job.final,
-                lag_ms=1000 * (time.monotonic() - job.arrived),
-                compute_ms=sum(sum(update.compute_ms.values()) for update in result),
+        stream.on_turn(
+            Turn(
+                decisions=result,
+                final=session.finished,
+                lag_ms=1000 * (time.monotonic() - stream.arrived),
+                compute_ms=sum(sum(decision.compute_ms.values()) for decision in result),
                 batch=batch,
-                processed=stream.processed,
+                processed=processed,
                 queued=queued,
             )
         )

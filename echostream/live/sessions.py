@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echostream.live.catalog import Catalog, ServedModel, new_translator
+from echostream.live.catalog import Catalog, ServedModel
 from echostream.live.metrics import Metrics
 from echostream.live.outbox import Outbox
 from echostream.live.protocol import (
@@ -24,8 +24,9 @@ from echostream.live.protocol import (
     decode_samples,
     encode_speech,
 )
-from echostream.live.scheduler import Scheduler, StepResult, Stream
-from echostream.live.translator import Update, chunk_samples
+from echostream.live.scheduler import Scheduler, Stream, Turn
+from echostream.session import Session
+from echostream.translator.stream import Decision
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +85,9 @@ class LiveSession:
         pipeline = catalog.pipeline(model, chunk_ms, request.task)
         loop = asyncio.get_running_loop()
         self.stream = Stream(
-            lambda: new_translator(pipeline),
-            batch_key=id(pipeline),
-            chunk=chunk_samples(chunk_ms, request.sample_rate),
-            sample_rate=request.sample_rate,
-            on_result=_on_loop(loop, self._on_result),
+            Session(pipeline, keep_tokens=False),
+            request.sample_rate,
+            on_turn=_on_loop(loop, self._on_turn),
             on_error=_on_loop(loop, self._on_error),
         )
         self.outbox = Outbox(limits.keep_bytes)
@@ -134,12 +133,13 @@ class LiveSession:
             raise ProtocolError(
                 "too_long", f"a session of model {self.model.name} may last {limit_s:g} s"
             )
-        self._check_room(self.scheduler.feed(self.stream, np.ascontiguousarray(samples)))
+        self._check_room(self.scheduler.feed(self.stream, samples))
 
     def end(self) -> None:
         """Everything received is to be translated, then the session is done."""
-        self.ended = True
-        self.scheduler.end(self.stream)
+        if not self.ended:
+            self.ended = True
+            self.scheduler.feed(self.stream, np.zeros(0, dtype=np.float32), final=True)
 
     def fail(self, error: ProtocolError) -> None:
         """Say a fault; nothing follows it."""
@@ -175,62 +175,62 @@ class LiveSession:
     def _on_error(self, error: Exception) -> None:
         self.fail(ProtocolError("internal", "the translation of this session failed"))
 
-    def _on_result(self, result: StepResult) -> None:
+    def _on_turn(self, turn: Turn) -> None:
         if self.over:
             return
-        for update in result.updates:
-            self._post_update(update)
-        self._count(result)
+        for decision in turn.decisions:
+            self._post_decision(decision)
+        self._count(turn)
         rate = self.request.sample_rate
         self.post(
             {
                 "type": "status",
-                "source_ms": round(1000 * result.processed / rate, 1),
-                "lag_ms": round(result.lag_ms, 1),
-                "compute_ms": round(result.compute_ms, 1),
-                "queued_ms": round(1000 * result.queued / rate, 1),
+                "source_ms": round(1000 * turn.processed / rate, 1),
+                "lag_ms": round(turn.lag_ms, 1),
+                "compute_ms": round(turn.compute_ms, 1),
+                "queued_ms": round(1000 * turn.queued / rate, 1),
                 "received": self.received,
             }
         )
-        if result.final:
+        if turn.final:
             self._finish({"type": "done", "received": self.received, "spoken": self.spoken})
             return
-        self._check_room(result.queued)
+        self._check_room(turn.queued)
         if self.outbox.unsent_bytes > self.limits.unsent_bytes:
             self.scheduler.hold(self.stream, True)
 
-    def _post_update(self, update: Update) -> None:
-        place = {"source_ms": round(update.source_ms, 1), "sentence": update.sentence}
+    def _post_decision(self, decision: Decision) -> None:
+        place = {"source_ms": round(decision.source_ms, 1), "sentence": decision.sentence}
         for kind, words, tail in (
-            ("transcript", update.transcript, update.transcript_tail),
-            ("translation", update.translation, update.translation_tail),
+            ("transcript", decision.transcript, decision.transcript_tail),
+            ("translation", decision.translation, decision.translation_tail),
         ):
             if words or tail != self._shown[kind]:
                 self._shown[kind] = tail
                 self.post({"type": kind, "text": " ".join(words), "tail": tail, **place})
-        if len(update.waveform):
-            self.spoken += len(update.waveform)
+        if len(decision.waveform):
+            self.spoken += len(decision.waveform)
             self.post(
                 {
                     "type": "speech",
-                    "samples": len(update.waveform),
-                    "backlog_ms": round(update.backlog_ms, 1),
+                    "samples": len(decision.waveform),
+                    "backlog_ms": round(decision.backlog_ms, 1),
                     **place,
                 },
-                encode_speech(update.waveform),
+                encode_speech(decision.waveform),
             )
 
-    def _count(self, result: StepResult) -> None:
+    def _count(self, turn: Turn) -> None:
         name, metrics = self.model.name, self.metrics
         metrics.chunks.labels(name).inc()
         metrics.source.labels(name).inc(
             min(self.stream.chunk, self.received) / self.request.sample_rate
         )
-        speech = sum(len(update.waveform) for update in result.updates)
+        speech = sum(len(decision.waveform) for decision in turn.decisions)
         metrics.speech.labels(name).inc(speech / self.model.output_rate)
-        metrics.compute.labels(name).observe(result.compute_ms)
-        metrics.lag.labels(name).observe(result.lag_ms)
-        metrics.batch.observe(result.batch)
+        metrics.compute.labels(name).observe(turn.compute_ms)
+        metrics.lag.labels(name).observe(turn.lag_ms)
+        metrics.batch.observe(turn.batch)
 
     def _check_room(self, queued: int) -> None:
         """Stop or go on reading; say so when it changes."""

@@ -197,26 +197,32 @@ class StreamPipeline(Generic[StateT]):
             ended=final,
         )
 
-    def advance(self, state: StateT) -> Steps:
-        """Take in all whole chunks that wait, and what is left if the stream has ended.
+    def ready(self, state: StateT) -> bool:
+        """Whether a whole chunk waits, or what is left of a stream that has ended."""
+        if state.sample_rate is None or state.finished:
+            return False
+        return state.ended or len(state.pending) >= chunk_samples(self.chunk_ms, state.sample_rate)
+
+    def advance(self, state: StateT, chunks: int | None = None) -> Steps:
+        """Take in the whole chunks that wait, and what is left if the stream has ended.
+
+        Args:
+            chunks: at most so many; None: all. An end behind the last of them is taken in with it.
 
         Yields:
             Requests, and a decision with a state for each decision; last a pair without one, whose
             state has taken in everything. Every state that is handed out holds whole chunks.
         """
-        if state.sample_rate is not None:
+        taken = 0
+        while self.ready(state) and (taken != chunks or not len(state.pending)):
             chunk = chunk_samples(self.chunk_ms, state.sample_rate)
-            at_least = chunk + (state.ended and self.joins_last_chunk)
-            while len(state.pending) >= at_least:
-                samples, rest = state.pending[:chunk], state.pending[chunk:]
-                outputs, state = yield from self.take(samples, replace(state, pending=rest))
-                yield from ((output, state) for output in outputs)
-            if state.ended and not state.finished:
-                samples, rest = state.pending, state.pending[:0]
-                outputs, state = yield from self.take(
-                    samples, replace(state, pending=rest, finished=True)
-                )
-                yield from ((output, state) for output in outputs)
+            samples, rest = state.pending[:chunk], state.pending[chunk:]
+            last = state.ended and len(state.pending) < chunk + self.joins_last_chunk
+            outputs, state = yield from self.take(
+                samples, replace(state, pending=rest, finished=last)
+            )
+            yield from ((output, state) for output in outputs)
+            taken += 1
         # A slice would keep all of the audio alive.
         yield None, replace(state, pending=state.pending.copy())
 
@@ -250,9 +256,12 @@ class StreamPipeline(Generic[StateT]):
             yield item
 
     def step_states(
-        self, states: Sequence[StateT]
+        self, states: Sequence[StateT], chunks: int | None = None
     ) -> Iterator[tuple[int, tuple[list[Decision], StateT] | Exception]]:
         """:meth:`advance` several streams, computed together where the model can.
+
+        Args:
+            chunks: of each, at most so many.
 
         Returns:
             Each stream's index, with its decisions and its new state, or with the exception that
@@ -260,7 +269,7 @@ class StreamPipeline(Generic[StateT]):
             are there, in any order.
         """
         outputs: list[list[Decision]] = [[] for _ in states]
-        for index, item in drive(self.stages, [self.advance(state) for state in states]):
+        for index, item in drive(self.stages, [self.advance(state, chunks) for state in states]):
             if isinstance(item, Exception):
                 yield index, item
             elif item[0] is None:

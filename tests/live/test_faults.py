@@ -17,7 +17,7 @@ from echostream import assets
 from echostream.live.catalog import Catalog, served
 from echostream.live.client import LiveClient
 from echostream.live.security import Gate
-from echostream.live.translator import RecomputeTranslator
+from echostream.streamspeech.recompute import RecomputePipeline
 from tests.live.conftest import read_clip, run, running
 
 HEALTHY = [f"test_00{index:02d}1.flac" for index in range(4)]
@@ -338,13 +338,13 @@ def test_other_host_names_are_refused(address):
 def test_a_recomputing_neighbour_keeps_nobody_waiting(catalog, expected, monkeypatch):
     """Its chunk lasts until the others are done; they share no thread with it."""
     others_done = threading.Event()
-    push = RecomputeTranslator.push
+    decide = RecomputePipeline.decide
 
-    def slow_push(self, *given, **options):
+    def slow_decide(self, *given, **options):
         assert others_done.wait(50)
-        return push(self, *given, **options)
+        return decide(self, *given, **options)
 
-    monkeypatch.setattr(RecomputeTranslator, "push", slow_push)
+    monkeypatch.setattr(RecomputePipeline, "decide", slow_decide)
     samples, rate = read_clip("test_00041.flac")
     with running(catalog) as address:
 

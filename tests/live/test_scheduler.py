@@ -1,15 +1,17 @@
 """Who computes next, with whom, and whom a fault reaches."""
 
 import queue
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from echostream import pipeline_batch
 from echostream.live.protocol import encode_speech
-from echostream.live.scheduler import Scheduler, Stream
-from echostream.live.translator import StreamTranslator
+from echostream.live.scheduler import Scheduler, Stream, run_together
+from echostream.session import Session
 from echostream.translator.pipeline import Pipeline
+from echostream.translator.stages import Stages
 from tests.live.conftest import CHUNK_MS, read_clip
 
 CLIPS = [f"test_00{index:02d}1.flac" for index in range(5)]
@@ -17,19 +19,20 @@ CHUNK = 16 * CHUNK_MS
 PATIENCE_S = 300
 
 
+class Idle(Pipeline):
+    """Takes chunks in and computes nothing."""
+
+    def take(self, samples, state):
+        yield from ()
+        return [], replace(state, processed=state.processed + len(samples))
+
+
 class Listener:
     """A stream with what came of it."""
 
-    def __init__(self, make_translator, batch_key=0):
+    def __init__(self, pipeline):
         self.results, self.error, self.news = [], None, queue.Queue()
-        self.stream = Stream(
-            make_translator,
-            batch_key=batch_key,
-            chunk=CHUNK,
-            sample_rate=16000,
-            on_result=self.take,
-            on_error=self.fail,
-        )
+        self.stream = Stream(Session(pipeline), 16000, on_turn=self.take, on_error=self.fail)
 
     def take(self, result):
         self.results.append(result)
@@ -45,11 +48,11 @@ class Listener:
 
     @property
     def translation(self):
-        return " ".join(w for r in self.results for u in r.updates for w in u.translation)
+        return " ".join(w for r in self.results for d in r.decisions for w in d.translation)
 
     @property
     def waveform(self):
-        return np.concatenate([u.waveform for r in self.results for u in r.updates])
+        return np.concatenate([d.waveform for r in self.results for d in r.decisions])
 
 
 def play(listeners, clips, scheduler=None):
@@ -57,8 +60,7 @@ def play(listeners, clips, scheduler=None):
     scheduler = scheduler or Scheduler()
     for listener, samples in zip(listeners, clips, strict=True):
         scheduler.add(listener.stream)
-        scheduler.feed(listener.stream, samples)
-        scheduler.end(listener.stream)
+        scheduler.feed(listener.stream, samples, final=True)
     scheduler.start()
     try:
         return [listener.wait() for listener in listeners]
@@ -84,16 +86,16 @@ def clips():
 
 def test_streams_that_are_ready_together_form_a_batch(shipped, expected, clips, monkeypatch):
     sizes = []
-    listen = pipeline_batch.listen
+    listen = Stages._listen
     monkeypatch.setattr(
-        pipeline_batch,
-        "listen",
-        lambda model, features, *rest, **options: (
-            sizes.append(len(features)) or listen(model, features, *rest, **options)
+        Stages,
+        "_listen",
+        lambda stages, features, *rest: (
+            sizes.append(len(features)) or listen(stages, features, *rest)
         ),
     )
     pipeline = Pipeline(shipped, chunk_ms=CHUNK_MS)
-    listeners = [Listener(lambda: StreamTranslator(pipeline)) for _ in clips]
+    listeners = [Listener(pipeline) for _ in clips]
     assert play(listeners, clips) == ["done"] * len(clips)
     assert max(sizes) == len(clips)
     for listener, samples in zip(listeners, clips, strict=True):
@@ -102,27 +104,55 @@ def test_streams_that_are_ready_together_form_a_batch(shipped, expected, clips, 
         assert all(result.lag_ms >= result.compute_ms > 0 for result in listener.results)
 
 
-def test_batches_are_bounded_and_keep_pipelines_apart(clips):
-    batches = []
+def test_batches_are_bounded_and_keep_pipelines_apart(shipped, clips):
+    batches, pipelines = [], [Idle(shipped), Idle(shipped)]
 
-    def run(jobs):
-        batches.append([job.stream.batch_key for job in jobs])
-        return [(job, []) for job in jobs]
+    def run(streams):
+        batches.append([stream.session.pipeline for stream in streams])
+        return run_together(streams)
 
-    listeners = [Listener(lambda: None, batch_key=index % 2) for index in range(12)]
+    listeners = [Listener(pipelines[index % 2]) for index in range(12)]
     play(listeners, clips[:1] * 12, Scheduler(run, max_batch=4))
-    assert all(len(batch) <= 4 and len(set(batch)) == 1 for batch in batches)
+    assert all(len(batch) <= 4 and len(set(map(id, batch))) == 1 for batch in batches)
     assert max(map(len, batches)) == 4
 
 
-def test_who_sends_faster_than_live_waits_behind_the_others():
+def test_workers_share_out_what_is_ready(shipped):
+    """The first batches wait for each other: they can only go on if two workers have one."""
+    together, first, sizes = threading.Barrier(2), threading.Semaphore(2), []
+
+    def run(streams):
+        if first.acquire(blocking=False):
+            sizes.append(len(streams))
+            together.wait(PATIENCE_S)
+        return run_together(streams)
+
+    pipeline = Idle(shipped)
+    listeners = [Listener(pipeline) for _ in range(6)]
+    for listener in listeners:
+        listener.stream.held = True
+    scheduler = Scheduler(run, workers=2)
+    scheduler.start()
+    for listener in listeners:
+        scheduler.add(listener.stream)
+        scheduler.feed(listener.stream, np.zeros(3 * CHUNK, np.float32), final=True)
+    with scheduler._wake:  # all of them at once
+        for listener in listeners:
+            scheduler.hold(listener.stream, False)
+    assert [listener.wait() for listener in listeners] == ["done"] * 6
+    scheduler.close()
+    assert all(len(listener.results) == 3 for listener in listeners)
+    assert 1 <= min(sizes) and sum(sizes) <= 6
+
+
+def test_who_sends_faster_than_live_waits_behind_the_others(shipped):
     order = []
 
-    def run(jobs):
-        order.extend(job.stream for job in jobs)
-        return [(job, []) for job in jobs]
+    def run(streams):
+        order.extend(streams)
+        return run_together(streams)
 
-    hasty, *live = (Listener(lambda: None, batch_key=index) for index in range(4))
+    hasty, *live = (Listener(Idle(shipped)) for _ in range(4))
     scheduler = Scheduler(run)
     scheduler.add(hasty.stream)
     scheduler.feed(hasty.stream, np.zeros(50 * CHUNK, np.float32))
@@ -130,7 +160,7 @@ def test_who_sends_faster_than_live_waits_behind_the_others():
         scheduler.add(listener.stream)
         scheduler.feed(listener.stream, np.zeros(CHUNK, np.float32))
     for listener in (hasty, *live):
-        scheduler.end(listener.stream)
+        scheduler.feed(listener.stream, np.zeros(0, np.float32), final=True)
     scheduler.start()
     for listener in (hasty, *live):
         listener.wait()
@@ -142,51 +172,53 @@ def test_who_sends_faster_than_live_waits_behind_the_others():
 
 
 def test_a_fault_in_a_batch_stays_with_its_stream(shipped, expected, clips):
-    pipeline = Pipeline(shipped, chunk_ms=CHUNK_MS)
+    faults = {len(clips[1]): 2 * CHUNK, len(clips[3]): 0}
 
-    def broken():
-        raise RuntimeError("no translator")
+    class Breaking(Pipeline):
+        """Fails at one clip's third chunk, and at another one's first."""
 
-    class Breaking(StreamTranslator):
-        """Its state is unusable from the third chunk on."""
+        def take(self, samples, state):
+            if state.processed >= faults.get(state.received, np.inf):
+                raise RuntimeError(f"broken after {state.processed} samples")
+            return (yield from super().take(samples, state))
 
-        def updates(self, outputs):
-            if self.state.processed >= 2 * CHUNK:
-                self.state = None
-            return super().updates(outputs) if self.state else []
-
-    kinds = [StreamTranslator, Breaking, StreamTranslator]
-    listeners = [Listener(lambda kind=kind: kind(pipeline)) for kind in kinds]
-    listeners.append(Listener(broken))
+    pipeline = Breaking(shipped, chunk_ms=CHUNK_MS)
+    listeners = [Listener(pipeline) for _ in range(4)]
     said = play(listeners, clips[:4])
     assert said == ["done", "failed", "done", "failed"]
     for index in (0, 2):
         check(listeners[index], clips[index], expected)
-    assert "no translator" in str(listeners[3].error)
+    assert len(listeners[1].results) == 2 and not listeners[3].results
+    assert "broken after 0 samples" in str(listeners[3].error)
 
 
 def test_streams_that_cannot_listen_together_listen_alone(shipped, expected, clips, monkeypatch):
-    def fail(*given, **options):
-        raise RuntimeError("out of memory")
+    listen = Stages._listen
 
-    monkeypatch.setattr(pipeline_batch, "listen", fail)
+    def fail(stages, features, *rest):
+        if len(features) > 1:
+            raise RuntimeError("out of memory")
+        return listen(stages, features, *rest)
+
+    monkeypatch.setattr(Stages, "_listen", fail)
     pipeline = Pipeline(shipped, chunk_ms=CHUNK_MS)
-    listeners = [Listener(lambda: StreamTranslator(pipeline)) for _ in range(2)]
+    listeners = [Listener(pipeline) for _ in range(2)]
     assert play(listeners, clips[3:5]) == ["done", "done"]
     for listener, samples in zip(listeners, clips[3:5], strict=True):
         check(listener, samples, expected)
 
 
-def test_a_batch_that_breaks_down_ends_its_streams_and_no_other():
-    def run(jobs):
-        for job in jobs:
-            if job.stream.batch_key == "bad":
-                raise RuntimeError("the batch broke down")
-            yield job, []
+def test_a_batch_that_breaks_down_ends_its_streams_and_no_other(shipped):
+    broken, whole = Idle(shipped), Idle(shipped)
+
+    def run(streams):
+        if streams[0].session.pipeline is broken:
+            raise RuntimeError("the batch broke down")
+        return run_together(streams)
 
     scheduler = Scheduler(run)
-    bad = [Listener(lambda: None, batch_key="bad") for _ in range(2)]
-    good = [Listener(lambda: None, batch_key="good") for _ in range(2)]
+    bad = [Listener(broken) for _ in range(2)]
+    good = [Listener(whole) for _ in range(2)]
     said = play([*bad, *good], [np.zeros(3 * CHUNK, np.float32)] * 4, scheduler)
     assert said == ["failed", "failed", "done", "done"]
     assert [len(listener.results) for listener in good] == [3, 3]
