@@ -123,7 +123,8 @@ def main() -> int:
     parser.add_argument("--url", default="ws://127.0.0.1:8000")
     parser.add_argument("--token")
     parser.add_argument("--serve", action="store_true", help="start a server of its own")
-    parser.add_argument("--max-batch", type=int, default=16, help="of the server with --serve")
+    parser.add_argument("--max-batch", type=int, help="of the server with --serve")
+    parser.add_argument("--workers", type=int, help="of the server with --serve")
     parser.add_argument("--model", help="of the server's (default: its first)")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 8, 12])
     parser.add_argument("--seconds", type=float, default=20.0, help="each speaks (default 20)")
@@ -134,7 +135,10 @@ def main() -> int:
         if args.serve:
             begun = time.monotonic()
             most = str(max(args.sessions) + 1)
-            options = ["--max-sessions", most, "--max-batch", str(args.max_batch)]
+            options = ["--max-sessions", most]
+            for name in ("max_batch", "workers"):
+                value = getattr(args, name)
+                options += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
             server, args.url = start_server(options)
             asyncio.run(first_session(args.url, args.token))
             print(f"from the command to a session's ready: {time.monotonic() - begun:.1f} s")

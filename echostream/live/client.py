@@ -12,6 +12,9 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+# Longer than a ping may wait behind samples that a busy server has not read yet.
+PING_TIMEOUT_S = 60.0
+
 
 @dataclass
 class Heard:
@@ -83,6 +86,7 @@ class LiveClient:
             origin=self.origin,
             compression=None,
             max_size=1 << 24,
+            ping_timeout=PING_TIMEOUT_S,
         )
 
     async def close(self) -> None:

@@ -9,7 +9,6 @@ import argparse
 import importlib.util
 import logging
 import os
-import socket
 from pathlib import Path
 
 from echostream import assets
@@ -159,6 +158,11 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
         default=16,
         help="most sessions computed together (default 16; 1: each on its own)",
     )
+    serve.add_argument(
+        "--workers",
+        type=int,
+        help="batches computed at a time (default 2 on a CPU of several cores, else 1)",
+    )
     add_run_args(serve)
     serve.set_defaults(func=run_serve)
 
@@ -178,8 +182,8 @@ def check_serve(args: argparse.Namespace) -> None:
         )
     if args.token and args.no_token:
         raise ValueError("--token and --no-token exclude each other")
-    for name in ("max_sessions", "max_batch"):
-        if getattr(args, name) < 1:
+    for name in ("max_sessions", "max_batch", "workers"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} must be at least 1, got {getattr(args, name)}")
     if not MIN_LIVE_CHUNK_MS <= args.chunk_ms <= MAX_LIVE_CHUNK_MS:
@@ -191,6 +195,20 @@ def check_serve(args: argparse.Namespace) -> None:
         raise ValueError(f"--port must lie between 0 and 65535, got {args.port}")
 
 
+def choose_workers(args: argparse.Namespace, threads: int) -> int:
+    """How many batches are computed at a time, each with so many threads, if not said: two where
+    there are cores for them.
+
+    Python's lock leaves nothing for a third; a GPU computes one batch after the other anyway, and
+    a compiled encoder serves one at a time.
+    """
+    if args.workers is not None:
+        return args.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    alone = args.device != "cpu" or args.compile
+    return 1 if alone else min(2, max((cores or 1) // threads, 1))
+
+
 def run_serve(args: argparse.Namespace) -> int:
     require_extra("serve", "starlette", "uvicorn", "websockets", "prometheus_client")
     check_serve(args)
@@ -200,7 +218,7 @@ def run_serve(args: argparse.Namespace) -> int:
     from echostream.live.computing import load_to_compute
     from echostream.live.scheduler import Scheduler
     from echostream.live.security import Gate, is_loopback
-    from echostream.live.server import create_app, uvicorn_settings
+    from echostream.live.server import bind, create_app, uvicorn_settings
     from echostream.live.sessions import Limits
     from echostream.threads import count_parameters, use_threads
 
@@ -220,11 +238,10 @@ def run_serve(args: argparse.Namespace) -> int:
         ),
         limits=Limits(max_sessions=args.max_sessions),
         chunk_ms=args.chunk_ms,
-        scheduler=Scheduler(max_batch=args.max_batch),
+        scheduler=Scheduler(max_batch=args.max_batch, workers=choose_workers(args, threads)),
     )
-    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
     # Bound here, so that the address is known (and a taken port is one line) before serving.
-    listener = socket.create_server((args.host, args.port), family=family)
+    listener = bind(args.host, args.port)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     names = ", ".join(catalog.models)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,6 +18,7 @@ from echostream.live.sessions import LiveSession, SessionTable
 logger = logging.getLogger(__name__)
 
 FAREWELL_S = 5.0  # for a last message to a client that may not read
+WATCH_S = 1.0  # between looks at the clock, at most
 GONE = (WebSocketDisconnect, RuntimeError, OSError)  # what sending to a client that left raises
 
 
@@ -118,6 +120,9 @@ class Connection:
         self.websocket, self.session, self.table = websocket, session, table
         self.greeting = greeting
         self.taken_over = asyncio.Event()
+        # Since when the client has sent nothing, and has not taken a message; None: it need not.
+        self.silent_since: float | None = None
+        self.stalled_since: float | None = None
         previous, session.owner = session.owner, self
         if isinstance(previous, Connection):
             previous.taken_over.set()
@@ -131,17 +136,22 @@ class Connection:
         read = asyncio.create_task(self._read())
         write = asyncio.create_task(self._write())
         taken = asyncio.create_task(self.taken_over.wait())
-        tasks = (read, write, taken)
+        watch = asyncio.create_task(self._watch())
+        tasks = (read, write, taken, watch)
+        stalled: ProtocolError | None = None
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if read.done() and self._mine:
-                if self._reading_ended(read.exception()):
+            overdue = watch.exception() if watch.done() else None
+            if overdue is not None and overdue.code == "stalled":
+                stalled = overdue
+            elif (read.done() or overdue is not None) and self._mine:
+                if self._reading_ended(overdue or read.exception()):
                     await asyncio.wait([write], timeout=FAREWELL_S)
         finally:
             for task in tasks:
                 task.cancel()
-            _, written, _ = await asyncio.gather(*tasks, return_exceptions=True)
-        await self._leave(written)
+            _, written, _, _ = await asyncio.gather(*tasks, return_exceptions=True)
+        await self._leave(stalled or written)
 
     def _reading_ended(self, error: BaseException | None) -> bool:
         """Act on why; returns whether a last word is on its way to the client."""
@@ -171,13 +181,11 @@ class Connection:
             await _in_time(self.websocket.close(self.session.close_code))
 
     async def _read(self) -> None:
-        session, limits = self.session, self.table.limits
+        session = self.session
         while True:
-            try:
-                timeout = None if session.ended else limits.idle_s
-                message = await asyncio.wait_for(_receive(self.websocket), timeout)
-            except asyncio.TimeoutError:
-                raise ProtocolError("idle", f"nothing came for {limits.idle_s:g} s") from None
+            self.silent_since = None if session.ended else time.monotonic()
+            message = await _receive(self.websocket)
+            self.silent_since = None
             if session.over or not self._mine:
                 continue
             if isinstance(message, bytes):
@@ -205,12 +213,33 @@ class Connection:
                 await session.news.wait()
 
     async def _send(self, text: str, binary: bytes | None = None) -> None:
-        stall_s = self.table.limits.stall_s
         try:
-            await asyncio.wait_for(self.websocket.send_text(text), stall_s)
+            self.stalled_since = time.monotonic()
+            await self.websocket.send_text(text)
             if binary is not None:
-                await asyncio.wait_for(self.websocket.send_bytes(binary), stall_s)
-        except asyncio.TimeoutError:
-            raise ProtocolError("stalled", f"no message was taken for {stall_s:g} s") from None
+                self.stalled_since = time.monotonic()
+                await self.websocket.send_bytes(binary)
         except GONE as error:
             raise Dropped from error
+        self.stalled_since = None
+
+    async def _watch(self) -> None:
+        """Look at the clock for reader and writer: a timer for every message costs as much as the
+        message.
+
+        Raises:
+            ProtocolError: ``stalled`` or ``idle``.
+        """
+        limits = self.table.limits
+        while True:
+            now = time.monotonic()
+            left = [WATCH_S]
+            if self.stalled_since is not None:
+                left.append(self.stalled_since + limits.stall_s - now)
+                if left[-1] <= 0:
+                    raise ProtocolError("stalled", f"no message was taken for {limits.stall_s:g} s")
+            if self.silent_since is not None:
+                left.append(self.silent_since + limits.idle_s - now)
+                if left[-1] <= 0:
+                    raise ProtocolError("idle", f"nothing came for {limits.idle_s:g} s")
+            await asyncio.sleep(min(left))

@@ -221,7 +221,7 @@ def decode_samples(data: bytes, sample_format: SampleFormat, position: int) -> n
             f"sample {position + index} is {samples[index]:g}; f32le samples are finite numbers "
             "with full scale 1",
         )
-    return samples.astype(np.float32)
+    return samples.astype(np.float32, copy=False)
 
 
 def encode_speech(waveform: np.ndarray) -> bytes:

@@ -187,8 +187,9 @@ class StreamPipeline(Generic[StateT]):
             raise ValueError("this stream has ended; start another with init_state()")
         new = check_samples(samples, state.received)
         check_same_rate(state.sample_rate, sample_rate)
-        # Rates that cannot be converted are refused before anything is taken in.
-        Resampler(sample_rate, self.system.config.frontend.sample_rate)
+        if state.sample_rate is None:
+            # Rates that cannot be converted are refused before anything is taken in.
+            Resampler(sample_rate, self.system.config.frontend.sample_rate)
         return replace(
             state,
             sample_rate=sample_rate,

@@ -24,7 +24,7 @@ from echostream.config import EndpointConfig
 from echostream.live.catalog import Catalog, recomputing, served
 from echostream.live.protocol import encode_speech
 from echostream.live.security import Gate
-from echostream.live.server import create_app, uvicorn_settings
+from echostream.live.server import bind, create_app, uvicorn_settings
 from echostream.live.sessions import Limits
 from echostream.translator.pipeline import Pipeline
 
@@ -66,7 +66,7 @@ def running(
         send_buffer: bytes that the kernel keeps for a client that does not read.
     """
     app = create_app(catalog, gate=gate, limits=replace(Limits(), **limits))
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = bind("127.0.0.1", 0)
     if send_buffer is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server = uvicorn.Server(uvicorn.Config(app, **uvicorn_settings("127.0.0.1", 0)))

@@ -88,6 +88,7 @@ def test_translate_keeps_to_the_clock(tmp_path, monkeypatch):
         (["serve", "--port", "99999"], "--port must lie"),
         (["serve", "--max-sessions", "0"], "--max-sessions must be"),
         (["serve", "--max-batch", "0"], "--max-batch must be"),
+        (["serve", "--workers", "0"], "--workers must be"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import socket
 import urllib.request
 
 import numpy as np
@@ -13,6 +14,7 @@ from echostream import assets
 from echostream.live.catalog import Catalog, served
 from echostream.live.client import LiveClient
 from echostream.live.protocol import encode_speech
+from echostream.live.server import bind
 from echostream.streamspeech.recompute import StreamSpeechPipeline
 from echostream.translator.pipeline import Pipeline
 from tests.live.conftest import read_clip, run, running
@@ -104,6 +106,14 @@ def test_sentences_of_a_talk(talking):
             words = [w for o in outputs if o.sentence == index for w in getattr(o, kind)]
             assert getattr(heard, kind).get(index, []) == words
     assert bytes(heard.speech) == b"".join(encode_speech(o.waveform) for o in outputs)
+
+
+def test_small_messages_do_not_wait_for_each_other():
+    """Nagle's algorithm is off, on the socket that listens and on its connections."""
+    with bind("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            for end in (listener, accepted):
+                assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_silence_and_nothing(address, expected):
