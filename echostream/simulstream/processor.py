@@ -23,6 +23,7 @@ from simulstream.server.speech_processors.incremental_output import IncrementalO
 from echostream import assets
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import Settings, overlay, read_settings, settings_of
+from echostream.session import Session
 from echostream.threads import use_threads
 from echostream.translator.pipeline import Pipeline
 
@@ -81,7 +82,7 @@ class EchoStreamProcessor(SpeechProcessor):
         return self._push(np.zeros(0, dtype=np.float32), final=True)
 
     def _push(self, waveform: np.ndarray, *, final: bool) -> IncrementalOutput:
-        outputs, self.state = self.pipeline.step(waveform, SAMPLE_RATE, self.state, final=final)
+        outputs = self.session.push(waveform, SAMPLE_RATE, final=final)
         said = "transcript" if self.task == "asr" else "translation"
         words = [word for output in outputs for word in getattr(output, said)]
         return IncrementalOutput(words, self.tokens_to_string(words), [], "")
@@ -98,7 +99,7 @@ class EchoStreamProcessor(SpeechProcessor):
 
     def clear(self) -> None:
         """Begin a new stream."""
-        self.state = self.pipeline.init_state()
+        self.session = Session(self.pipeline, keep_tokens=False)
 
 
 def given(config: SimpleNamespace) -> dict[str, Any]:
