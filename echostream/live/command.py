@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
 TOKEN_VARIABLE = "ECHOSTREAM_TOKEN"
+# On a CPU more sessions share no more of the work, but wait for each other (docs/live.md).
+CPU_BATCH, GPU_BATCH = 8, 256
 
 
 def add_live_parsers(commands: argparse._SubParsersAction) -> None:
@@ -155,8 +157,8 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
     serve.add_argument(
         "--max-batch",
         type=int,
-        default=16,
-        help="most sessions computed together (default 16; 1: each on its own)",
+        help=f"most sessions computed together (default {CPU_BATCH}, on a GPU {GPU_BATCH}; "
+        "1: each on its own)",
     )
     serve.add_argument(
         "--workers",
@@ -238,7 +240,10 @@ def run_serve(args: argparse.Namespace) -> int:
         ),
         limits=Limits(max_sessions=args.max_sessions),
         chunk_ms=args.chunk_ms,
-        scheduler=Scheduler(max_batch=args.max_batch, workers=choose_workers(args, threads)),
+        scheduler=Scheduler(
+            max_batch=args.max_batch or (CPU_BATCH if args.device == "cpu" else GPU_BATCH),
+            workers=choose_workers(args, threads),
+        ),
     )
     # Bound here, so that the address is known (and a taken port is one line) before serving.
     listener = bind(args.host, args.port)

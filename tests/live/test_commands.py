@@ -1,5 +1,6 @@
 """``serve``, ``listen``, ``speak`` and ``translate`` on the command line."""
 
+import argparse
 import json
 import queue
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 
 from echostream import cli
+from echostream.live.command import choose_workers
 from echostream.live.microphone import Player, translate_queue
 from echostream.live.protocol import encode_speech
 from echostream.live.speak import text_as_it_comes
@@ -96,6 +98,24 @@ def test_mistakes_are_one_line(arguments, message, capsys, monkeypatch):
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("given", "threads", "cores", "workers"),
+    [
+        ({}, 1, 1, 1),
+        ({}, 1, 2, 2),
+        ({}, 1, 16, 2),
+        ({}, 8, 8, 1),
+        ({"device": "cuda"}, 1, 16, 1),
+        ({"compile": True}, 1, 16, 1),
+        ({"workers": 3}, 8, 2, 3),
+    ],
+)
+def test_workers_are_as_many_as_there_is_room_for(given, threads, cores, workers, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    args = argparse.Namespace(**{"workers": None, "device": "cpu", "compile": False, **given})
+    assert choose_workers(args, threads) == workers
 
 
 def test_serve_prints_its_address_and_answers():

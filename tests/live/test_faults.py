@@ -101,7 +101,13 @@ FAULTS = {
         "has a session already",
         1008,
     ),
-    "samples after end": (sending('{"type": "end"}', NAN[:4] * 9), "ended", "after end", 1008),
+    # Ten seconds are to be translated: the session is not over when more samples come.
+    "samples after end": (
+        sending(bytes(4 * 160_000), '{"type": "end"}', NAN[:4] * 9),
+        "ended",
+        "after end",
+        1008,
+    ),
     "no such session": (
         saying('{"type": "resume", "session": "x"}'),
         "unknown_session",
