@@ -63,7 +63,7 @@ def translate_file(
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    session = Session(pipeline)
+    session = Session(pipeline, keep_tokens=False)
     blocks = audio_blocks(path)
     try:
         with soundfile.SoundFile(

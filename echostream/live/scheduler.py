@@ -171,7 +171,8 @@ class Scheduler:
         now = time.monotonic()
         with self._wake:
             stream.session.feed(samples, stream.sample_rate, final=final)
-            stream.arrivals.append((stream.session.received, now))
+            if len(samples) or final:
+                stream.arrivals.append((stream.session.received, now))
             if stream.ready:
                 self._wake.notify()
             return stream.queued
