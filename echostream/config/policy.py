@@ -20,10 +20,12 @@ class PolicyConfig:
 
     ``whole_word`` ``None`` switches whole-word mode on from 640 ms chunks, as the original does.
     ``segment_size`` is wait-k's unit of source, in ms. ``max_len`` bounds what one decision may
-    write, a guard against endless repetition at the end of the source.
+    write, a guard against endless repetition at the end of the source. ``attention_frames`` and
+    ``attention_layer`` are AlignAtt's: a subword waits that attends most to one of so many newest
+    encoder frames, in that layer of the text decoder (counted from 0; -1: all layers averaged).
     """
 
-    name: Literal["ctc", "wait_k"] = setting("ctc", "READ/WRITE rule", flag="policy")
+    name: Literal["ctc", "wait_k", "alignatt"] = setting("ctc", "READ/WRITE rule", flag="policy")
     lagging_k1: int = setting(0, "subwords that writing lags behind ST CTC", at_least=0)
     stride_n: int = setting(1, "subwords written at a time", at_least=1)
     segment_size: int = setting(320, "source segment of wait_k", unit="ms", at_least=1)
@@ -31,6 +33,18 @@ class PolicyConfig:
         None, "hold back unfinished words; auto: from chunks of 640 ms on"
     )
     max_len: int = setting(200, "most subwords that one decision writes", at_least=1)
+    attention_frames: int = setting(
+        20,
+        "newest encoder frames, of 40 ms, that no subword of alignatt may attend to most",
+        at_least=1,
+        may_be_missing=True,
+    )
+    attention_layer: int = setting(
+        -1,
+        "layer of the text decoder that alignatt looks at, from 0; -1: all of them averaged",
+        at_least=-1,
+        may_be_missing=True,
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "policy")

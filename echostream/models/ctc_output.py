@@ -28,7 +28,8 @@ class CTCOutput:
             they replace the previous call's.
         tail: (1, P, D) those encoder frames, or None.
         frames: encoder frames completed by this call.
-        asr_logits: (S, V) of the ASR head at the completed frames; None where there are none.
+        asr_logits, st_logits: (S, V) of the heads at the completed frames; None where there are
+            none.
     """
 
     asr_tokens: tuple[int, ...]
@@ -40,6 +41,7 @@ class CTCOutput:
     asr_frames: tuple[int, ...] = ()
     st_frames: tuple[int, ...] = ()
     asr_logits: Tensor | None = None
+    st_logits: Tensor | None = None
 
     def cut(self, start: int, stop: int | None, sentence_end: int | None = None) -> CTCOutput:
         """What frames ``start`` to ``stop`` brought (None: to the end, with what is provisional),
@@ -57,11 +59,14 @@ class CTCOutput:
             ]
             parts.append((tuple(t for t, _ in kept), tuple(f for _, f in kept)))
         (asr, asr_frames), (st, st_frames) = parts
-        logits = None if self.asr_logits is None else self.asr_logits[start:end]
+        logits = [
+            None if whole is None else whole[start:end]
+            for whole in (self.asr_logits, self.st_logits)
+        ]
         if stop is not None:
-            return CTCOutput(asr, st, (), (), None, end - start, asr_frames, st_frames, logits)
+            return CTCOutput(asr, st, (), (), None, end - start, asr_frames, st_frames, *logits)
         tails = [
             tuple(token for token in tail if token != sentence_end)
             for tail in (self.asr_tail, self.st_tail)
         ]
-        return CTCOutput(asr, st, *tails, self.tail, end - start, asr_frames, st_frames, logits)
+        return CTCOutput(asr, st, *tails, self.tail, end - start, asr_frames, st_frames, *logits)

@@ -30,6 +30,7 @@ from echostream.models.decoders.ctc_decoder import (
 from echostream.models.decoders.transformer_decoder import (
     Hypothesis,
     MTState,
+    Stands,
     TransformerMTDecoder,
 )
 from echostream.models.decoders.unit_decoder import (
@@ -287,6 +288,7 @@ class EchoStreamModel(nn.Module):
                 a.frames,
                 s.frames,
                 a.logits,
+                s.logits,
             )
             for a, s, count in zip(asr, st, encoded.counts, strict=True)
         ]
@@ -338,6 +340,8 @@ class EchoStreamModel(nn.Module):
         *,
         tail: Tensor | None = None,
         beam: int = 1,
+        stands: Sequence[Stands | None] | None = None,
+        attention_layer: int | None = None,
     ) -> list[Hypothesis]:
         """Write target subwords against the source heard so far; see
         :meth:`TransformerMTDecoder.decode_rows`.
@@ -347,7 +351,9 @@ class EchoStreamModel(nn.Module):
         """
         decoder = self.target_unigram_decoder
         seen = state if tail is None else decoder.read(tail, state)
-        written = decoder.decode_rows(seen, limits, final, beam=beam)
+        written = decoder.decode_rows(
+            seen, limits, final, beam=beam, stands=stands, attention_layer=attention_layer
+        )
         if tail is None:
             return written
         if len(written) > 1:

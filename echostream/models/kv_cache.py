@@ -182,10 +182,7 @@ class KVCache:
         """(B or 1, 1, 1, K) mask of each row's last ``window`` positions among :attr:`span`, or
         None if all is visible."""
         first, last = self.span
-        low = [
-            start if window is None else max(start, end - window)
-            for start, end in zip(self.start, self.end, strict=True)
-        ]
+        low = [first + slots.start for slots in self.newest_slots(window)]
         if set(low) == {first} and self.end.uniform:
             return None
         device = self._device
@@ -193,6 +190,14 @@ class KVCache:
         mask = slot >= torch.tensor(low, device=device)[:, None]
         mask &= slot < torch.tensor(self.end, device=device)[:, None]
         return mask[:, None, None]
+
+    def newest_slots(self, window: int | None) -> list[slice]:
+        """Where each row's last ``window`` positions lie in :attr:`span`."""
+        first, _ = self.span
+        return [
+            slice((start if window is None else max(start, end - window)) - first, end - first)
+            for start, end in zip(self.start, self.end, strict=True)
+        ]
 
     def repeat(self, rows: int) -> KVCache:
         """The same single row seen ``rows`` times, without copying it."""

@@ -86,6 +86,15 @@ class MultiheadAttention(nn.Module):
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
+    def weights(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        """The weights that :meth:`forward` attends with, heads averaged: (B, T, K), 0 where hidden.
+        Arguments as there."""
+        scores = self._split(self.q_proj(query)) @ key.transpose(-2, -1)
+        scores = scores.float() / math.sqrt(self.head_dim)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(dim=-1).mean(dim=1)
+
 
 class TransformerLayer(nn.Module):
     """Self-attention, optional cross-attention, feed-forward; each pre-norm with residual.
@@ -127,6 +136,7 @@ class TransformerLayer(nn.Module):
         source_mask: Tensor | None = None,
         *,
         past: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        looking: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Process new positions.
 
@@ -137,6 +147,7 @@ class TransformerLayer(nn.Module):
             source_mask: visibility of the source, broadcastable to (B, H, T, K_source).
             past: takes the new positions' keys and values, and returns all that may be looked at;
                 None: there are only these.
+            looking: is told the (B, T, D) queries of cross-attention.
 
         Returns:
             (B, T, D)
@@ -148,6 +159,8 @@ class TransformerLayer(nn.Module):
         x = x + self.dropout(self.self_attn(normed, key, value, mask))
         if source is not None:
             normed = self.encoder_attn_layer_norm(x)
+            if looking is not None:
+                looking(normed)
             x = x + self.dropout(self.encoder_attn(normed, *source, source_mask))
         hidden = self.dropout(F.relu(self.fc1(self.final_layer_norm(x))))
         return x + self.dropout(self.fc2(hidden))
@@ -191,6 +204,7 @@ def run_layers(
     lengths: Sequence[int] | None = None,
     sources: KVCache | None = None,
     source_window: int | None = None,
+    looking: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, KVCache]:
     """New positions (B, T, D) of a stream through a stack.
 
@@ -198,6 +212,7 @@ def run_layers(
         lengths: valid positions of each row; None: all T.
         window: how many positions, itself included, a position sees; None: all.
         sources: of the cross-attention, of which the last ``source_window`` are seen.
+        looking: is told each layer's index and its (B, T, D) queries of cross-attention.
     """
     counts = per_row(x.size(1) if lengths is None else lengths, x.size(0))
     appending = cache.extend(counts)
@@ -206,7 +221,8 @@ def run_layers(
     for index, layer in enumerate(layers):
         source = None if sources is None else sources.layer(index)
         past = functools.partial(appending.write, index)
-        x = layer(x, mask, source, source_mask, past=past)
+        looks = None if looking is None else functools.partial(looking, index)
+        x = layer(x, mask, source, source_mask, past=past, looking=looks)
     return x, appending.cache.trim(window)
 
 

@@ -20,10 +20,8 @@ from echostream.checkpoint import System
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.ctc_decoder_policy import (
-    POLICIES,
     Counts,
     PolicyState,
-    complete_words,
     whole_word_mode,
 )
 from echostream.models.decoders.transformer_decoder import Hypothesis
@@ -32,6 +30,7 @@ from echostream.models.kv_cache import TRIM_SLACK
 from echostream.text import Detokenizer, Vocabulary
 from echostream.translator.backlog import waiting_ms
 from echostream.translator.endpoint import EndpointFinder, FrameTokens
+from echostream.translator.judging import judge, whole_words
 from echostream.translator.restart import unsettled
 from echostream.translator.spans import Span, split
 from echostream.translator.speech import Speaker, Written
@@ -69,7 +68,7 @@ class Pipeline(StreamPipeline[PipelineState]):
         **options: Any,
     ) -> None:
         super().__init__(system, chunk_ms=chunk_ms, task=task, policy=policy, **options)
-        self.decide = POLICIES[self.policy_config.name]
+        self.decide = self.policy.decide
         self.whole_word = whole_word_mode(self.policy_config, chunk_ms)
         self.endpoints = EndpointFinder(system.config.endpoint if endpoint is None else endpoint)
         self.backlog_config = system.config.backlog if backlog is None else backlog
@@ -208,6 +207,7 @@ class Pipeline(StreamPipeline[PipelineState]):
             written=0,
             asr_count=0,
             st_count=0,
+            hypothesis=(),
             sentence=state.sentence + 1,
             sentence_from=state.processed,
         )
@@ -293,21 +293,31 @@ class Pipeline(StreamPipeline[PipelineState]):
         heard_anything = before.source_length or (tail is not None and tail.size(1))
         if not action.write or not heard_anything:
             return None, state
+        stands = None
+        if not action.until_eos:
+            stands = judge(self.policy, self.policy_config, counts, emitted, state.hypothesis)
         hypothesis = yield self.stages.translate(
-            before, action.max_new_tokens, action.until_eos, tail, watch
+            before, action.max_new_tokens, action.until_eos, tail, watch, stands
         )
         if action.until_eos and not hypothesis.finished:
             logger.warning(
                 "the last decision stopped at its limit of %d subwords, before an end of sentence",
                 action.max_new_tokens,
             )
-        wishes = not ends and len(hypothesis.tokens) < action.max_new_tokens
+        refused = hypothesis.refused is not None
+        wishes = not ends and not refused and len(hypothesis.tokens) < action.max_new_tokens
+        answers = action.expected and not refused
         if action.drop_last_word:
             tokens = hypothesis.tokens
-            keep = complete_words(tokens, self.system.target_vocabulary.starts_word)
+            keep = whole_words(hypothesis, self.system.target_vocabulary.starts_word)
             # Beyond the slack the caches cannot be rolled back; no word has that many pieces.
             if len(tokens) - keep <= TRIM_SLACK:
                 hypothesis = hypothesis.keep(keep, before)
-        text_end = self.text_ends.decided(wishes and not hypothesis.tokens, state.text_end)
-        model = replace(state.model, mt=hypothesis.state)
-        return hypothesis, replace(state, model=model, text_end=text_end)
+        if "hypothesis" in self.policy.evidence:
+            state = replace(state, hypothesis=state.hypothesis + hypothesis.tokens)
+        # Neither a refused subword nor silence that nobody expected to be broken says whether the
+        # decoder wants to end.
+        if hypothesis.tokens or answers:
+            text_end = self.text_ends.decided(wishes and not hypothesis.tokens, state.text_end)
+            state = replace(state, text_end=text_end)
+        return hypothesis, replace(state, model=replace(state.model, mt=hypothesis.state))

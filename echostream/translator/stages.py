@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from echostream.models.ctc_output import CTCOutput
-from echostream.models.decoders.transformer_decoder import Hypothesis, MTState
+from echostream.models.decoders.transformer_decoder import Hypothesis, MTState, Stands
 from echostream.models.echostream_model import EchoStreamModel, ListeningState, SpeechState
 from echostream.models.encoder import Features
 from echostream.streaming import join_rows, take_rows
@@ -88,6 +88,8 @@ class Stages:
         transcribe_only: run the ASR head alone.
         beam: of the text decoder.
         dur_prediction: let the vocoder predict how long units last.
+        attention_layer: of the text decoder, whose cross-attention subwords are judged by (-1: all
+            layers averaged); None: by none.
     """
 
     model: EchoStreamModel
@@ -95,6 +97,7 @@ class Stages:
     transcribe_only: bool = False
     beam: int = 1
     dur_prediction: bool = True
+    attention_layer: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -114,12 +117,18 @@ class Stages:
         return Request(LISTEN, group, (features, state, final), watch)
 
     def translate(
-        self, state: MTState, limit: int, final: bool, tail: Tensor | None, watch: Stopwatch
+        self,
+        state: MTState,
+        limit: int,
+        final: bool,
+        tail: Tensor | None,
+        watch: Stopwatch,
+        stands: Stands | None = None,
     ) -> Request:
-        """At most ``limit`` subwords, to be answered by a
+        """At most ``limit`` subwords, as far as they ``stand``, to be answered by a
         :class:`~echostream.models.decoders.transformer_decoder.Hypothesis`."""
         group = None if tail is not None and tail.size(1) else final
-        return Request(TRANSLATE, group, (state, limit, final, tail), watch)
+        return Request(TRANSLATE, group, (state, limit, final, tail, stands), watch)
 
     def speak(self, hidden: Tensor, state: SpeechState, watch: Stopwatch) -> Request:
         """(1, N, D) text states, to be answered by ``(units, state)``."""
@@ -167,11 +176,15 @@ class Stages:
         limits: Sequence[int],
         final: Sequence[bool],
         tails: Sequence[Tensor | None],
+        stands: Sequence[Stands | None],
         watch: Stopwatch,
     ) -> list[Hypothesis]:
+        judged = {}
+        if any(stands):
+            judged = {"stands": stands, "attention_layer": self.attention_layer}
         with watch("mt"):
             return self.model.translate(
-                join_rows(states), limits, final, tail=tails[0], beam=self.beam
+                join_rows(states), limits, final, tail=tails[0], beam=self.beam, **judged
             )
 
     def _speak(

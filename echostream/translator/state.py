@@ -26,6 +26,7 @@ class PipelineState(StreamState):
         frontend, model, policy: component states.
         written, asr_count, st_count: target subwords written and tokens that the CTC heads
             emitted in the sentence under way.
+        hypothesis: those subwords, where the policy asks for them.
         transcript, translation: words that may still grow.
         endpoint, text_end: what the sentence's end depends on.
         sentence: index of the sentence under way.
@@ -43,6 +44,7 @@ class PipelineState(StreamState):
     written: int = 0
     asr_count: int = 0
     st_count: int = 0
+    hypothesis: tuple[int, ...] = ()
     endpoint: EndpointState = EndpointState()
     text_end: TextEndState = TextEndState()
     sentence: int = 0

@@ -19,6 +19,8 @@ import numpy as np
 from echostream.audio import Resampler, check_same_rate, check_samples
 from echostream.checkpoint import System
 from echostream.config import PolicyConfig
+from echostream.models.decoders.policies import POLICIES
+from echostream.translator.judging import attention_layer
 from echostream.translator.stages import Clock, Stages, Steps, drive
 
 Task = Literal["asr", "s2tt", "s2st"]
@@ -146,6 +148,7 @@ class StreamPipeline(Generic[StateT]):
             raise ValueError(f"beam must be at least 1, got {beam}")
         self.system, self.chunk_ms, self.task = system, chunk_ms, task
         self.policy_config = system.config.policy if policy is None else policy
+        self.policy = POLICIES[self.policy_config.name]
         self.output_rate = vocoder.sample_rate if vocoder else system.config.frontend.sample_rate
         self.stages = Stages(
             system.model,
@@ -153,6 +156,7 @@ class StreamPipeline(Generic[StateT]):
             transcribe_only=task == "asr",
             beam=beam,
             dur_prediction=dur_prediction and vocoder is not None and vocoder.predicts_durations,
+            attention_layer=attention_layer(self.policy, self.policy_config, system.config.mt),
         )
 
     def init_state(self) -> StateT:

@@ -1,15 +1,17 @@
-"""READ or WRITE, decided from counts alone.
+"""READ or WRITE: what a policy is, and those that decide from counts alone.
 
 StreamSpeech (section 3.2): write when both the source transcript (ASR CTC) and the first-pass
 translation (ST CTC) have grown, and write as many subwords as the ST CTC's count allows. The
 decision is a pure function, testable without a model. Wait-k-stride-n stands behind the same
-interface as the classic baseline.
+interface as the classic baseline. A policy that wants to see more than counts judges every subword
+that the text decoder would write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from echostream.config import PolicyConfig
 
@@ -52,11 +54,14 @@ class PolicyAction:
         max_new_tokens: 0 is READ; otherwise decode at most this many subwords.
         until_eos: the source has ended: decode to end-of-sentence and flush everything.
         drop_last_word: the last word may be unfinished, do not write it.
+        expected: what was heard calls for more text; so if the text decoder would rather end, it
+            takes the sentence for complete.
     """
 
     max_new_tokens: int = 0
     until_eos: bool = False
     drop_last_word: bool = False
+    expected: bool = True
 
     @property
     def write(self) -> bool:
@@ -64,6 +69,65 @@ class PolicyAction:
 
 
 READ = PolicyAction()
+
+Evidence = Literal["attention", "posteriors", "hypothesis"]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A subword that the text decoder would write, and what it may be judged by; only what the
+    policy asks for is there.
+
+    Attributes:
+        counts: what the decision to decode was based on.
+        tokens: the new subwords of this decision; the last one is judged, the others stand.
+        attention: weights that the decoder gave to the source frames it saw when it chose the
+            subword, oldest first, heads averaged; they add up to 1.
+        posteriors: log probabilities (S, V) of the ASR and the ST CTC head at the S encoder frames
+            that are new in this decision; None where there are none.
+        hypothesis: subwords of the sentence that were written before this decision.
+    """
+
+    counts: Counts
+    tokens: tuple[int, ...]
+    attention: Sequence[float] | None = None
+    posteriors: tuple[Any, Any] | None = None
+    hypothesis: tuple[int, ...] | None = None
+
+
+class Policy(Protocol):
+    """A rule of when to READ and when to WRITE; it holds no state.
+
+    Attributes:
+        evidence: what :meth:`stands` wants to see. Where it is empty, ``stands`` is never asked,
+            and nothing is computed for it.
+    """
+
+    evidence: frozenset[Evidence]
+
+    def decide(
+        self, counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
+    ) -> tuple[PolicyAction, PolicyState]:
+        """Whether to decode, and how much; ``whole_word`` says that unfinished words wait."""
+        ...
+
+    def stands(self, draft: Draft, config: PolicyConfig) -> bool:
+        """Whether the draft's last subword may be written. Decoding stops before the first one that
+        may not. Not asked once the source has ended: then everything is written."""
+        ...
+
+
+@dataclass(frozen=True)
+class CountingPolicy:
+    """A policy that decides from counts alone, by a function."""
+
+    decide: Callable[
+        [Counts, PolicyState, PolicyConfig, bool], tuple[PolicyAction, PolicyState]
+    ]
+    evidence: frozenset[Evidence] = frozenset()
+
+    def stands(self, draft: Draft, config: PolicyConfig) -> bool:
+        return True
 
 
 def whole_word_mode(config: PolicyConfig, chunk_ms: float) -> bool:
@@ -107,10 +171,6 @@ def decide_wait_k(
     following = PolicyState(segments=segments)
     allowed = (segments - config.lagging_k1) // config.stride_n * config.stride_n
     return _allowance(allowed, counts, whole_word, config), following
-
-
-Policy = Callable[[Counts, PolicyState, PolicyConfig, bool], tuple[PolicyAction, PolicyState]]
-POLICIES: dict[str, Policy] = {"ctc": decide_ctc, "wait_k": decide_wait_k}
 
 
 def complete_words(tokens: Sequence[int], starts_word: Callable[[int], bool]) -> int:

@@ -11,7 +11,7 @@ Shapes: B batch, T target positions, S source frames, D model width, V vocabular
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,6 +30,10 @@ from echostream.models.transformer_layer import (
     visible_mask,
 )
 from echostream.streaming import PerRow, per_row, take_rows
+
+# Whether the last of a row's new tokens may stand, given the weights of the source frames that the
+# row sees, oldest first (None unless they were asked for).
+Stands = Callable[[tuple[int, ...], Sequence[float] | None], bool]
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Hypothesis:
         state: the decoder state behind them, of this row alone.
         finished: end-of-sentence was predicted (and accepted).
         score: sum of log-probabilities.
+        refused: the token that decoding stopped before, since it may not stand; None: it stopped
+            for another reason.
     """
 
     tokens: tuple[int, ...]
@@ -87,6 +93,7 @@ class Hypothesis:
     state: MTState
     finished: bool
     score: float
+    refused: int | None = None
 
     def keep(self, count: int, before: MTState) -> Hypothesis:
         """The first ``count`` tokens alone, as if no more had been written; ``before`` is the state
@@ -177,6 +184,43 @@ class TransformerMTDecoder(nn.Module):
         Returns:
             (B, T, D) decoder states and the new state; ``last_tokens`` are the caller's to set.
         """
+        return self._step(tokens, state, lengths)
+
+    def step_attending(
+        self,
+        tokens: Tensor,
+        state: MTState,
+        layer: int,
+        *,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[Tensor, MTState, Tensor]:
+        """:meth:`step`, which also says where it looked.
+
+        Args:
+            layer: whose cross-attention, from 0; -1: all layers averaged.
+
+        Returns:
+            As :meth:`step`, and (B, T, K) weights, heads averaged, over the slots of the sources'
+            span; each row's own are those of :meth:`KVCache.newest_slots`.
+        """
+        mask = state.sources.newest(self.config.source_context_frames)
+        found = []
+
+        def looking(index: int, query: Tensor) -> None:
+            if layer in (-1, index):
+                key, _ = state.sources.layer(index)
+                found.append(self.layers[index].encoder_attn.weights(query, key, mask))
+
+        hidden, state = self._step(tokens, state, lengths, looking)
+        return hidden, state, torch.stack(found).mean(dim=0)
+
+    def _step(
+        self,
+        tokens: Tensor,
+        state: MTState,
+        lengths: Sequence[int] | None,
+        looking: Callable[[int, Tensor], None] | None = None,
+    ) -> tuple[Tensor, MTState]:
         if not min(state.sources.lengths):
             raise ValueError("the MT decoder needs at least one source frame before it can step")
         x, cache = run_layers(
@@ -187,6 +231,7 @@ class TransformerMTDecoder(nn.Module):
             lengths=lengths,
             sources=state.sources,
             source_window=self.config.source_context_frames,
+            looking=looking,
         )
         return self.layer_norm(x), replace(state, cache=cache)
 
@@ -258,36 +303,74 @@ class TransformerMTDecoder(nn.Module):
         final: bool | Sequence[bool],
         *,
         beam: int = 1,
+        stands: Sequence[Stands | None] | None = None,
+        attention_layer: int | None = None,
     ) -> list[Hypothesis]:
         """Write up to ``limits`` tokens in each row.
 
         Decoding stops at end-of-sentence. While the source goes on (``final`` false) the position
-        that predicted end-of-sentence is forgotten, so that it is asked again with more source.
+        that predicted end-of-sentence is forgotten, so that it is asked again with more source. So
+        is one that predicted a token which may not stand.
 
         Args:
             limits: most new tokens of each row, at least 1.
             final: whether the source has ended, for all rows or each.
             beam: beam width; hypotheses of a row compete by length-normalised score, and rows are
                 searched one after the other.
+            stands: asked for each new token of a row whether it may stand; decoding stops before
+                the first that may not. With a beam the best hypothesis is cut there.
+            attention_layer: whose cross-attention ``stands`` sees, from 0; -1: all layers averaged;
+                None: it sees none, and none is computed.
         """
         if min(limits) < 1:
             raise ValueError(f"every row needs a limit of at least 1 new token, got {limits}")
         rows = len(limits)
         ends = per_row(final, rows)
+        judges = [None] * rows if stands is None else stands
+        if not any(judges):
+            attention_layer = None
         if beam > 1:
             states = [take_rows(state, [row]) for row in range(rows)] if rows > 1 else [state]
-            return [
+            found = [
                 self._decode_beam(own, limit, end, beam)
                 for own, limit, end in zip(states, limits, ends, strict=True)
             ]
-        return self._decode_greedy(state, limits, ends)
+            return [
+                one if judge is None else self._judged(one, own, judge, attention_layer)
+                for one, own, judge in zip(found, states, judges, strict=True)
+            ]
+        return self._decode_greedy(state, limits, ends, judges, attention_layer)
+
+    def _judged(
+        self, hypothesis: Hypothesis, before: MTState, stands: Stands, layer: int | None
+    ) -> Hypothesis:
+        """What of one row's hypothesis may stand; ``before`` is the state that it began with."""
+        tokens = hypothesis.tokens
+        seen: list[list[float] | None] = [None] * len(tokens)
+        if tokens and layer is not None:
+            device = self.embed_tokens.weight.device
+            inputs = torch.tensor([[before.last_token, *tokens[:-1]]], device=device)
+            _, _, weights = self.step_attending(inputs, before, layer)
+            (own,) = before.sources.newest_slots(self.config.source_context_frames)
+            seen = weights[0, :, own].tolist()
+        for count, attention in enumerate(seen):
+            if not stands(tokens[: count + 1], attention):
+                kept = hypothesis.keep(count, before)
+                return replace(kept, finished=False, refused=tokens[count])
+        return hypothesis
 
     def _decode_greedy(
-        self, state: MTState, limits: Sequence[int], ends: Sequence[bool]
+        self,
+        state: MTState,
+        limits: Sequence[int],
+        ends: Sequence[bool],
+        judges: Sequence[Stands | None],
+        layer: int | None,
     ) -> list[Hypothesis]:
         rows, device = len(limits), self.embed_tokens.weight.device
         tokens: list[list[int]] = [[] for _ in range(rows)]
         scores, finished = [0.0] * rows, [False] * rows
+        refused: list[int | None] = [None] * rows
         states: list[Tensor] = []  # (B, 1, D) of each position
         writing = [True] * rows
         before = state.cache.lengths
@@ -296,7 +379,13 @@ class TransformerMTDecoder(nn.Module):
             # Rows that have ended are computed along and kept as they are.
             counts = [int(goes) for goes in writing]
             positions = state.cache.lengths
-            hidden, state = self.step(inputs, state, lengths=counts)
+            weights: list[list[float]] | None = None
+            if layer is None:
+                hidden, state = self.step(inputs, state, lengths=counts)
+            else:
+                hidden, state, seen = self.step_attending(inputs, state, layer, lengths=counts)
+                slots = state.sources.newest_slots(self.config.source_context_frames)
+                weights = [w[own] for w, own in zip(seen[:, 0].tolist(), slots, strict=True)]
             values, best = self._log_probs(hidden, positions).max(dim=-1)
             states.append(hidden)
             last = list(state.last_tokens)
@@ -307,12 +396,18 @@ class TransformerMTDecoder(nn.Module):
                     writing[row], finished[row] = False, ends[row]
                     scores[row] += value if ends[row] else 0.0
                     continue
+                judge = judges[row]
+                if judge is not None:
+                    attention = None if weights is None else weights[row]
+                    if not judge((*tokens[row], token), attention):
+                        writing[row], refused[row] = False, token
+                        continue
                 tokens[row].append(token)
                 last[row] = token
                 scores[row] += value
                 writing[row] = len(tokens[row]) < limits[row]
             state = replace(state, last_tokens=PerRow(last))
-        # The position of an end-of-sentence that was not accepted is forgotten.
+        # The position of an end-of-sentence or another token that was not accepted is forgotten.
         kept = [len(own) + end for own, end in zip(tokens, finished, strict=True)]
         lengths = [start + count for start, count in zip(before, kept, strict=True)]
         state = replace(state, cache=state.cache.truncate(lengths))
@@ -324,6 +419,7 @@ class TransformerMTDecoder(nn.Module):
                 state if rows == 1 else take_rows(state, [row]),
                 finished[row],
                 scores[row],
+                refused[row],
             )
             for row in range(rows)
         ]

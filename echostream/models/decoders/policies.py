@@ -1,0 +1,17 @@
+"""All policies by the names that configuration gives them."""
+
+from __future__ import annotations
+
+from echostream.models.decoders.alignatt_policy import AlignAttPolicy
+from echostream.models.decoders.ctc_decoder_policy import (
+    CountingPolicy,
+    Policy,
+    decide_ctc,
+    decide_wait_k,
+)
+
+POLICIES: dict[str, Policy] = {
+    "ctc": CountingPolicy(decide_ctc),
+    "wait_k": CountingPolicy(decide_wait_k),
+    "alignatt": AlignAttPolicy(),
+}

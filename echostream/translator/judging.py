@@ -1,0 +1,67 @@
+"""What a policy gets to see of the subwords that the text decoder would write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from echostream.config import MTDecoderConfig, PolicyConfig
+from echostream.models.ctc_output import CTCOutput
+from echostream.models.decoders.ctc_decoder_policy import (
+    Counts,
+    Draft,
+    Policy,
+    complete_words,
+)
+from echostream.models.decoders.transformer_decoder import Hypothesis, Stands
+
+
+def attention_layer(policy: Policy, config: PolicyConfig, decoder: MTDecoderConfig) -> int | None:
+    """The layer of the text decoder whose attention a policy sees; None: it sees none.
+
+    Raises:
+        ValueError: the decoder has no such layer.
+    """
+    if "attention" not in policy.evidence:
+        return None
+    if config.attention_layer >= decoder.layers:
+        raise ValueError(
+            f"policy: attention_layer must be below the text decoder's {decoder.layers} layers, "
+            f"got {config.attention_layer}"
+        )
+    return config.attention_layer
+
+
+def judge(
+    policy: Policy,
+    config: PolicyConfig,
+    counts: Counts,
+    emitted: CTCOutput,
+    hypothesis: tuple[int, ...],
+) -> Stands | None:
+    """The policy's judgement of new subwords, for the text decoder to ask; None: all stand.
+
+    Args:
+        counts: what the decision to decode was based on.
+        emitted: what the CTC heads brought with it.
+        hypothesis: what was written of the sentence, if the policy asks for it.
+    """
+    asks = policy.evidence
+    if not asks:
+        return None
+    posteriors = None
+    asr, st = emitted.asr_logits, emitted.st_logits
+    if "posteriors" in asks and asr is not None and st is not None:
+        posteriors = tuple(logits.float().log_softmax(dim=-1) for logits in (asr, st))
+    before = hypothesis if "hypothesis" in asks else None
+
+    def stands(tokens: tuple[int, ...], attention: Sequence[float] | None) -> bool:
+        return policy.stands(Draft(counts, tokens, attention, posteriors, before), config)
+
+    return stands
+
+
+def whole_words(hypothesis: Hypothesis, starts_word: Callable[[int], bool]) -> int:
+    """How many of the new tokens make up words that are known to be complete. A token that may not
+    stand still says where the word before it ends."""
+    refused = () if hypothesis.refused is None else (hypothesis.refused,)
+    return complete_words((*hypothesis.tokens, *refused), starts_word)
