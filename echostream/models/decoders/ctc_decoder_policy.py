@@ -121,9 +121,7 @@ class Policy(Protocol):
 class CountingPolicy:
     """A policy that decides from counts alone, by a function."""
 
-    decide: Callable[
-        [Counts, PolicyState, PolicyConfig, bool], tuple[PolicyAction, PolicyState]
-    ]
+    decide: Callable[[Counts, PolicyState, PolicyConfig, bool], tuple[PolicyAction, PolicyState]]
     evidence: frozenset[Evidence] = frozenset()
 
     def stands(self, draft: Draft, config: PolicyConfig) -> bool:
