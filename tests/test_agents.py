@@ -204,6 +204,15 @@ def test_threads_suit_the_model_or_are_what_was_asked_for(model_dir, monkeypatch
         torch.set_num_threads(1)
 
 
+def test_alignatt_is_selectable(model_dir, system, clip):
+    policy = replace(system.config.policy, name="alignatt", attention_frames=3, attention_layer=1)
+    pipeline = Pipeline(system, policy=policy, task="s2tt")
+    outputs, _ = pipeline.step(clip, RATE, pipeline.init_state(), final=True)
+    flags = ["--policy", "alignatt", "--attention-frames", "3", "--attention-layer", "1"]
+    words = [w for output in outputs for w in output.translation]
+    assert words and text(run(make("s2tt", model_dir, *flags), clip)) == " ".join(words)
+
+
 def test_devices():
     assert normalize_device("cpu") == "cpu" and normalize_device(None) == "cpu"
     if torch.cuda.is_available():

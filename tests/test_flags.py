@@ -144,7 +144,7 @@ def test_what_is_not_given_stays():
         (["--stride-n", "two"], "policy.stride_n must be an integer >= 1, got 'two'"),
         (["--fill-chunks", "nan"], "speech.fill_chunks must be a number >= 0, got 'nan'"),
         (["--min-speed", "1.5"], "speech.min_speed must be a number between 0.5 and 1, got '1.5'"),
-        (["--policy", "ct"], "policy.name must be one of ctc, wait_k"),
+        (["--policy", "ct"], "policy.name must be one of ctc, wait_k, alignatt"),
         (["--whole-word", "True"], "policy.whole_word must be one of auto, on, off, got 'True'"),
         (["--speak-whole-words", "auto"], "must be one of on, off, got 'auto'"),
         (["--set", "policy.stride_n"], "--set: expected SECTION.NAME=VALUE, got 'policy.stride_n'"),
@@ -175,7 +175,7 @@ def test_mistakes_are_named(flags, message, capsys):
         ({"stride_n": True}, "here: policy.stride_n must be an integer >= 1, got True"),
         ({"stride_n": None}, "here: policy.stride_n must be an integer >= 1, got None"),
         ({"stride_n": [2]}, "here: policy.stride_n must be an integer >= 1, got"),
-        ({"policy": {"stride_n": 2}}, "here: policy.name must be one of ctc, wait_k, got"),
+        ({"policy": {"stride_n": 2}}, "here: policy.name must be one of ctc, wait_k, alignatt, got"),
     ],
 )
 def test_mistakes_in_yaml_are_named(values, message):

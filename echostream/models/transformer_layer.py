@@ -89,8 +89,9 @@ class MultiheadAttention(nn.Module):
     def weights(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
         """The weights that :meth:`forward` attends with, heads averaged: (B, T, K), 0 where hidden.
         Arguments as there."""
-        scores = self._split(self.q_proj(query)) @ key.transpose(-2, -1)
-        scores = scores.float() / math.sqrt(self.head_dim)
+        scaled = self._split(self.q_proj(query)) / math.sqrt(self.head_dim)
+        scores = scaled @ key.transpose(-2, -1)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         return scores.softmax(dim=-1).mean(dim=1)

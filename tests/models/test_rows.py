@@ -73,7 +73,7 @@ def held(cache):
 
 def told(output):
     """What a head emitted, without the logits."""
-    return replace(output, asr_logits=None)
+    return replace(output, asr_logits=None, st_logits=None)
 
 
 def hear(model, features, state, **options):
