@@ -94,10 +94,10 @@ def describe(system: System) -> list[str]:
         lines.append(f"  convolution                  {f'{kernel} frames' if kernel else 'none'}")
     policy = config.policy
     whole_word = {None: "from 640 ms chunks on", True: "always", False: "never"}
-    lines.append(
-        f"  policy                       {policy.name}, lagging_k1 {policy.lagging_k1}, "
-        f"stride_n {policy.stride_n}"
-    )
+    lag = f"lagging_k1 {policy.lagging_k1}, stride_n {policy.stride_n}"
+    if policy.name == "alignatt":
+        lag = f"attention_frames {policy.attention_frames}"
+    lines.append(f"  policy                       {policy.name}, {lag}")
     lines.append(f"  whole words only             {whole_word[policy.whole_word]}")
     lines.append("computing")
     lines.append(f"  threads on this machine      {choose_threads(system.model)}")
