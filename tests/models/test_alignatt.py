@@ -97,7 +97,8 @@ def by_hand(decoder, tokens, source, visible):
 
     def attend(attention, query, memory, mask):
         q = split(attention.q_proj(query), attention)
-        k, v = (split(project(memory), attention) for project in (attention.k_proj, attention.v_proj))
+        k = split(attention.k_proj(memory), attention)
+        v = split(attention.v_proj(memory), attention)
         scores = torch.einsum("htd,hsd->hts", q, k) / math.sqrt(q.size(-1))
         weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
         mixed = torch.einsum("hts,hsd->htd", weights, v).permute(1, 0, 2).flatten(1)
@@ -151,8 +152,8 @@ def test_attention_equals_a_plain_reimplementation(window, layer):
 @torch.no_grad()
 @pytest.mark.parametrize("beam", [1, 3])
 def test_rows_equal_rows_alone(beam):
-    """Rows at different positions, with sources within and beyond the window, some of them judged;
-    every row is judged by its own attention."""
+    """Rows at different positions, with sources within and beyond the window, all but one judged,
+    each by its own attention."""
     decoder = make(seed=4, source_context_frames=9, context_tokens=4)
     lengths, texts = [3, 14, 9, 30], [0, 2, 5, 1]
     alone = []

@@ -1,4 +1,4 @@
-"""Policies that judge what was decoded, in streams: what they get to see, and what becomes of it."""
+"""Policies that judge what was decoded: what they get to see in streams, and what comes of it."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def test_the_end_of_a_sentence_writes_everything(double_system, clip):
 
 @dataclass(frozen=True)
 class Patient:
-    """Writes at most two subwords at a time, none twice in a sentence, and none while the recogniser
-    is in the middle of a word: a rule that needs what AlignAtt does not."""
+    """Writes at most two subwords at a time, none twice in a sentence, and none while the
+    recogniser's newest frame holds a token: a rule that needs what AlignAtt does not."""
 
     evidence: frozenset = frozenset({"posteriors", "hypothesis"})
 
