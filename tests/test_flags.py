@@ -51,6 +51,8 @@ CHANGED = {
     "policy.segment_size": "640",
     "policy.whole_word": "off",
     "policy.max_len": "50",
+    "policy.attention_frames": "4",
+    "policy.attention_layer": "1",
     "endpoint.method": "pause",
     "endpoint.endpoint_ms": "800",
     "endpoint.min_tokens": "5",
