@@ -295,7 +295,8 @@ class Appending:
             streaming is for inference.
         """
         memory, size = self.cache.storage.layers[index], key.size(2)
-        key, value = key.detach(), value.detach()
+        if key.requires_grad:
+            key, value = key.detach(), value.detach()
         if self.first.uniform and min(self.counts) == size:
             slots = slice(self.first[0], self.first[0] + size)
             memory[:, 0, :, slots] = key

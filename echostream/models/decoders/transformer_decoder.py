@@ -166,7 +166,10 @@ class TransformerMTDecoder(nn.Module):
         valid = tokens.ne(self.pad)
         # fairseq counts positions from pad + 1 and gives padding a zero vector.
         index = valid.cumsum(dim=1) + self.pad
-        index = index + torch.tensor(offsets, device=tokens.device)[:, None]
+        if any(offset != offsets[0] for offset in offsets):
+            index = index + torch.tensor(offsets, device=tokens.device)[:, None]
+        else:
+            index = index + offsets[0]
         positions = sinusoid(index, self.config.embed_dim, dtype=self.embed_tokens.weight.dtype)
         x = math.sqrt(self.config.embed_dim) * self.embed_tokens(tokens)
         return self.dropout(x + positions * valid[..., None])
