@@ -6,6 +6,7 @@
     cmvn.npz               global mean and std of the filterbank
     source.dict.txt        fairseq dictionary of the transcript, and source.spm.model
     target.dict.txt        fairseq dictionary of the translation, and target.spm.model
+    provenance.json        where it came from: files, hashes, licences (if it was fetched)
 
 Nothing in it is executed on loading. Saving goes through a temporary directory, so that a
 directory under the final name is always whole.
@@ -13,20 +14,25 @@ directory under the final name is always whole.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from echostream.audio import CMVN, Frontend
 from echostream.config import EchoStreamConfig, Settings, load_config, save_config
+from echostream.hub.names import resolve_model
 from echostream.models.echostream_model import EchoStreamModel, freeze
 from echostream.precision import check_dtype, convert
 from echostream.text import Vocabulary
@@ -35,8 +41,10 @@ CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
 VOCODER_FILE = "vocoder.safetensors"
 CMVN_FILE = "cmvn.npz"
+PROVENANCE_FILE = "provenance.json"
 VOCODER_PREFIX = "vocoder.generator."
-KNOWN_FILES = {CONFIG_FILE, MODEL_FILE, VOCODER_FILE, CMVN_FILE} | {
+_FILLING = {name for name in dir(torch.nn.init) if name.endswith("_") and name[0] != "_"}
+KNOWN_FILES = {CONFIG_FILE, MODEL_FILE, VOCODER_FILE, CMVN_FILE, PROVENANCE_FILE} | {
     f"{side}.{kind}" for side in ("source", "target") for kind in ("dict.txt", "spm.model")
 }
 
@@ -70,11 +78,18 @@ class System:
         return replace(self, config=replace(self.config, **settings.sections()))
 
 
-def save_model_dir(path: Path, system: System, *, dtype: torch.dtype | None = None) -> None:
+def save_model_dir(
+    path: Path,
+    system: System,
+    *,
+    dtype: torch.dtype | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model directory, replacing one that is there.
 
     Args:
         dtype: store floating-point weights in this precision.
+        provenance: where it came from, as JSON values.
     """
     path = Path(path).resolve()  # a linked model directory is replaced where it lies
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,14 +115,45 @@ def save_model_dir(path: Path, system: System, *, dtype: torch.dtype | None = No
             ("target", system.target_vocabulary),
         ):
             vocabulary.save(staging / f"{name}.dict.txt", staging / f"{name}.spm.model")
-        # safetensors writes files, and mkdtemp its directory, for the owner alone.
-        for file in staging.iterdir():
-            file.chmod(0o644)
-        staging.chmod(0o755)
-        _replace_dir(staging, path)
+        if provenance is not None:
+            write_provenance(staging, provenance)
+        install(staging, path)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def write_provenance(folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Write where a model directory came from into it."""
+    text = json.dumps(provenance, ensure_ascii=False, indent=1)
+    (folder / PROVENANCE_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Where a model directory came from, as its maker says; empty if it does not say."""
+    path = folder / PROVENANCE_FILE
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a mapping, got {type(found).__name__}")
+    return found
+
+
+def install(staging: Path, path: Path) -> None:
+    """Move a finished model directory from beside its place into it.
+
+    Raises:
+        FileExistsError: something else than a model directory is there.
+    """
+    # safetensors writes files, and mkdtemp its directory, for the owner alone.
+    for file in staging.iterdir():
+        file.chmod(0o644)
+    staging.chmod(0o755)
+    _replace_dir(staging, path)
 
 
 def _is_model_dir(path: Path) -> bool:
@@ -147,8 +193,25 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
 
 
-def load_state(model: torch.nn.Module, state: dict[str, Tensor], where: str) -> None:
+class Unfilled(TorchFunctionMode):
+    """Leaves out that new weights are filled with random numbers, where all of them are to be
+    loaded. On the ``meta`` device, torch would also load 150 MB of modules to find out what filling
+    comes to."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _FILLING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def load_state(
+    model: torch.nn.Module, state: dict[str, Tensor], where: str, *, assign: bool = False
+) -> None:
     """Load weights strictly.
+
+    Args:
+        assign: take the tensors themselves instead of copying what they hold.
 
     Raises:
         ValueError: keys or shapes do not match; lists them.
@@ -164,7 +227,7 @@ def load_state(model: torch.nn.Module, state: dict[str, Tensor], where: str) -> 
     if problems:
         shown = "; ".join(problems[:20]) + ("; ..." if len(problems) > 20 else "")
         raise ValueError(f"{where}: weights do not fit the configuration: {shown}")
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=assign)
 
 
 def normalize_device(device: str | None) -> str:
@@ -189,24 +252,24 @@ def normalize_device(device: str | None) -> str:
 
 
 def load_model_dir(
-    path: Path, *, device: str = "cpu", dtype: str | torch.dtype = torch.float32
+    path: str | Path, *, device: str = "cpu", dtype: str | torch.dtype = torch.float32
 ) -> System:
     """Load a model directory for inference.
 
     Args:
+        path: a directory, or a model's name (see :mod:`echostream.hub.names`).
         dtype: what to compute in: one of ``echostream.precision.DTYPES``, or torch's name of it.
 
     Raises:
         FileNotFoundError: the directory or a file in it is missing.
         ValueError: a file is corrupt or does not fit the configuration.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"no such model directory: {path}")
+    path = resolve_model(path)
     device = normalize_device(device)
     check_dtype(dtype, device)
     config = load_config(path / CONFIG_FILE)
-    model = EchoStreamModel(config)
+    with Unfilled():
+        model = EchoStreamModel(config)
     weights = read_safetensors(path / MODEL_FILE)
     if config.vocoder is not None:
         vocoder = read_safetensors(path / VOCODER_FILE)

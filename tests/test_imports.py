@@ -20,7 +20,9 @@ FLOORS = [
             "echostream.streaming",
             "echostream.text",
             "echostream.threads",
-        )
+        ),
+        # What a model is called and where it lies.
+        "names": ("echostream.assets", "echostream.hub.table", "echostream.hub.names"),
     },
     {
         "layers": (
@@ -49,7 +51,7 @@ FLOORS = [
         )
     },
     {
-        "checkpoint": ("echostream.checkpoint", "echostream.assets", "echostream.precision"),
+        "checkpoint": ("echostream.checkpoint", "echostream.precision"),
         "compiled": (
             "echostream.usual_step",
             "echostream.compiled",
@@ -74,6 +76,7 @@ FLOORS = [
         "training": ("echostream.training",),
         "fairseq_plugin": ("echostream.fairseq_plugin",),
         "live": ("echostream.live",),
+        "hub": ("echostream.hub",),
         "simulstream": ("echostream.simulstream",),
     },
     {"bench": ("echostream.bench",)},

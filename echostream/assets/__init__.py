@@ -18,8 +18,3 @@ def model_dir(system: str) -> Path:
     if system not in SYSTEMS:
         raise ValueError(f"shipped systems are {', '.join(SYSTEMS)}, got {system!r}")
     return ECHO_MINI / system
-
-
-def languages(folder: Path) -> tuple[str, str] | None:
-    """Source and target language of a shipped model directory; None for any other folder."""
-    return LANGUAGES if folder.resolve().parent == ECHO_MINI.resolve() else None

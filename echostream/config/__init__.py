@@ -5,6 +5,7 @@ whole tree as YAML, so a checkpoint describes itself. Unknown keys, missing keys
 are errors that name the file and the key.
 """
 
+from echostream.config.card import CardConfig
 from echostream.config.decoders import (
     CTCHeadConfig,
     MTDecoderConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "MAY_BE_MISSING",
     "BacklogConfig",
     "CTCHeadConfig",
+    "CardConfig",
     "ChunkConformerConfig",
     "DurationPredictorConfig",
     "EchoStreamConfig",

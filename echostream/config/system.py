@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from echostream.config.card import CardConfig
 from echostream.config.checks import require, require_heads
 from echostream.config.decoders import (
     CTCHeadConfig,
@@ -47,6 +48,7 @@ class EchoStreamConfig:
     endpoint: EndpointConfig = field(default_factory=EndpointConfig, metadata=MAY_BE_MISSING)
     backlog: BacklogConfig = field(default_factory=BacklogConfig, metadata=MAY_BE_MISSING)
     speech: SpeechConfig = field(default_factory=SpeechConfig, metadata=MAY_BE_MISSING)
+    card: CardConfig = field(default_factory=CardConfig, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         for name in ("source_vocab_size", "target_vocab_size"):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from echostream.audio import CMVN
-from echostream.checkpoint import VOCODER_PREFIX, System, load_state
+from echostream.checkpoint import VOCODER_PREFIX, System, Unfilled, load_state
 from echostream.config import EchoStreamConfig, VocoderConfig, load_yaml
 from echostream.models.decoders.vocoder import vocoder_config_from_json
 from echostream.models.echostream_model import EchoStreamModel, freeze
@@ -81,6 +81,8 @@ def read_streamspeech(
     multitask_config_yaml: str | None = None,
     vocoder: Path | None = None,
     vocoder_cfg: Path | None = None,
+    text_only: bool = False,
+    to_store: torch.dtype | None = None,
 ) -> System:
     """Read a StreamSpeech checkpoint with its data directory into a ready model.
 
@@ -90,6 +92,10 @@ def read_streamspeech(
         config_yaml, multitask_config_yaml: file names, by default those of the training run.
         vocoder, vocoder_cfg: CodeHiFiGAN checkpoint and JSON, by default those that the data
             YAML names, if they can be found.
+        text_only: leave the vocoder out, and admit a text-to-unit encoder that looks ahead: the
+            model transcribes and translates, and does not speak.
+        to_store: hold weights in this precision, and hold no more than these: the model can be
+            stored, not run.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -111,9 +117,9 @@ def read_streamspeech(
     source, target = (
         _vocabulary(tasks[task], data_bin, f"{tasks_file}: {task}") for task in (ASR_TASK, MT_TASK)
     )
-    speech = _vocoder(data, data_bin, vocoder, vocoder_cfg)
+    speech = None if text_only else _vocoder(data, data_bin, vocoder, vocoder_cfg)
     config = config_from_settings(
-        args,
+        (args | {"uni_encoder": True}) if text_only else args,
         data,
         tasks,
         (len(source), len(target)),
@@ -123,9 +129,16 @@ def read_streamspeech(
     weights = drop_tied_weights(state, str(checkpoint))
     if speech:
         weights |= {VOCODER_PREFIX + key: tensor for key, tensor in speech[1].items()}
-    _check_sizes(config, weights, str(checkpoint))
-    model = EchoStreamModel(config)
-    load_state(model, weights, str(checkpoint))
+    model = check_sizes(config, weights, str(checkpoint))
+    if to_store is None:
+        model = EchoStreamModel(config)
+        load_state(model, weights, str(checkpoint))
+    else:
+        del saved, speech
+        state.clear()  # nothing but `weights` holds them now, and gives one up after the other
+        for key, tensor in weights.items():
+            weights[key] = tensor.to(to_store) if tensor.is_floating_point() else tensor
+        load_state(model, weights, str(checkpoint), assign=True)
     stats = data.get("global_cmvn") or {}
     if not isinstance(stats, dict):
         raise ValueError(f"{data_file}: global_cmvn must be a mapping, got {reprlib.repr(stats)}")
@@ -166,8 +179,14 @@ def _arguments(saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if not isinstance(value, (StandIn, Tensor))}
 
 
-def _check_sizes(config: EchoStreamConfig, weights: Mapping[str, Tensor], where: str) -> None:
-    """The settings describe the stored tensors; seen before any memory is taken for the model."""
+def check_sizes(
+    config: EchoStreamConfig, weights: Mapping[str, Tensor], where: str
+) -> EchoStreamModel:
+    """The settings describe the stored tensors; seen before any memory is taken for the model.
+
+    Returns:
+        The model without memory.
+    """
     for name in ("encoder", "asr_ctc", "st_ctc", "mt", "t2u", "unit"):
         layers = getattr(config, name).layers
         if layers > len(weights):
@@ -176,12 +195,13 @@ def _check_sizes(config: EchoStreamConfig, weights: Mapping[str, Tensor], where:
                 f"layers and the file holds {len(weights)} tensors"
             )
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             model = EchoStreamModel(config)
     except (RuntimeError, TypeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{where}: no model has the sizes in the settings: {reason}") from error
     load_state(model, {key: tensor.to("meta") for key, tensor in weights.items()}, where)
+    return model
 
 
 def _mapping(path: Path) -> dict[str, Any]:
