@@ -54,6 +54,9 @@ setup(
         "asr": ["pocketsphinx>=5.0"],
         "eval": ["OmniSTEval>=0.1.10"],
         "hf": ["transformers>=4.40"],
+        "hub": ["huggingface-hub>=1.0"],
+        # Its network comes in the wheel.
+        "vad": ["silero-vad>=5.1", "onnxruntime>=1.17"],
         # Its later wheels fetch the weights from a server.
         "moonshine": ["moonshine-voice>=0.0.49,<0.1"],
         "whisper": ["faster-whisper>=1.0"],

@@ -5,7 +5,7 @@
 #   bash scripts/test.sh ARG...       hand the arguments to pytest instead
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/setup.sh dev asr moonshine eval hf whisper ray train serve browser simulstream
+source scripts/setup.sh dev asr moonshine eval hf hub vad whisper ray train serve browser simulstream
 
 if [ "$#" -gt 0 ]; then
     exec python -m pytest "$@"
