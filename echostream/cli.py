@@ -19,6 +19,8 @@ from echostream.config import ENCODER_FRAME_MS, EmformerConfig
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
 from echostream.evaluation.longform.command import add_talks_parser
 from echostream.evaluation.soak.command import add_soak_parser
+from echostream.hub.commands import add_hub_parsers
+from echostream.hub.names import resolve_model
 from echostream.live.command import add_live_parsers
 from echostream.streamspeech.command import add_convert_parser
 from echostream.threads import choose_threads, wait_passively
@@ -34,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"echostream {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    info = commands.add_parser("info", help="describe a model directory")
-    info.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
+    info = commands.add_parser("info", help="describe a model")
+    info.add_argument("model_dir", metavar="MODEL", help="model directory or name")
     info.set_defaults(func=run_info)
 
     add_convert_parser(commands)
@@ -45,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_soak_parser(commands)
     add_bench_parser(commands)
     add_live_parsers(commands)
+    add_hub_parsers(commands)
     return parser
 
 
@@ -67,8 +70,32 @@ def main(argv: list[str] | None = None) -> int:
 def run_info(args: argparse.Namespace) -> int:
     from echostream.checkpoint import load_model_dir
 
-    print("\n".join(describe(load_model_dir(args.model_dir))))
+    folder = resolve_model(args.model_dir)
+    system = load_model_dir(folder)
+    print("\n".join([*introduce(system, folder), *describe(system)]))
     return 0
+
+
+def introduce(system: System, folder: Path) -> list[str]:
+    """What a model directory says of itself and where it came from, line by line."""
+    card = system.config.card
+    languages = [card.source_language, card.target_language]
+    from echostream.checkpoint import read_provenance
+
+    facts = {
+        "title": card.title,
+        "languages": " to ".join(languages) if all(languages) else "",
+        "tasks": ", ".join(card.tasks),
+        "licence": card.licence,
+        "recommended chunk": f"{card.chunk_ms} ms" if card.chunk_ms else "",
+    }
+    lines = ["model", f"  {'directory':28s} {folder}"]
+    lines += [f"  {name:28s} {value}" for name, value in facts.items() if value]
+    for file in read_provenance(folder).get("files", []):
+        if "source" in file:
+            lines.append(f"  from {file['source']}")
+            lines.append(f"    sha256 {file['sha256']} ({file['checked_against']})")
+    return lines
 
 
 def describe(system: System) -> list[str]:

@@ -22,6 +22,7 @@ from echostream.checkpoint import System, load_model_dir
 from echostream.compiled import compile_encoder
 from echostream.config import ChunkConformerConfig, EndpointConfig, preset
 from echostream.config.compute import DTYPES
+from echostream.hub.names import is_model_name
 from echostream.models.decoders.ctc_decoder_policy import Counts, Decision, PolicyState
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
@@ -111,14 +112,14 @@ class Name:
 
 
 def load_system(name: str, *, chunk_ms: int = 320, device: str = "cpu") -> System:
-    """A model directory if there is one of that name, otherwise a preset with random weights.
+    """A model directory or a model of that name, otherwise a preset with random weights.
 
     Args:
         chunk_ms: for which a compiled encoder step is made.
         device: to compute on.
     """
     parts = Name.parse(name)
-    if Path(parts.weights).is_dir():
+    if Path(parts.weights).is_dir() or is_model_name(parts.weights):
         system = load_model_dir(parts.weights, device=device, dtype=parts.dtype)
     else:
         system = random_system(parts.weights)

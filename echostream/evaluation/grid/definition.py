@@ -12,6 +12,7 @@ from typing import Any
 from echostream.config import from_dict, load_yaml, read_settings, settings_of
 from echostream.config.loading import MAY_BE_MISSING
 from echostream.evaluation.digests import digest
+from echostream.hub.names import find_model, how_to_fetch, is_model_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -23,7 +24,7 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class FileOption:
-    """An option of the agent whose value is a path, relative to the grid file."""
+    """An option of the agent whose value is a path relative to the grid file, or a model's name."""
 
     flag: str
     path: str
@@ -215,11 +216,17 @@ def load_grid(path: Path, output: Path | None = None) -> Grid:
     def resolve(value: str) -> str:
         return str((base / value).resolve())
 
+    def find(value: str) -> str:
+        # A file goes first, and a model that is not here yet keeps its name, for `check_files`.
+        if is_model_name(value) and not (base / value).exists():
+            return str(find_model(value) or value)
+        return resolve(value)
+
     systems = tuple(
         replace(
             system,
             agent=resolve(system.agent),
-            files=tuple(replace(option, path=resolve(option.path)) for option in system.files),
+            files=tuple(replace(option, path=find(option.path)) for option in system.files),
         )
         for system in grid.systems
     )
@@ -278,6 +285,11 @@ def check_files(grid: Grid) -> None:
         if not Path(system.agent).is_file():
             raise FileNotFoundError(f"system {system.name}: no agent file {system.agent}")
         for option in system.files:
+            if is_model_name(option.path) and not Path(option.path).exists():
+                raise FileNotFoundError(
+                    f"system {system.name}: {option.flag} names {option.path}, which is not on "
+                    f"this machine: {how_to_fetch(option.path)}"
+                )
             if not Path(option.path).exists():
                 raise FileNotFoundError(
                     f"system {system.name}: {option.flag} names {option.path}, which is not there"

@@ -10,6 +10,7 @@ from echostream.assets import SYSTEMS, model_dir
 from echostream.config import add_setting_args, given_settings
 from echostream.config.compute import add_threads_arg
 from echostream.evaluation.longform.command import add_recognition_args
+from echostream.hub.names import is_model_name, resolve_model
 
 
 def add_soak_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -54,6 +55,7 @@ def named_systems(arguments: list[str]) -> dict[str, Path]:
     """Model directories by name.
 
     Raises:
+        FileNotFoundError: no such model.
         ValueError: two have one name.
     """
     if not arguments:
@@ -63,10 +65,10 @@ def named_systems(arguments: list[str]) -> dict[str, Path]:
         name, path = "", argument
         if not Path(argument).exists() and "=" in argument:
             name, _, path = argument.partition("=")
-        name = name or Path(path).resolve().name
+        name = name or (path if is_model_name(path) else Path(path).resolve().name)
         if name in systems:
             raise ValueError(f"two systems are called {name!r}; use NAME=MODEL_DIR")
-        systems[name] = Path(path)
+        systems[name] = resolve_model(path)
     return systems
 
 
