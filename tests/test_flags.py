@@ -284,18 +284,18 @@ def test_the_agents_have_every_flag_under_simuleval():
 def test_translate_decides_as_it_is_told(model_dir, tmp_path, monkeypatch):
     import soundfile
 
-    from echostream.live import files
+    from echostream.live import ends
     from echostream.synthetic import synthetic_clip
 
     soundfile.write(tmp_path / "in.wav", synthetic_clip(1.0, 16000, seed=1), 16000)
     made = []
 
-    class Noted(files.Pipeline):
+    class Noted(ends.Pipeline):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             made.append(self)
 
-    monkeypatch.setattr(files, "Pipeline", Noted)
+    monkeypatch.setattr(ends, "Pipeline", Noted)
     command = ["translate", str(tmp_path / "in.wav"), "--model-dir", str(model_dir)]
     command += [
         "--out",
@@ -306,7 +306,7 @@ def test_translate_decides_as_it_is_told(model_dir, tmp_path, monkeypatch):
         "speech.min_speed=1",
     ]
     assert cli.main([*command, "--endpoint", "pause"]) == 0
-    (pipeline,) = made
+    pipeline = made[-1]  # the one that hears streams
     assert pipeline.policy_config.name == "wait_k" and pipeline.speech_config.min_speed == 1.0
     assert pipeline.endpoints.config.method == "pause"
 

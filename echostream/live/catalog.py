@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from echostream import assets
 from echostream.checkpoint import System, load_model_dir
+from echostream.hub.names import is_model_name
+from echostream.live.ends import for_streams, gate_for, open_pipeline
 from echostream.live.protocol import ProtocolError
-from echostream.streamspeech.recompute import RecomputePipeline, StreamSpeechPipeline
+from echostream.live.speech_gate import SpeechGate
+from echostream.streamspeech.recompute import RecomputePipeline
 from echostream.translator.pipeline import Pipeline, Task
 
 RECOMPUTE = ":recompute"  # behind a model's name: run as StreamSpeech was published
@@ -27,14 +29,18 @@ class ServedModel:
         system: weights and vocabularies.
         recompute: run as StreamSpeech was published, everything again at every chunk; without
             it, StreamSpeech's models hear sentence by sentence and go on from what they know.
+        title: for people.
         source_language, target_language: of the model, if known.
+        gate: keeps what is no speech from it; None: it hears everything.
     """
 
     name: str
     system: System
     recompute: bool
+    title: str
     source_language: str | None
     target_language: str | None
+    gate: SpeechGate | None = None
 
     @property
     def streamspeech(self) -> bool:
@@ -48,7 +54,9 @@ class ServedModel:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        return ("asr", "s2tt", "s2st") if self.system.config.vocoder else ("asr", "s2tt")
+        can = ("asr", "s2tt", "s2st") if self.system.config.vocoder else ("asr", "s2tt")
+        made_for = self.system.config.card.tasks
+        return tuple(task for task in can if task in made_for) or can
 
     @property
     def limit_s(self) -> float | None:
@@ -59,6 +67,9 @@ class ServedModel:
         """For ``GET /v1/models``."""
         return {
             "name": self.name,
+            "title": self.title,
+            "licence": self.system.config.card.licence,
+            "recommended_chunk_ms": self.system.config.card.chunk_ms,
             "encoder": self.system.config.encoder.kind,
             "recompute": self.recompute,
             "tasks": list(self.tasks),
@@ -89,21 +100,31 @@ class Catalog:
 
     @classmethod
     def load(
-        cls, folders: Sequence[Path], *, load: Callable[[Path], System] = load_model_dir
+        cls,
+        folders: Sequence[Path],
+        *,
+        load: Callable[[Path], System] = load_model_dir,
+        given: bool = False,
+        vad: str = "off",
     ) -> Catalog:
-        """Load model directories; each is called like its folder, and those with StreamSpeech's
-        encoder are offered a second time, recomputing.
+        """Load models; each is called by its name, or like its folder, and those with
+        StreamSpeech's encoder are offered a second time, recomputing.
 
         Args:
             load: reads one of them.
+            given, vad: see :mod:`echostream.live.ends`.
 
         Raises:
             FileNotFoundError, ValueError: a folder is missing or damaged, or two have one name.
         """
         models = []
         for folder in folders:
-            model = served(folder, load(folder))
-            models += [model, recomputing(model)] if model.streamspeech else [model]
+            loaded = load(folder)
+            model = served(folder, loaded)
+            # As published, a stream is one sentence, and everything is heard.
+            more = [recomputing(model)] if model.streamspeech else []
+            system, gate = for_streams(loaded, given=given), gate_for(loaded, vad)
+            models += [replace(model, system=system, gate=gate), *more]
         return cls(models)
 
     def find(self, name: str | None) -> ServedModel:
@@ -134,24 +155,31 @@ class Catalog:
 
     def _build(self, name: str, chunk_ms: int, task: Task) -> Pipeline | RecomputePipeline:
         model = self.models[name]
-        kind = StreamSpeechPipeline if model.streamspeech else Pipeline
         if model.recompute:
-            kind = RecomputePipeline
-        return kind(model.system, chunk_ms=chunk_ms, task=task)
+            return RecomputePipeline(model.system, chunk_ms=chunk_ms, task=task)
+        return open_pipeline(model.system, chunk_ms=chunk_ms, task=task)
 
 
 def served(folder: Path, system: System) -> ServedModel:
-    """A loaded folder as a catalogue entry."""
-    source, target = assets.languages(folder) or (None, None)
+    """A loaded folder, or a model given by its name, as a catalogue entry."""
+    named = is_model_name(str(folder)) and not folder.is_dir()
+    name = str(folder) if named else folder.resolve().name
+    card = system.config.card
     return ServedModel(
-        name=folder.resolve().name,
+        name=name,
         system=system,
         recompute=False,
-        source_language=source,
-        target_language=target,
+        title=card.title or name,
+        source_language=card.source_language,
+        target_language=card.target_language,
     )
 
 
 def recomputing(model: ServedModel) -> ServedModel:
     """The same model, run as StreamSpeech was published."""
-    return replace(model, name=f"{model.name}{RECOMPUTE}", recompute=True)
+    return replace(
+        model,
+        name=f"{model.name}{RECOMPUTE}",
+        title=f"{model.title}, recomputing",
+        recompute=True,
+    )

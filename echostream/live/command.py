@@ -13,7 +13,7 @@ from pathlib import Path
 
 from echostream import assets
 from echostream.config.compute import DTYPES, add_threads_arg
-from echostream.live.options import OFFLINE_BEAM, add_model_arg, add_run_args
+from echostream.live.options import OFFLINE_BEAM, add_model_arg, add_run_args, add_vad_arg
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ def add_translate_parser(commands: argparse._SubParsersAction) -> None:
         "--beam", type=int, help=f"beam width (default 1; with --offline {OFFLINE_BEAM})"
     )
     add_run_args(translate)
+    add_vad_arg(translate)
     translate.set_defaults(func=_translate)
 
 
@@ -76,6 +77,7 @@ def add_listen_parser(commands: argparse._SubParsersAction) -> None:
     listen.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
     listen.add_argument("--list-devices", action="store_true", help="show the devices and stop")
     add_run_args(listen)
+    add_vad_arg(listen)
     listen.set_defaults(func=_listen)
 
 
@@ -132,7 +134,7 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
         type=Path,
         action="append",
         metavar="DIR",
-        help="model directory; several times for several (default: the shipped systems)",
+        help="model directory or name; several times for several (default: the shipped systems)",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address (default: this machine alone)")
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="default 8000; 0: a free one")
@@ -166,6 +168,7 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
         help="batches computed at a time (default 2 on a CPU of several cores, else 1)",
     )
     add_run_args(serve)
+    add_vad_arg(serve)
     serve.set_defaults(func=run_serve)
 
 
@@ -218,6 +221,7 @@ def run_serve(args: argparse.Namespace) -> int:
 
     from echostream.live.catalog import Catalog
     from echostream.live.computing import load_to_compute
+    from echostream.live.ends import ends_are_given
     from echostream.live.scheduler import Scheduler
     from echostream.live.security import Gate, is_loopback
     from echostream.live.server import bind, create_app, uvicorn_settings
@@ -226,7 +230,10 @@ def run_serve(args: argparse.Namespace) -> int:
 
     folders = args.model_dir or [assets.model_dir(name) for name in assets.SYSTEMS]
     catalog = Catalog.load(
-        folders, load=lambda folder: load_to_compute(folder, args, args.chunk_ms)
+        folders,
+        load=lambda folder: load_to_compute(folder, args, args.chunk_ms),
+        given=ends_are_given(args),
+        vad=args.vad,
     )
     # Each model has chosen when it was loaded; the largest decides for all.
     largest = max((m.system.model for m in catalog.models.values()), key=count_parameters)

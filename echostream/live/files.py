@@ -14,9 +14,19 @@ import soundfile
 import torch
 from tqdm import tqdm
 
+from echostream.checkpoint import System
 from echostream.live.captions import Captions, show_words
 from echostream.live.computing import load_to_compute
+from echostream.live.ends import (
+    cutter_for,
+    ends_are_given,
+    for_streams,
+    gate_for,
+    open_pipeline,
+)
 from echostream.live.options import OFFLINE_BEAM
+from echostream.live.speech_gate import GatedStream, SpeechGate
+from echostream.live.utterances import SpokenSession, UtteranceCutter
 from echostream.session import Session
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stream import MAX_CHUNK_MS, Decision
@@ -53,23 +63,39 @@ def paced(
 
 
 def translate_file(
-    pipeline: Pipeline, path: Path, out: Path, *, realtime: bool = False
+    pipeline: Pipeline,
+    path: Path,
+    out: Path,
+    *,
+    realtime: bool = False,
+    gate: SpeechGate | None = None,
+    cutter: UtteranceCutter | None = None,
 ) -> Iterator[Decision]:
     """Stream a file through a pipeline, yield every decision and leave the speech in ``out``.
 
     The waveform is written beside ``out`` and moved into place at the end, so an interrupted run
     leaves no file that looks whole. Without speech output (tasks ``asr`` and ``s2tt``) there is
     no file.
+
+    Args:
+        gate: keeps what is no speech from the pipeline.
+        cutter: gives the pipeline utterance after utterance.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    session = Session(pipeline, keep_tokens=False)
+    gated = GatedStream(gate)
+    session = (
+        Session(pipeline, keep_tokens=False)
+        if cutter is None
+        else SpokenSession(pipeline, cutter, keep_tokens=False)
+    )
     blocks = audio_blocks(path)
     try:
         with soundfile.SoundFile(
             partial, "w", pipeline.output_rate, 1, subtype="PCM_16", format="WAV"
         ) as speech:
             for samples, rate, last in paced(blocks) if realtime else blocks:
+                samples = gated.push(samples, rate, final=last)
                 for output in session.push(samples, rate, final=last):
                     speech.write(output.waveform)
                     yield output
@@ -108,18 +134,35 @@ def run_translate(args: argparse.Namespace) -> int:
     chunk_ms = MAX_CHUNK_MS if args.offline else args.chunk_ms
     if args.offline and args.compile:
         raise ValueError("--compile is for chunks, --offline decides once over the whole file")
-    pipeline = Pipeline(
-        load_to_compute(args.model_dir, args, chunk_ms),
-        chunk_ms=chunk_ms,
-        task=args.task,
-        beam=beam,
-    )
+    loaded = load_to_compute(args.model_dir, args, chunk_ms)
+    given = ends_are_given(args)
+    options = {"chunk_ms": chunk_ms, "task": args.task, "beam": beam}
+    alone = open_pipeline(loaded, **options)
+    stream = open_pipeline(for_streams(loaded, given=given), **options)
+    cutter = None if given else cutter_for(loaded, args.vad)
     for path, place in zip(args.inputs, places, strict=True):
-        _translate_one(pipeline, path, place, args)
+        if args.offline or (not given and is_utterance(path, loaded)):
+            _translate_one(alone, path, place, args)
+        elif cutter is not None:
+            _translate_one(alone, path, place, args, cutter=cutter)
+        else:
+            _translate_one(stream, path, place, args, gate=gate_for(loaded, args.vad))
     return 0
 
 
-def _translate_one(pipeline: Pipeline, path: Path, out: Path, args: argparse.Namespace) -> None:
+def is_utterance(path: Path, system: System) -> bool:
+    """Whether a sound file is no longer than the longest sentence of a stream."""
+    duration_s = _duration_s(path)
+    return duration_s is not None and 1000 * duration_s <= system.config.endpoint.max_sentence_ms
+
+
+def _translate_one(
+    pipeline: Pipeline,
+    path: Path,
+    out: Path,
+    args: argparse.Namespace,
+    **between: SpeechGate | UtteranceCutter | None,
+) -> None:
     captions, seconds, speech = Captions(), 0.0, 0
     with tqdm(
         total=_duration_s(path),
@@ -128,7 +171,7 @@ def _translate_one(pipeline: Pipeline, path: Path, out: Path, args: argparse.Nam
         disable=None,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}]",
     ) as progress:
-        for output in translate_file(pipeline, path, out, realtime=args.realtime):
+        for output in translate_file(pipeline, path, out, realtime=args.realtime, **between):
             progress.update(output.source_ms / 1000 - seconds)
             seconds = output.source_ms / 1000
             speech += len(output.waveform)

@@ -13,8 +13,16 @@ import numpy as np
 
 from echostream.live.captions import show_words
 from echostream.live.computing import load_to_compute
+from echostream.live.ends import (
+    cutter_for,
+    ends_are_given,
+    for_streams,
+    gate_for,
+    open_pipeline,
+)
+from echostream.live.speech_gate import GatedStream, SpeechGate
+from echostream.live.utterances import SpokenSession
 from echostream.session import Session
-from echostream.translator.pipeline import Pipeline
 
 BLOCK_MS = 40
 QUEUE_BLOCKS = 250  # 10 s of source that may wait for the model
@@ -91,11 +99,13 @@ def run_listen(args: argparse.Namespace) -> int:
     microphone = find_device(sounddevice, args.input, "input")
     speaks = args.task == "s2st"
     loudspeaker = find_device(sounddevice, args.output, "output") if speaks else None
-    pipeline = Pipeline(
-        load_to_compute(args.model_dir, args, args.chunk_ms),
-        chunk_ms=args.chunk_ms,
-        task=args.task,
-    )
+    loaded = load_to_compute(args.model_dir, args, args.chunk_ms)
+    given = ends_are_given(args)
+    cutter = None if given else cutter_for(loaded, args.vad)
+    # What is cut into utterances has their ends.
+    system = loaded if cutter else for_streams(loaded, given=given)
+    pipeline = open_pipeline(system, chunk_ms=args.chunk_ms, task=args.task)
+    gate = None if cutter else gate_for(loaded, args.vad)
     rate = int(microphone["default_samplerate"])
     heard: queue.Queue[np.ndarray] = queue.Queue(QUEUE_BLOCKS)
     lost = threading.Event()
@@ -132,7 +142,12 @@ def run_listen(args: argparse.Namespace) -> int:
     for stream in streams:
         stream.start()
     try:
-        translate_queue(Session(pipeline, keep_tokens=False), rate, heard, player, lost)
+        session = (
+            SpokenSession(pipeline, cutter, keep_tokens=False)
+            if cutter
+            else Session(pipeline, keep_tokens=False)
+        )
+        translate_queue(session, rate, heard, player, lost, gate)
     finally:
         for stream in streams:
             stream.close()
@@ -140,19 +155,22 @@ def run_listen(args: argparse.Namespace) -> int:
 
 
 def translate_queue(
-    session: Session,
+    session: Session | SpokenSession,
     rate: int,
     heard: queue.Queue[np.ndarray | None],
     player: Player,
     lost: threading.Event,
+    gate: SpeechGate | None = None,
 ) -> None:
     """Translate blocks as they come, print words and hand speech on; None ends the stream."""
+    gated = GatedStream(gate)
     while True:
         block = heard.get()
         if lost.is_set():
             lost.clear()
             print("This machine is too slow: some source was lost.", file=sys.stderr)
         samples = np.zeros(0, np.float32) if block is None else block
+        samples = gated.push(samples, rate, final=block is None)
         for output in session.push(samples, rate, final=block is None):
             player.add(output.waveform)
             for line in show_words(output):

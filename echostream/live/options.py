@@ -19,7 +19,7 @@ def add_model_arg(parser: argparse.ArgumentParser) -> None:
         "--model-dir",
         type=Path,
         default=assets.model_dir("echostream"),
-        help="model directory (default: the shipped system)",
+        help="model directory or name (default: the shipped system)",
     )
 
 
@@ -30,3 +30,14 @@ def add_run_args(parser: argparse.ArgumentParser) -> None:
     )
     add_compute_args(parser)
     add_setting_args(parser)
+
+
+def add_vad_arg(parser: argparse.ArgumentParser) -> None:
+    """Whether what is no speech is kept from the model; see ``live.ends``."""
+    parser.add_argument(
+        "--vad",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="let a voice activity detector find where nobody speaks (default auto: for models "
+        "that know no ends, if the extra 'vad' is installed)",
+    )

@@ -25,6 +25,7 @@ from echostream.live.protocol import (
     encode_speech,
 )
 from echostream.live.scheduler import Scheduler, Stream, Turn
+from echostream.live.speech_gate import GatedStream
 from echostream.session import Session
 from echostream.translator.stream import Decision
 
@@ -90,6 +91,7 @@ class LiveSession:
             on_turn=_on_loop(loop, self._on_turn),
             on_error=_on_loop(loop, self._on_error),
         )
+        self.gated = GatedStream(model.gate)
         self.outbox = Outbox(limits.keep_bytes)
         self.received = self.spoken = 0
         self.ended = self.over = False
@@ -133,13 +135,16 @@ class LiveSession:
             raise ProtocolError(
                 "too_long", f"a session of model {self.model.name} may last {limit_s:g} s"
             )
+        samples = self.gated.push(samples, rate)
         self._check_room(self.scheduler.feed(self.stream, samples))
 
     def end(self) -> None:
         """Everything received is to be translated, then the session is done."""
         if not self.ended:
             self.ended = True
-            self.scheduler.feed(self.stream, np.zeros(0, dtype=np.float32), final=True)
+            none = np.zeros(0, dtype=np.float32)
+            rest = self.gated.push(none, self.request.sample_rate, final=True)
+            self.scheduler.feed(self.stream, rest, final=True)
 
     def fail(self, error: ProtocolError) -> None:
         """Say a fault; nothing follows it."""

@@ -133,14 +133,14 @@ def test_example_beside_the_twin(page, tmp_path, expected):
     choose_example(page, "señor cómo se llega a la panadería")
     assert page.locator("#beside option").all_inner_texts() == [
         "nothing",
-        "streamspeech, recomputing",
-        "streamspeech",
+        "echo-mini (StreamSpeech), recomputing",
+        "echo-mini (StreamSpeech)",
     ]
-    page.select_option("#beside", label="streamspeech, recomputing")
+    page.select_option("#beside", label="echo-mini (StreamSpeech), recomputing")
     page.click("#start")
     wait_done(page)
     titles = page.locator(".lane h2").all_inner_texts()
-    assert titles == ["echostream", "streamspeech, recomputing"]
+    assert titles == ["echo-mini", "echo-mini (StreamSpeech), recomputing"]
     assert "up to 120 s" in page.locator(".lane .note").nth(1).inner_text()
     check_against_pipeline(page, tmp_path, expected)
     assert len(page.locator(".lane").nth(1).locator(".translation li").inner_text()) > 10
@@ -154,7 +154,8 @@ def test_example_beside_the_twin(page, tmp_path, expected):
     assert min(drawn) > 3, "all pictures show something"
     for curve in ("compute", "lag"):
         said = page.inner_text(f"#{curve}-text")
-        assert re.fullmatch(r"echostream: \d+ ms .*, streamspeech, recomputing: \d+ ms .*", said)
+        beside = r"echo-mini \(StreamSpeech\), recomputing"
+        assert re.fullmatch(rf"echo-mini: \d+ ms .*, {beside}: \d+ ms .*", said)
     # The words of the one beside are not read out, those of the first are.
     logs = page.locator(".translation")
     assert [logs.nth(i).get_attribute("aria-live") for i in range(2)] == ["polite", "off"]

@@ -34,19 +34,24 @@ async function fetchModels() {
   models = listed;
   $("model").replaceChildren(...models.map((model) => new Option(titleOf(model), model.name)));
   if ([...$("chunk").options].some(({ value }) => Number(value) === chunk)) $("chunk").value = chunk;
-  const [{ source_language: source, target_language: target }] = models;
-  if (source) {
-    const name = (code) => new Intl.DisplayNames("en", { type: "language" }).of(code);
-    $("about").textContent = `Speak ${name(source)}; hear and read ${name(target)} while you go on.`;
-  }
+  introduce();
   offerBeside();
+}
+
+// What the chosen model says of itself.
+function introduce() {
+  const { source_language: source, target_language: target, tasks, licence } = modelOf($("model").value);
+  const name = (code) => new Intl.DisplayNames("en", { type: "language" }).of(code);
+  const get = tasks.includes("s2st") ? "hear and read" : "read";
+  $("about").textContent = source
+    ? `Speak ${name(source)}; ${get} ${name(target)} while you go on.`
+    : `Speak; ${get} the translation while you go on.`;
+  $("licence").textContent = licence ? `Licence of the model: ${licence}` : "";
 }
 
 function modelOf(name) { return models.find((model) => model.name === name); }
 
-function titleOf({ name, recompute }) {
-  return recompute ? `${name.replace(/:recompute$/, "")}, recomputing` : name;
-}
+function titleOf({ title }) { return title; }
 
 // Every other model may run beside the chosen one; those that recompute first, as they differ most.
 function offerBeside() {
@@ -71,6 +76,7 @@ function showChoices() {
   $("file-field").hidden = chosenSource() !== "file";
   $("example-field").hidden = chosenSource() !== "example";
   $("monitor-field").hidden = chosenSource() === "microphone";
+  if (models.length) introduce();
   offerBeside();
 }
 
@@ -134,7 +140,7 @@ class Run {
       sample_rate: this.source.sampleRate,
       chunk_ms: Number($("chunk").value),
       model: lane.name,
-      task: "s2st",
+      task: modelOf(lane.name).tasks.includes("s2st") ? "s2st" : "s2tt",
     };
     return new Session(start, token(), {
       message: (message, samples) => {
