@@ -80,7 +80,7 @@ FLOORS = [
         "simulstream": ("echostream.simulstream",),
     },
     {"bench": ("echostream.bench",)},
-    {"commands": ("echostream.cli", "echostream.demo")},
+    {"commands": ("echostream.cli", "echostream.demo"), "api": ("echostream.api",)},
 ]
 EMPTY_PACKAGES = {"echostream.models"}  # hold other rooms and nothing of their own
 HEAVY = {

@@ -56,9 +56,7 @@ def cutter_for(system: System, choice: str) -> UtteranceCutter | None:
     return None if gate is None else UtteranceCutter(gate.detector)
 
 
-def open_pipeline(
-    system: System, *, chunk_ms: int, task: Task = "s2st", beam: int = 1
-) -> Pipeline:
+def open_pipeline(system: System, *, chunk_ms: int, task: Task = "s2st", beam: int = 1) -> Pipeline:
     """The incremental pipeline of a model; StreamSpeech's models hear what its agents hear."""
     kind = StreamSpeechPipeline if system.model.encoder.utterances_only else Pipeline
     return kind(system, chunk_ms=chunk_ms, task=task, beam=beam)

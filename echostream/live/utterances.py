@@ -183,9 +183,7 @@ class SpokenSession:
         self._session: Session | None = None
         self._begun_ms, self._before = 0.0, 0
 
-    def push(
-        self, samples: np.ndarray, sample_rate: int, *, final: bool = False
-    ) -> list[Decision]:
+    def push(self, samples: np.ndarray, sample_rate: int, *, final: bool = False) -> list[Decision]:
         """Push (T,) samples; returns the decisions."""
         decisions: list[Decision] = []
         pieces, self._state = self.cutter.step(samples, sample_rate, self._state, final=final)
