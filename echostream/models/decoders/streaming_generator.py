@@ -215,9 +215,10 @@ class _Write:
         """Zero, in place, what lies before a stream's first frame or behind its last."""
         if not self.ragged and start >= -self.oldest * rate:
             return x
-        if x.size(0) == 1:
-            x[:, : max(-self.oldest * rate - start, 0)] = 0
-            x[:, max(self.growth[0].end * rate - start, 0) :] = 0
+        if x.device.type == "cpu":
+            for row, growth in zip(x, self.growth, strict=True):
+                row[: max(-growth.settled * rate - start, 0)] = 0
+                row[max(growth.end * rate - start, 0) :] = 0
             return x
         mask = self.masks.get((start, rate))
         if mask is None:
