@@ -20,8 +20,8 @@ from simuleval.agents.states import AgentStates
 from simuleval.data.segments import EmptySegment, Segment, SpeechSegment
 
 import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
+from echostream.acceleration.compiled import compile_encoder
 from echostream.checkpoint import load_model_dir, normalize_device
-from echostream.compiled import compile_encoder
 from echostream.config import add_setting_args, settings_from_args
 from echostream.config.compute import DTYPES, add_compile_arg, add_threads_arg
 from echostream.precision import check_dtype

@@ -4,7 +4,7 @@
 several times slower than float32. ``int8`` keeps the weights of the large projections in eight bits
 and quantises what is multiplied with them at every call (torch's dynamic quantisation); everything
 else stays float32. It runs on CPUs alone. In ``fp32`` on a CPU the large projections keep their
-weights laid out for the processor as well (:mod:`echostream.models.packed_linear`).
+weights laid out for the processor as well (:mod:`echostream.acceleration.packed_linear`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import warnings
 import torch
 from torch import nn
 
+from echostream.acceleration.packed_linear import pack, unpack
 from echostream.config.compute import DTYPES
-from echostream.models.packed_linear import pack, unpack
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Weights from which a projection of a few rows is quicker in int8 than in float32: below it,

@@ -121,6 +121,28 @@ def take_rows(state: StateT, rows: Sequence[int]) -> StateT:
     return _rebuilt(state, lambda part: take_rows(part, rows))
 
 
+def rows_apart(state: StateT, rows: int) -> list[StateT]:
+    """:func:`take_rows` of each row by itself."""
+    if rows == 1:
+        return [state]
+    if hasattr(state, "rows_apart"):
+        return state.rows_apart(rows)
+    if isinstance(state, Tensor):
+        return [row.clone() for row in state.split(1)]
+    if isinstance(state, PerRow):
+        return [PerRow((value,)) for value in state]
+    if dataclasses.is_dataclass(state):
+        names = [field.name for field in dataclasses.fields(state)]
+        parts = [rows_apart(getattr(state, name), rows) for name in names]
+        return [
+            dataclasses.replace(state, **dict(zip(names, own, strict=True)))
+            for own in zip(*parts, strict=True)
+        ]
+    if isinstance(state, tuple) and state:
+        return list(zip(*(rows_apart(part, rows) for part in state), strict=True))
+    return [state] * rows
+
+
 def map_tensors(function: Callable[[Tensor], Tensor], state: StateT) -> StateT:
     """A state of the same kind with every tensor exchanged."""
     if hasattr(state, "map_tensors"):

@@ -1,26 +1,28 @@
 #!/usr/bin/env python3
-"""What a chunk costs on a GPU, and how many sessions it carries in real time.
+"""How many sessions a GPU carries in real time: real sessions through the driver.
 
     python scripts/gpu_bench.py --json gpu.json --markdown gpu.md
-    python scripts/gpu_bench.py base:bf16 echostream/assets/echo_mini/echostream
+    python scripts/gpu_bench.py base:bf16 echostream/assets/echo_mini/echostream --graphs off
 
-Times the encoder's step plain and as a CUDA graph, alone and shared, listening with the CTC heads,
-and whole chunks of several streams; see echostream/bench/capacity.py for what the numbers of
-sessions mean. Matrix products are computed in float32; convolutions in TF32, as torch does by
-default, but with --exact.
+Every system runs twice, with the encoder's step as CUDA graphs and without, for ascending numbers
+of sessions until they no longer keep up or the time is up (about five minutes in all). Matrix
+products are computed in float32; convolutions in TF32, as torch does by default, but with --exact.
 """
 
 import argparse
 import json
-from dataclasses import asdict
+import time
 from pathlib import Path
 
 import torch
 
-from echostream.bench.capacity import Load, capacity_figures, capacity_markdown, measure_load
+from echostream.acceleration.cuda_graphs import graph_encoder
+from echostream.bench.sessions import crowd_figures, crowd_markdown, crowds
+from echostream.bench.systems import Rates, load_system
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = ["base", str(ROOT / "echostream/assets/echo_mini/echostream")]
+SESSIONS = [1, 8, 32, 64, 128, 200, 256, 350, 500]
 
 
 def main():
@@ -29,12 +31,14 @@ def main():
     )
     parser.add_argument("systems", nargs="*", default=SYSTEMS, help="model directories or presets")
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:N or cpu")
-    parser.add_argument("--batches", type=int, nargs="+", help="streams sharing an encoder step")
-    parser.add_argument("--whole", type=int, nargs="+", help="streams sharing a whole chunk")
-    parser.add_argument("--repeats", type=int, default=Load.repeats, help="of every step")
-    parser.add_argument("--chunk-ms", type=int, default=Load.chunk_ms, help="source per decision")
+    parser.add_argument("--sessions", type=int, nargs="+", default=SESSIONS, help="at once")
+    parser.add_argument("--rounds", type=int, default=8, help="measured chunks of each session")
+    parser.add_argument("--chunk-ms", type=int, default=320, help="source per decision")
     parser.add_argument(
-        "--seconds", type=float, default=20, help="begin nothing more of a system after so long"
+        "--graphs", choices=["both", "on", "off"], default="both", help="CUDA graphs (default both)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=70, help="begin nothing more of a run after so long"
     )
     parser.add_argument("--exact", action="store_true", help="convolutions in float32, not TF32")
     parser.add_argument("--json", type=Path, help="write all figures here")
@@ -42,31 +46,36 @@ def main():
     args = parser.parse_args()
 
     torch.backends.cudnn.allow_tf32 = not args.exact
-    load = Load(
-        tuple(args.batches or Load.batches),
-        whole=tuple(args.whole or Load.whole),
-        repeats=args.repeats,
-        chunk_ms=args.chunk_ms,
-        until_s=args.seconds,
-    )
+    rates = Rates()
     on_gpu = torch.device(args.device).type == "cuda"
     where = f"{torch.cuda.get_device_name(args.device) if on_gpu else 'CPU'}, torch "
     where += torch.__version__
     if on_gpu:
         where += f", convolutions in {'float32' if args.exact else 'TF32'}"
-    found = {}
+    where += (
+        f"; {args.chunk_ms} ms chunks, {rates.tokens:g} subwords and {rates.units:g} units a second"
+    )
+    kinds = {"both": [False, True], "on": [True], "off": [False]}[args.graphs if on_gpu else "off"]
+    found, text = {}, ""
     for name in args.systems:
-        found[Path(name).name] = capacity_figures(
-            measure_load(name, load, device=args.device), load
-        )
-        # Written after every system: what there is survives a time limit.
-        data = {"where": where, "load": asdict(load), "systems": found}
-        text = capacity_markdown(found, load, where)
-        contents = {args.json: json.dumps(data, indent=2) + "\n", args.markdown: text}
-        for path, content in contents.items():
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(content, encoding="utf-8")
+        for graphs in kinds:
+            system = load_system(name, chunk_ms=args.chunk_ms, device=args.device)
+            if graphs:
+                graph_encoder(system.model, chunk_ms=args.chunk_ms, batch_sizes=args.sessions)
+            rows, label = [], Path(name).name + (", graphs" if graphs else "")
+            until = time.monotonic() + args.seconds
+            options = {"chunk_ms": args.chunk_ms, "rounds": args.rounds, "until": until}
+            for row in crowds(name, system, args.sessions, rates, **options):
+                rows.append(row)
+                found[label] = crowd_figures(rows, args.chunk_ms)
+                # Written after every number: what there is survives a time limit.
+                data = {"where": where, "systems": found}
+                text = f"{where}.\n\n{crowd_markdown(found)}"
+                contents = {args.json: json.dumps(data, indent=2) + "\n", args.markdown: text}
+                for path, content in contents.items():
+                    if path is not None:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_text(content, encoding="utf-8")
     print(text, end="")
 
 

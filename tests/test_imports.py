@@ -26,7 +26,6 @@ FLOORS = [
     },
     {
         "layers": (
-            "echostream.models.packed_linear",
             "echostream.models.kv_cache",
             "echostream.models.transformer_layer",
             "echostream.models.emformer_layer",
@@ -50,13 +49,9 @@ FLOORS = [
             "echostream.models.text_states",
         )
     },
+    {"acceleration": ("echostream.acceleration",)},
     {
         "checkpoint": ("echostream.checkpoint", "echostream.precision"),
-        "compiled": (
-            "echostream.usual_step",
-            "echostream.compiled",
-            "echostream.cuda_graphs",
-        ),
         "streams": ("echostream.translator",),
     },
     {

@@ -49,7 +49,11 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
         "shared; with one thread alone",
     )
     parser.add_argument(
-        "--streams", type=int, default=0, help="also time an encoder step of so many streams"
+        "--sessions",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="also run so many sessions at once, ascending: whole chunks, computed together",
     )
     parser.add_argument("--startup", action="store_true", help="also time fresh processes")
     parser.add_argument("--json", type=Path, help="write all figures here")
@@ -64,6 +68,7 @@ def run_bench(args: argparse.Namespace) -> int:
 
     from echostream.bench.measure import Plan, measure, startup_s
     from echostream.bench.report import figures, markdown
+    from echostream.bench.sessions import check_sizes, measure_sessions
     from echostream.bench.systems import Rates
 
     plan = Plan(
@@ -75,14 +80,17 @@ def run_bench(args: argparse.Namespace) -> int:
         args.task,
         args.clock,
         Rates(args.tokens_per_second, args.units_per_second),
-        args.streams,
         given_settings(args),
     )
+    if args.sessions:
+        check_sizes(args.sessions)
     with tqdm(total=plan.chunks(plan.seconds[-1]), unit="chunk", disable=None) as bar:
         measured = measure(plan, bar.update)
     if args.startup:
         times = {name: startup_s(name, plan) for name in plan.systems}
         measured = replace(measured, startup_s=times)
+    if args.sessions:
+        measured = replace(measured, sessions=measure_sessions(args.sessions, plan))
     data = figures(measured)
     text = markdown(data)
     print(text, end="")

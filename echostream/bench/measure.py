@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from echostream.acceleration.usual_step import plain_steps
 from echostream.bench.floor import recording, time_calls
 from echostream.bench.options import CLOCKS, FORCED_SECTIONS, RECOMPUTE
 from echostream.bench.systems import (
@@ -24,13 +25,12 @@ from echostream.bench.systems import (
     forced_pipeline,
     load_system,
 )
-from echostream.bench.together import Together, time_together
 from echostream.checkpoint import System
 from echostream.config import Settings, overlay
 from echostream.streaming import state_bytes
 from echostream.synthetic import synthetic_clip
-from echostream.translator.stream import StreamPipeline, stage_clock
-from echostream.usual_step import plain_steps
+from echostream.translator.stages import Clock
+from echostream.translator.stream import StreamPipeline
 
 WINDOW_MS = 2000  # source before a position whose chunks count for it
 STAGES = ("features", "encoder", "ctc", "mt", "units", "vocoder")
@@ -62,7 +62,6 @@ class Plan:
         threads: cores that torch may use, and that the process is pinned to.
         repeats: runs of every measured step, of which the quickest counts.
         clock: ``wall``, or ``cpu``: time that this process computed, whatever else did meanwhile.
-        streams: how many share an encoder step, where that is measured; 0: it is not.
         settings: of backlog and speech, by key, instead of the model directories' values.
     """
 
@@ -74,7 +73,6 @@ class Plan:
     task: str = "s2st"
     clock: str = "wall"
     rates: Rates = field(default_factory=Rates)
-    streams: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,8 +89,6 @@ class Plan:
                 "--clock cpu adds up the time of all threads: it needs --threads 1, got "
                 f"{self.threads}"
             )
-        if self.streams < 0 or self.streams == 1:
-            raise ValueError(f"--streams must be at least 2, got {self.streams}")
         if self.chunk_ms < 1:
             raise ValueError(f"--chunk-ms must be at least 1, got {self.chunk_ms}")
         if list(self.seconds) != sorted(set(self.seconds)):
@@ -139,16 +135,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Measured:
-    """Samples by system and position, what else was measured, and how quiet the machine was."""
+    """Samples by system and position, what else was measured (``sessions``: the figures of
+    :mod:`echostream.bench.sessions` by system), and how quiet the machine was."""
 
     plan: Plan
     samples: dict[str, dict[float, list[Sample]]]
-    together: dict[str, Together | None]
     glue_ms: dict[str, float | None]
     startup_s: dict[str, float | None]
     noise: list[float]
     load: float
     cores: tuple[int, ...]
+    sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def speech(seconds: float) -> np.ndarray:
@@ -176,27 +173,29 @@ def resident_mib() -> float:
         return 0.0
 
 
+def load_planned(name: str, plan: Plan) -> System:
+    """A system with the plan's settings."""
+    system = load_system(name, chunk_ms=plan.chunk_ms)
+    return system.with_settings(overlay(Settings.of(system.config), plan.settings))
+
+
 def measure(plan: Plan, progress: Callable[[], None] = lambda: None) -> Measured:
     """Take one chunk after another through all systems, in turns."""
-    before = stage_clock.set(CLOCKS[plan.clock])
-    try:
-        return _measure(plan, progress)
-    finally:
-        stage_clock.reset(before)
-
-
-def _measure(plan: Plan, progress: Callable[[], None]) -> Measured:
+    clock = CLOCKS[plan.clock]
     cores = pin(plan.threads)
     pipelines: dict[str, StreamPipeline] = {}
     loaded: dict[str, System] = {}
     for name in plan.systems:
         weights = name.removesuffix(RECOMPUTE)
         if weights not in loaded:
-            system = load_system(weights, chunk_ms=plan.chunk_ms)
-            settings = overlay(Settings.of(system.config), plan.settings)
-            loaded[weights] = system.with_settings(settings)
+            loaded[weights] = load_planned(weights, plan)
         pipelines[name] = forced_pipeline(
-            name, loaded[weights], plan.rates, chunk_ms=plan.chunk_ms, task=plan.task
+            name,
+            loaded[weights],
+            plan.rates,
+            chunk_ms=plan.chunk_ms,
+            task=plan.task,
+            clock=clock,
         )
     states = {name: pipeline.init_state() for name, pipeline in pipelines.items()}
     marks = {plan.chunks(second): second for second in plan.seconds}
@@ -210,25 +209,23 @@ def _measure(plan: Plan, progress: Callable[[], None]) -> Measured:
         for name, pipeline in pipelines.items():
             second = where.get(number)
             if second is not None:
-                noise.append(_reference_ms())
-                sample, states[name] = _sample(pipeline, piece, states[name], plan.repeats)
+                noise.append(_reference_ms(clock))
+                sample, states[name] = _sample(pipeline, piece, states[name], plan)
                 samples[name][second].append(sample)
             elif isinstance(pipeline, ForcedRecomputePipeline):
                 states[name] = pipeline.skip(piece, RATE, states[name])
             else:
                 _, states[name] = pipeline.step(piece, RATE, states[name])
         progress()
-    together: dict[str, Together | None] = {}
     glue: dict[str, float | None] = {}
     for name in plan.systems:
-        if plan.streams and name in loaded:
-            together[name] = time_together(loaded[name], plan.streams, chunk_ms=plan.chunk_ms)
         if Path(name).is_dir() and plan.task == "s2st":
             from echostream.bench.glue import time_glue  # SimulEval, which nothing else needs
 
-            glue[name] = time_glue(name, clip, chunk_ms=plan.chunk_ms, threads=plan.threads)
+            options = {"chunk_ms": plan.chunk_ms, "threads": plan.threads}
+            glue[name] = time_glue(name, clip, clock=clock, **options)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return Measured(plan, samples, together, glue, {}, noise, load, cores)
+    return Measured(plan, samples, glue, {}, noise, load, cores)
 
 
 def startup_s(name: str, plan: Plan) -> float:
@@ -243,21 +240,21 @@ def startup_s(name: str, plan: Plan) -> float:
 
 
 def _sample(
-    pipeline: StreamPipeline, piece: np.ndarray, state: object, repeats: int
+    pipeline: StreamPipeline, piece: np.ndarray, state: object, plan: Plan
 ) -> tuple[Sample, object]:
     """Step from one state some times and keep the quickest; then its floor."""
     best: dict[str, float] | None = None
-    clock = stage_clock.get()
-    for _ in range(repeats):
+    clock = CLOCKS[plan.clock]
+    for _ in range(plan.repeats):
         start = clock()
         outputs, following = pipeline.step(piece, RATE, state)
         total = 1000 * (clock() - start)
         if best is None or total < best[TOTAL]:
             spent = {s: sum(o.compute_ms.get(s, 0.0) for o in outputs) for s in STAGES}
             best = {**spent, TOTAL: total}
-    with plain_steps(pipeline.system.model.encoder), recording() as recorder:
+    with plain_steps(pipeline.system.model), recording(pipeline) as calls:
         pipeline.step(piece, RATE, state)
-    floor = {stage: time_calls(recorder.calls.get(stage, []), repeats) for stage in STAGES}
+    floor = {stage: time_calls(calls.get(stage, []), plan.repeats, clock=clock) for stage in STAGES}
     floor[TOTAL] = sum(floor.values())
     revised = pipeline.revises
     return Sample(
@@ -273,11 +270,10 @@ def _sample(
 _operands: list[torch.Tensor] = []
 
 
-def _reference_ms() -> float:
+def _reference_ms(clock: Clock) -> float:
     """One fixed product: how much it varies is how much the machine does."""
     if not _operands:
         _operands.extend(torch.ones(192, 192) for _ in range(2))
-    clock = stage_clock.get()
     start = clock()
     for _ in range(4):
         torch.mm(*_operands)

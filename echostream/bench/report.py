@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from echostream.bench.measure import STAGES, TOTAL, Measured, Sample, median, percentile
-from echostream.bench.together import Together
+from echostream.bench.sessions import crowd_markdown
 
 NOISY = 1.2  # times the median that a fixed product may take at its 95th percentile
 
@@ -31,7 +30,7 @@ def figures(measured: Measured) -> dict[str, Any]:
             "resident_growth_mib": ends[1]["resident_mib"] - ends[0]["resident_mib"],
             "startup_s": measured.startup_s.get(name),
             "glue_ms": measured.glue_ms.get(name),
-            "together": _together(measured.together.get(name)),
+            "sessions": measured.sessions.get(name),
         }
     spread = percentile(measured.noise, 95) / median(measured.noise)
     return {
@@ -68,13 +67,6 @@ def _position(samples: list[Sample], chunk_ms: int) -> dict[str, Any]:
     return found
 
 
-def _together(found: Together | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    gathered = found.gathered / found.streams / found.alone
-    return {**asdict(found), "per_stream": found.per_stream, "per_stream_gathered": gathered}
-
-
 def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -109,21 +101,21 @@ def markdown(data: dict[str, Any]) -> str:
     lines += [
         "",
         "| system | last / first position | start-up s | resident growth MiB "
-        "| SimulEval's part, ms | encoder step shared, per stream over alone | with gathering |",
-        "| --- |" + " --: |" * 6,
+        "| SimulEval's part, ms |",
+        "| --- |" + " --: |" * 4,
     ]
     for name, system in data["systems"].items():
         startup = "-" if system["startup_s"] is None else f"{system['startup_s']:.1f}"
-        together = system["together"]
         cells = [
             f"{system['late_over_early']:.2f}",
             startup,
             f"{system['resident_growth_mib']:.1f}",
             _ratio(system["glue_ms"]),
-            "-" if together is None else f"{together['per_stream']:.2f} ({together['streams']})",
-            "-" if together is None else f"{together['per_stream_gathered']:.2f}",
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    crowds = {name: s["sessions"] for name, s in data["systems"].items() if s["sessions"]}
+    if crowds:
+        lines += ["", crowd_markdown(crowds).rstrip()]
     verdict = "quiet" if data["quiet"] else "not quiet: these figures are not to be published"
     lines += [
         "",

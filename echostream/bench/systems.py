@@ -1,31 +1,35 @@
 """Systems to be timed, made to write and speak at the rate of speech.
 
 Untrained heads emit at random, trained ones emit little on made-up audio; both would be timed on
-lengths that speech does not have. So the policy is replaced by a clock: a given number of subwords
-is decoded per second of source, and every subword is spoken with a given number of units. All
-stages still do their work on what they are given.
+lengths that speech does not have. So the pipelines here have a policy that goes by the clock: a
+given number of subwords is decoded per second of source, sentences never end, and every subword is
+spoken with a given number of units. All stages still do their work on what they are given.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from echostream.acceleration.compiled import compile_encoder
 from echostream.audio import CMVN
+from echostream.bench.floor import NamedStages
 from echostream.bench.options import COMPILED, RECOMPUTE
 from echostream.checkpoint import System, load_model_dir
-from echostream.compiled import compile_encoder
 from echostream.config import ChunkConformerConfig, EndpointConfig, preset
 from echostream.config.compute import DTYPES
 from echostream.hub.names import is_model_name
-from echostream.models.decoders.ctc_decoder_policy import Counts, Decision, PolicyState
-from echostream.models.decoders.transformer_decoder import Hypothesis
-from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
+from echostream.models.decoders.ctc_decoder_policy import Counts, PolicyAction, PolicyState
+from echostream.models.echostream_model import EchoStreamModel, SpeechState, seeded_model
 from echostream.precision import convert
 from echostream.streamspeech.recompute import (
     RecomputePipeline,
@@ -35,10 +39,10 @@ from echostream.streamspeech.recompute import (
 from echostream.synthetic import syllables
 from echostream.text import SPECIALS, WORD_START, Vocabulary
 from echostream.translator.pipeline import Pipeline
+from echostream.translator.stages import Clock, Stopwatch
 from echostream.translator.stream import StreamPipeline
 
 RATE = 16000  # of everything that is listened to
-NO_TOKEN = -1
 UNIT_FRAMES = 2  # how long every unit of a random vocoder lasts
 
 
@@ -112,7 +116,8 @@ class Name:
 
 
 def load_system(name: str, *, chunk_ms: int = 320, device: str = "cpu") -> System:
-    """A model directory or a model of that name, otherwise a preset with random weights.
+    """A model directory or a model of that name, otherwise a preset with random weights. Its text
+    decoder never ends a sentence.
 
     Args:
         chunk_ms: for which a compiled encoder step is made.
@@ -126,57 +131,60 @@ def load_system(name: str, *, chunk_ms: int = 320, device: str = "cpu") -> Syste
         system = replace(system, model=convert(system.model, parts.dtype, device))
     if parts.compiled:
         compile_encoder(system.model, chunk_ms=chunk_ms)
+    system.model.target_unigram_decoder.min_tokens = sys.maxsize
     return system
 
 
-class ForcedModel:
-    """A model that speaks every subword with as many units as it is told; the rest is delegated."""
+class ForcedStages(NamedStages):
+    """Stages that speak every subword with as many units as they are told."""
 
-    def __init__(self, model: EchoStreamModel, rates: Rates) -> None:
-        self.model, self.rates = model, rates
+    rates: Rates
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def units(self, first: int, tokens: int) -> list[int]:
-        """Of the subwords from ``first`` on."""
-        begin, end = self.rates.units_up_to(first), self.rates.units_up_to(first + tokens)
-        return [7 * unit % self.model.config.num_units for unit in range(begin, end)]
-
-    def translate(
-        self, state: EchoStreamState, **options: Any
-    ) -> tuple[Hypothesis, EchoStreamState]:
-        """Write on where trained weights would end the sentence."""
-        decoder = self.model.target_unigram_decoder
-        end, decoder.eos = decoder.eos, NO_TOKEN
-        try:
-            return self.model.translate(state, **options)
-        finally:
-            decoder.eos = end
-
-    def speak(
-        self, hidden: torch.Tensor, state: EchoStreamState
-    ) -> tuple[list[int], EchoStreamState]:
-        _, following = self.model.speak(hidden, state)
-        return self.units(state.unit_collapse.count, hidden.size(1)), replace(
-            following,
-            unit_collapse=replace(
-                following.unit_collapse, count=state.unit_collapse.count + hidden.size(1)
-            ),
-        )
+    def _speak(
+        self, hidden: Sequence[Tensor], states: Sequence[SpeechState], watch: Stopwatch
+    ) -> list[tuple[list[int], SpeechState]]:
+        ratio = self.model.config.unit.upsample_ratio
+        spoken = [length // ratio for state in states for length in state.unit.cache.lengths]
+        answers = super()._speak(hidden, states, watch)
+        return [
+            (forced_units(self.rates, self.model, first, own.size(1)), state)
+            for first, own, (_, state) in zip(spoken, hidden, answers, strict=True)
+        ]
 
 
-class _Clock:
-    """The policy of forced rates."""
+def forced_units(rates: Rates, model: EchoStreamModel, first: int, tokens: int) -> list[int]:
+    """Units of ``tokens`` subwords from the ``first`` of a sentence on."""
+    begin, end = rates.units_up_to(first), rates.units_up_to(first + tokens)
+    return [7 * unit % model.config.num_units for unit in range(begin, end)]
 
-    def __init__(self, rates: Rates) -> None:
+
+class _AtForcedRates:
+    """What turns a pipeline into one of forced rates; the stream is one sentence."""
+
+    def __init__(self, system: System, rates: Rates, **options: Any) -> None:
         self.rates = rates
+        super().__init__(system, endpoint=EndpointConfig("off"), **options)
+        self.decide, self.whole_word = self.by_the_clock, False
 
-    def __call__(
+    def build_stages(self, **options: Any) -> ForcedStages:
+        stages = ForcedStages(**options)
+        stages.rates = self.rates
+        return stages
+
+    def by_the_clock(
         self, counts: Counts, state: PolicyState, config: object, whole_word: bool
-    ) -> tuple[Decision, PolicyState]:
+    ) -> tuple[PolicyAction, PolicyState]:
+        """The policy of forced rates."""
         due = int(self.rates.tokens * counts.source_ms / 1000 + 1e-6) - counts.written
-        return Decision(max_new_tokens=max(due, 0)), state
+        return PolicyAction(max_new_tokens=max(due, 0)), state
+
+
+class ForcedPipeline(_AtForcedRates, Pipeline):
+    """The usual pipeline at forced rates."""
+
+
+class ForcedStreamSpeechPipeline(_AtForcedRates, StreamSpeechPipeline):
+    """StreamSpeech's agents, going on from what they know, at forced rates."""
 
 
 class ForcedRecomputePipeline(RecomputePipeline):
@@ -184,12 +192,22 @@ class ForcedRecomputePipeline(RecomputePipeline):
 
     def __init__(self, system: System, rates: Rates, **options: Any) -> None:
         super().__init__(system, **options)
-        self.rates, self.forced = rates, ForcedModel(system.model, rates)
+        self.rates = rates
+
+    def build_stages(self, **options: Any) -> NamedStages:
+        return NamedStages(**options)
 
     def _new_tokens(self, final: bool, state: RecomputeState) -> tuple[int, RecomputeState]:
         seconds = state.processed / state.sample_rate
         due = int(self.rates.tokens * seconds + 1e-6) - len(state.prefix or ())
         return max(due, 0), state
+
+    def _units(self, inputs: Tensor, encoder_out: Tensor, watch: Stopwatch) -> tuple[int, ...]:
+        super()._units(inputs, encoder_out, watch)
+        return self._spoken(inputs.size(1) - 1)
+
+    def _spoken(self, tokens: int) -> tuple[int, ...]:
+        return tuple(forced_units(self.rates, self.system.model, 0, tokens))
 
     def skip(self, samples: np.ndarray, sample_rate: int, state: RecomputeState) -> RecomputeState:
         """What :meth:`step` would remember of (T,) samples, without its work: hearing all of a
@@ -206,28 +224,31 @@ class ForcedRecomputePipeline(RecomputePipeline):
             processed=len(heard),
             prefix=prefix or None,
             fed=tokens + 1 if tokens else None,
-            units=self._spoken((), tokens) or None,
+            units=self._spoken(tokens) or None,
         )
-
-    def _spoken(self, units: tuple[int, ...], tokens: int) -> tuple[int, ...]:
-        return tuple(self.forced.units(0, tokens))
 
 
 def forced_pipeline(
-    name: str, system: System, rates: Rates, *, chunk_ms: int, task: str = "s2st"
+    name: str,
+    system: System,
+    rates: Rates,
+    *,
+    chunk_ms: int,
+    task: str = "s2st",
+    clock: Clock = time.perf_counter,
 ) -> StreamPipeline:
     """The pipeline that a name asks for, at forced rates.
+
+    Args:
+        system: as :func:`load_system` returns it.
+        clock: what stages are timed with.
 
     Raises:
         ValueError: recomputing is asked of a system that is no StreamSpeech.
     """
+    kind = ForcedPipeline
     if Name.parse(name).recompute:
-        return ForcedRecomputePipeline(system, rates, chunk_ms=chunk_ms, task=task)
-    kind = Pipeline
-    if isinstance(system.config.encoder, ChunkConformerConfig):
-        kind = StreamSpeechPipeline
-    forced = replace(system, model=ForcedModel(system.model, rates))
-    pipeline = kind(forced, chunk_ms=chunk_ms, task=task, endpoint=EndpointConfig("off"))
-    pipeline.decide = _Clock(rates)
-    pipeline.whole_word = False
-    return pipeline
+        kind = ForcedRecomputePipeline
+    elif isinstance(system.config.encoder, ChunkConformerConfig):
+        kind = ForcedStreamSpeechPipeline
+    return kind(system, rates, chunk_ms=chunk_ms, task=task, clock=clock)

@@ -19,7 +19,7 @@ def add_compute_args(parser: argparse.ArgumentParser) -> None:
 
 
 def add_compile_arg(parser: argparse.ArgumentParser) -> None:
-    """The flag that asks for ``echostream.compiled.compile_encoder``."""
+    """The flag that asks for ``echostream.acceleration.compiled.compile_encoder``."""
     parser.add_argument(
         "--compile",
         action="store_true",

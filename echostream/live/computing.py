@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from echostream.acceleration.compiled import compile_encoder
 from echostream.checkpoint import System, load_model_dir
-from echostream.compiled import compile_encoder
 from echostream.config import settings_from_args
 from echostream.threads import use_threads
 

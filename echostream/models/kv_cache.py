@@ -210,6 +210,15 @@ class KVCache:
 
     def join_rows(self, caches: Sequence[KVCache]) -> KVCache:
         """Rows of several caches; see :func:`echostream.streaming.join_rows`."""
+        if len({cache.capacity for cache in caches}) == 1:
+            # One copy a layer, however many rows there are; slots stay where they are.
+            stacks = zip(*(cache.storage.layers for cache in caches), strict=True)
+            counters = [
+                PerRow(value for cache in caches for value in getattr(cache, name))
+                for name in ("start", "end", "offset")
+            ]
+            storage = _Storage([torch.cat(layers) for layers in stacks], list(counters[1]))
+            return KVCache(storage, *counters, self.least)
         parts = [(cache, row) for cache in caches for row in range(len(cache.end))]
         return _gathered(parts, max(_capacity(max(cache.stored) + 1) for cache in caches))
 
@@ -217,6 +226,20 @@ class KVCache:
         """Some rows, in memory of their own."""
         stored = self.stored
         return self._copied(rows, _capacity(max(stored[row] for row in rows) + 1))
+
+    def rows_apart(self, rows: int) -> list[KVCache]:
+        """Each row by itself, in memory of its own."""
+        found = []
+        for row, (start, end, offset) in enumerate(
+            zip(self.start, self.end, self.offset, strict=True)
+        ):
+            if self.capacity > max(_capacity(end - start + 1), self.least):
+                found.append(self.take_rows([row]))
+                continue
+            layers = [layer[row : row + 1].clone() for layer in self.storage.layers]
+            counters = (PerRow((value,)) for value in (start, end, offset))
+            found.append(KVCache(_Storage(layers, [end]), *counters, self.least))
+        return found
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> KVCache:
         """With memory that ``function`` gives for each layer's."""

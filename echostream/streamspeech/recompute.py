@@ -352,10 +352,6 @@ class RecomputePipeline(StreamPipeline[RecomputeState]):
         call.write, call.text = True, text[len(state.text) :]
         return replace(state, text=text)
 
-    def _spoken(self, units: tuple[int, ...], tokens: int) -> tuple[int, ...]:
-        """The units to speak of those decoded for so many subwords: all."""
-        return units
-
     def _speak(self, call: _Call, tokens: tuple[int, ...], state: RecomputeState) -> RecomputeState:
         """Units of the whole text, and the waveform of the new ones."""
         model = self.system.model
@@ -369,17 +365,7 @@ class RecomputePipeline(StreamPipeline[RecomputeState]):
         state = replace(state, fed=len(fed))
         call.write = call.final
         inputs = torch.tensor([fed], device=call.encoder_out.device)
-        with call.watch("mt"):
-            _, hidden = decoder(inputs, call.encoder_out)  # (N, 1, D)
-        padding = inputs.eq(decoder.pad)
-        mask = padding if bool(padding.any()) else None
-        with call.watch("units"):
-            text = model.synthesizer_encoder(hidden.transpose(0, 1), mask)
-            labels = best_labels(model.decoder(text.transpose(0, 1), mask)[0])
-            labels, _ = collapse(labels, CollapseState(), model.unit_blank, (Vocabulary.pad,))
-        units = self._spoken(
-            tuple(label - UNIT_OFFSET for label in labels if label >= UNIT_OFFSET), len(tokens)
-        )
+        units = self._units(inputs, call.encoder_out, call.watch)
         new = len(units) - len(state.units or ())
         if new < 1:
             return state
@@ -390,3 +376,17 @@ class RecomputePipeline(StreamPipeline[RecomputeState]):
             samples = int(durations[-new:].sum()) * model.vocoder.unit_samples
         call.write, call.waveform = True, waveform[-samples:].float().cpu().numpy()
         return replace(state, units=units)
+
+    def _units(self, inputs: Tensor, encoder_out: Tensor, watch: Stopwatch) -> tuple[int, ...]:
+        """Units of the whole text, of which (1, N) ``inputs`` are the text decoder's."""
+        model = self.system.model
+        decoder = model.target_unigram_decoder
+        with watch("mt"):
+            _, hidden = decoder(inputs, encoder_out)  # (N, 1, D)
+        padding = inputs.eq(decoder.pad)
+        mask = padding if bool(padding.any()) else None
+        with watch("units"):
+            text = model.synthesizer_encoder(hidden.transpose(0, 1), mask)
+            labels = best_labels(model.decoder(text.transpose(0, 1), mask)[0])
+            labels, _ = collapse(labels, CollapseState(), model.unit_blank, (Vocabulary.pad,))
+        return tuple(label - UNIT_OFFSET for label in labels if label >= UNIT_OFFSET)

@@ -27,7 +27,7 @@ from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.transformer_decoder import Hypothesis, MTState, Stands
 from echostream.models.echostream_model import EchoStreamModel, ListeningState, SpeechState
 from echostream.models.encoder import Features
-from echostream.streaming import join_rows, take_rows
+from echostream.streaming import join_rows, rows_apart
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class Stages:
             return [
                 (frames[row : row + 1, :count], output, own)
                 for row, (count, output, own) in enumerate(
-                    zip(encoded.counts, outputs, _apart(state, len(states)), strict=True)
+                    zip(encoded.counts, outputs, rows_apart(state, len(states)), strict=True)
                 )
             ]
 
@@ -192,7 +192,7 @@ class Stages:
     ) -> list[tuple[list[int], SpeechState]]:
         with watch("units"):
             units, state = self.model.speak(hidden, join_rows(states))
-            return list(zip(units, _apart(state, len(states)), strict=True))
+            return list(zip(units, rows_apart(state, len(states)), strict=True))
 
     def _vocode(
         self,
@@ -206,7 +206,7 @@ class Stages:
                 units, join_rows(states), speeds, dur_prediction=self.dur_prediction
             )
             speech = [one.float().cpu() for one in samples]
-            return list(zip(speech, _apart(state, len(states)), strict=True))
+            return list(zip(speech, rows_apart(state, len(states)), strict=True))
 
 
 @torch.no_grad()
@@ -268,11 +268,6 @@ def _answers(stages: Stages, requests: Sequence[Request]) -> list[Any]:
         for name, ms in shared.ms.items():
             request.watch.ms[name] = request.watch.ms.get(name, 0.0) + ms / len(requests)
     return answers
-
-
-def _apart(state: Any, rows: int) -> list[Any]:
-    """One state per row."""
-    return [state] if rows == 1 else [take_rows(state, [row]) for row in range(rows)]
 
 
 def _size(length: int) -> int:

@@ -150,14 +150,18 @@ class StreamPipeline(Generic[StateT]):
         self.policy_config = system.config.policy if policy is None else policy
         self.policy = POLICIES[self.policy_config.name]
         self.output_rate = vocoder.sample_rate if vocoder else system.config.frontend.sample_rate
-        self.stages = Stages(
-            system.model,
-            clock,
+        self.stages = self.build_stages(
+            model=system.model,
+            clock=clock,
             transcribe_only=task == "asr",
             beam=beam,
             dur_prediction=dur_prediction and vocoder is not None and vocoder.predicts_durations,
             attention_layer=attention_layer(self.policy, self.policy_config, system.config.mt),
         )
+
+    def build_stages(self, **options: Any) -> Stages:
+        """What this pipeline's streams ask the model with."""
+        return Stages(**options)
 
     def init_state(self) -> StateT:
         """A fresh stream; weights are shared by any number of them."""

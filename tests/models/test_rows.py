@@ -14,6 +14,7 @@ from echostream.streaming import (
     load_state,
     move,
     per_row,
+    rows_apart,
     save_state,
     state_bytes,
     take_rows,
@@ -241,11 +242,31 @@ def test_a_taken_row_shares_no_memory_with_the_others():
     generator = torch.Generator().manual_seed(1)
     _, _, state = hear(model, noise(generator, 3, 64, 80), model.init_listening(3))
     one = take_rows(state, [1])
+    apart = rows_apart(state, 3)
+    assert all(map(torch.equal, tensors_of(apart[1]), tensors_of(one)))
     kept = [tensor.clone() for tensor in tensors_of(one)]
     for tensor in tensors_of(state):
         tensor.fill_(9.0)
-    assert all(map(torch.equal, kept, tensors_of(one)))
-    assert all(t.untyped_storage().nbytes() == t.nbytes for t in tensors_of(one))
+    for own in (one, apart[1]):
+        assert all(map(torch.equal, kept, tensors_of(own)))
+        assert all(t.untyped_storage().nbytes() == t.nbytes for t in tensors_of(own))
+
+
+@torch.no_grad()
+def test_rows_are_taken_apart_as_one_by_one():
+    """After speech of different lengths, so that caches differ in how much they hold."""
+    model = model_of()
+    generator = torch.Generator().manual_seed(3)
+    width = model.config.mt.embed_dim
+    _, state = model.speak([noise(generator, 1, n, width) for n in (1, 9, 4)], model.init_speech(3))
+    for row, own in enumerate(rows_apart(state, 3)):
+        one = take_rows(state, [row])
+        assert own.collapse == one.collapse and own.vocoder.tails == one.vocoder.tails
+        assert own.unit.cache.lengths == one.unit.cache.lengths
+        hidden = [noise(generator, 1, 2, width)]
+        (units, after), (wanted, behind) = model.speak(hidden, own), model.speak(hidden, one)
+        assert units == wanted
+        assert after.unit.cache.lengths == behind.unit.cache.lengths
 
 
 @torch.no_grad()

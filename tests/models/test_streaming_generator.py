@@ -125,19 +125,19 @@ def test_state_moves_between_devices():
 def test_only_new_and_unsettled_samples_are_computed(monkeypatch):
     """Against the frames that recomputing the left context would take: over a long stream of
     short writes a convolution computes little more than the new samples."""
-    from echostream.models.decoders import packed_conv
+    from echostream.models.decoders import time_major
 
     vocoder = VOCODERS["tiny"]
     streaming = StreamingVocoder(vocoder, dur_prediction=False)
     computed = []
-    original = packed_conv.PackedConv.__call__
+    original = time_major.TimeMajorConv.__call__
 
     def count(self, x, **options):
         y = original(self, x, **options)
         computed.append(y.size(1))
         return y
 
-    monkeypatch.setattr(packed_conv.PackedConv, "__call__", count)
+    monkeypatch.setattr(time_major.TimeMajorConv, "__call__", count)
     state, per_write = streaming.init_state(), []
     for _ in range(6):
         computed.clear()

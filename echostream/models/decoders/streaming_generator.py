@@ -32,7 +32,7 @@ from echostream.models.decoders.codehifigan_standalone import (
     CodeGenerator,
     ResBlock,
 )
-from echostream.models.decoders.packed_conv import PackedConv, PackedUpsampling, packed_conv
+from echostream.models.decoders.time_major import TimeMajorConv, Upsampling, time_major
 
 LAST_SLOPE = 0.01  # the original's last activation has torch's default slope
 FIRST_GRID = 4  # frames; see _grid
@@ -85,7 +85,7 @@ class _Branch:
     """One residual block: pairs of convolutions, and the spans of all their inputs but the first
     (which the blocks of a stage share)."""
 
-    convs: list[tuple[PackedConv, PackedConv]]
+    convs: list[tuple[TimeMajorConv, TimeMajorConv]]
     spans: list[Span]
 
 
@@ -94,7 +94,7 @@ class _Stage:
     """One upsampling with its residual blocks, and the spans of their inputs."""
 
     before: Span
-    up: PackedUpsampling
+    up: Upsampling
     inside: Span
     branches: list[_Branch]
 
@@ -102,19 +102,19 @@ class _Stage:
 class StreamingGenerator:
     """Synthesis with state over the weights of one :class:`CodeGenerator`.
 
-    Holds the weights in the layout of :mod:`packed_conv`: build it anew when they change
-    (:func:`streaming_generator` does).
+    Holds copies of the weights in the layout of :mod:`~echostream.models.decoders.time_major`:
+    build it anew when they change (:func:`streaming_generator` does).
     """
 
     def __init__(self, generator: CodeGenerator) -> None:
         config = generator.config
         self.unit_samples = config.unit_samples
         self.weight = generator.conv_pre.weight
-        self.pre, self.post = packed_conv(generator.conv_pre), packed_conv(generator.conv_post)
-        ups = [PackedUpsampling(up) for up in generator.ups]
+        self.pre, self.post = time_major(generator.conv_pre), time_major(generator.conv_post)
+        ups = [Upsampling(up) for up in generator.ups]
         kernels = len(config.resblock_kernel_sizes)
         blocks = [
-            [_packed_block(block) for block in generator.resblocks[i * kernels :][:kernels]]
+            [_block(block) for block in generator.resblocks[i * kernels :][:kernels]]
             for i in range(len(ups))
         ]
         radii = [max(sum(_reaches(convs)) for convs in stage) for stage in blocks]
@@ -200,9 +200,9 @@ class _Write:
         self.network, self.growth = network, growth
         self.caches = iter(caches)
         self.new_caches: list[Tensor] = []
-        # For every new length the layout of the weights is looked up, and oneDNN prepares its
-        # kernel. Speech has all lengths; so what is computed begins and ends on a grid, and what
-        # lies beyond an end is blanked as it is for the shorter streams of a batch.
+        # Libraries prepare a kernel for every new length, and oneDNN keeps the last 1024 only.
+        # Speech has all lengths; so what is computed begins and ends on a grid, and what lies
+        # beyond an end is blanked as it is for the shorter streams of a batch.
         self.end = _round_up(frames.size(1))
         first = min(g.first_new for g in growth)
         self.first_new = first - first % _grid(self.end)
@@ -215,9 +215,10 @@ class _Write:
         """Zero, in place, what lies before a stream's first frame or behind its last."""
         if not self.ragged and start >= -self.oldest * rate:
             return x
-        if x.size(0) == 1:
-            x[:, : max(-self.oldest * rate - start, 0)] = 0
-            x[:, max(self.growth[0].end * rate - start, 0) :] = 0
+        if x.device.type == "cpu":
+            for row, growth in zip(x, self.growth, strict=True):
+                row[: max(-growth.settled * rate - start, 0)] = 0
+                row[max(growth.end * rate - start, 0) :] = 0
             return x
         mask = self.masks.get((start, rate))
         if mask is None:
@@ -265,8 +266,9 @@ class _Write:
             behind = [stage.before for stage in network.stages[index + 1 :]] + [network.last]
             following = behind[0].start(new)
             total: Tensor | None = None
+            active = F.leaky_relu(x, LEAKY_SLOPE)
             for branch in stage.branches:
-                y = self.residual(x, start, branch, following)
+                y = self.residual(x, active, start, branch, following)
                 total = y if total is None else total.add_(y)
             x, start = total.div_(len(stage.branches)), following
         x, start = self.recall(x, network.last)
@@ -274,32 +276,32 @@ class _Write:
         return x[:, new * network.unit_samples - start :, 0].tanh()
 
     @staticmethod
-    def convolve(conv: PackedConv, x: Tensor, start: int) -> tuple[Tensor, int]:
+    def convolve(conv: TimeMajorConv, x: Tensor, start: int) -> tuple[Tensor, int]:
         half = conv.reach // 2
         return conv(x, zeros_right=half), start + half
 
-    def residual(self, shared: Tensor, start: int, branch: _Branch, until: int) -> Tensor:
-        """One residual block over the signal that starts at ``start``; its output from
-        ``until`` on."""
-        x = shared
+    def residual(
+        self, x: Tensor, active: Tensor, start: int, branch: _Branch, until: int
+    ) -> Tensor:
+        """One residual block over the signal that starts at ``start``, which is given rectified
+        too; its output from ``until`` on."""
         spans = iter(branch.spans)
-        for index, (dilated, plain) in enumerate(branch.convs):
+        for dilated, plain in branch.convs:
             hidden_span = next(spans)
-            hidden = dilated(
-                F.leaky_relu(x, LEAKY_SLOPE),
-                zeros_right=dilated.reach // 2,
-                leaky_slope=LEAKY_SLOPE,
-            )
+            hidden = dilated(active, zeros_right=dilated.reach // 2)
             hidden_start = start + dilated.reach // 2
             hidden = hidden[:, hidden_span.start(self.first_new) - hidden_start :]
+            hidden = F.leaky_relu_(hidden, LEAKY_SLOPE)
             hidden, hidden_start = self.recall(hidden, hidden_span)
             span = next(spans, None)
             wanted = until if span is None else span.start(self.first_new)
-            x = plain(hidden, zeros_right=plain.reach // 2, add=x, overwrite=index > 0)
-            x = x[:, wanted - hidden_start - plain.reach // 2 :]
+            added = plain(hidden, zeros_right=plain.reach // 2)
+            added = added[:, wanted - hidden_start - plain.reach // 2 :]
+            x = added.add_(x[:, x.size(1) - added.size(1) :])
             start = wanted
             if span is not None:
                 x, start = self.recall(x, span)
+                active = F.leaky_relu(x, LEAKY_SLOPE)
         return x
 
 
@@ -314,14 +316,14 @@ def _round_up(frames: int) -> int:
     return -(-frames // step) * step
 
 
-def _packed_block(block: ResBlock) -> list[tuple[PackedConv, PackedConv]]:
+def _block(block: ResBlock) -> list[tuple[TimeMajorConv, TimeMajorConv]]:
     return [
-        (packed_conv(dilated), packed_conv(plain))
+        (time_major(dilated), time_major(plain))
         for dilated, plain in zip(block.convs1, block.convs2, strict=True)
     ]
 
 
-def _reaches(convs: list[tuple[PackedConv, PackedConv]]) -> list[int]:
+def _reaches(convs: list[tuple[TimeMajorConv, TimeMajorConv]]) -> list[int]:
     """How far each convolution sees on either side."""
     return [conv.reach // 2 for pair in convs for conv in pair]
 

@@ -128,6 +128,7 @@ class TransformerMTDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.pad, self.eos = config, pad, eos
+        self.min_tokens = 1  # of a sentence, before which it never ends: fairseq's min_len
         dim = config.embed_dim
         self.embed_tokens = nn.Embedding(vocab_size, dim, padding_idx=pad)
         nn.init.normal_(self.embed_tokens.weight, std=dim**-0.5)
@@ -284,10 +285,10 @@ class TransformerMTDecoder(nn.Module):
 
     def _log_probs(self, hidden: Tensor, positions: Sequence[int]) -> Tensor:
         """(B, V) log-probabilities after the last of (B, T, D) states, which stand at these
-        positions; never padding, and no empty sentence (fairseq's min_len 1)."""
+        positions; never padding, and no end of a sentence that is too short."""
         log_probs = self.logits(hidden[:, -1]).float().log_softmax(dim=-1)
         log_probs[:, self.pad] = -torch.inf
-        first = [row for row, position in enumerate(positions) if position == 0]
+        first = [row for row, position in enumerate(positions) if position < self.min_tokens]
         if first:
             log_probs[first, self.eos] = -torch.inf
         return log_probs

@@ -1,9 +1,8 @@
 """Large projections of few rows, with weights laid out once for the processor.
 
 A streaming step multiplies a handful of rows with every weight. For large weights oneDNN does that
-faster than the plain product once they lie as its kernels read them
-(:mod:`~echostream.models.decoders.weight_layout` is the same for convolutions); below
-``MIN_WEIGHTS`` its calls cost more than they save, and so they do for a single row.
+faster than the plain product once they lie as its kernels read them; below ``MIN_WEIGHTS`` its
+calls cost more than they save, and so they do for a single row.
 """
 
 from __future__ import annotations

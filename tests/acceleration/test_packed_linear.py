@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from echostream.models.packed_linear import PackedLinear, has_packed_kernels, pack, unpack
+from echostream.acceleration.packed_linear import PackedLinear, has_packed_kernels, pack, unpack
 
 pytestmark = pytest.mark.skipif(not has_packed_kernels(), reason="torch was built without oneDNN")
 

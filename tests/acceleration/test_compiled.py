@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch._inductor
 
-from echostream import compiled
+from echostream.acceleration import compiled
+from echostream.acceleration.compiled import compile_encoder
 from echostream.agents.echostream_s2tt import EchoStreamS2TTAgent
 from echostream.assets import model_dir
 from echostream.bench.systems import load_system
 from echostream.cli import main
-from echostream.compiled import compile_encoder
 from echostream.config import preset
 from echostream.live.computing import load_to_compute
 from echostream.models.echostream_model import seeded_model
+from echostream.models.emformer_layer import EmformerStack
+from echostream.streaming import tensors_of
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler"
@@ -44,24 +47,20 @@ def run(encoder, *, seed=3):
 
 
 @pytest.mark.slow
-def test_compiled_steps_equal_plain_ones(packages, monkeypatch):
+def test_compiled_steps_equal_plain_ones(packages):
     plain, model = seeded_model(preset("tiny"), 1), seeded_model(preset("tiny"), 1)
     package = compile_encoder(model, chunk_ms=320, folder=packages)
-    used = []
-    usual = model.encoder.usual_step
-    monkeypatch.setattr(
-        model.encoder,
-        "usual_step",
-        lambda features, state: used.append(usual(features, state)) or used[-1],
-    )
+    stack, used = model.encoder.emformer, []
+    quick = stack.quick
+    stack.quick = lambda inputs: used.append(quick(inputs)) or used[-1]
     expected, wanted = run(plain.encoder)
     got, state = run(model.encoder)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
-    assert state.frames == wanted.frames == got.size(1)
-    for own, other in zip(state.layers, wanted.layers, strict=True):
-        torch.testing.assert_close(own.left, other.left, atol=1e-5, rtol=1e-4)
-    # Some steps were compiled ones and some were not.
-    assert any(x is not None for x in used) and any(x is None for x in used)
+    assert state.frames == wanted.frames == (got.size(1),)
+    for own, other in zip(tensors_of(state), tensors_of(wanted), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
+    # All but the first, the short one and the last, which brings what waited too.
+    assert [answer is not None for answer in used].count(True) == len(CHUNKS) - 3
     # The package is used again.
     written = package.stat().st_mtime_ns
     again = seeded_model(preset("tiny"), 1)
@@ -71,8 +70,8 @@ def test_compiled_steps_equal_plain_ones(packages, monkeypatch):
 
 
 def test_other_weights_chunks_and_threads_have_packages_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(compiled, "_build", lambda encoder, inputs, package: package.touch())
-    monkeypatch.setattr(compiled, "_load", lambda package: None)
+    monkeypatch.setattr(compiled, "compile_step", lambda *args: args[-1].touch())
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda package: None)
 
     def package(seed=1, chunk_ms=320):
         return compile_encoder(
@@ -90,6 +89,10 @@ def test_what_cannot_be_compiled_is_named(tmp_path):
     model = seeded_model(preset("tiny"), 1)
     with pytest.raises(ValueError, match="float32 on the CPU, got torch.bfloat16"):
         compile_encoder(model.to(torch.bfloat16), chunk_ms=320, folder=tmp_path)
+    model = seeded_model(preset("tiny"), 1)
+    for chunk_ms in (330, 20):
+        with pytest.raises(ValueError, match=f"whole frames of 40 ms, got {chunk_ms} ms"):
+            compile_encoder(model, chunk_ms=chunk_ms, folder=tmp_path)
     model.encoder = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="only an Emformer's steps"):
         compile_encoder(model, chunk_ms=320, folder=tmp_path)
@@ -105,7 +108,7 @@ def test_a_failed_compilation_leaves_nothing(tmp_path, monkeypatch):
     model = seeded_model(preset("tiny"), 1)
     with pytest.raises(RuntimeError, match="could not be compiled .* no compiler here"):
         compile_encoder(model, chunk_ms=320, folder=tmp_path)
-    assert not list(tmp_path.iterdir()) and model.encoder.usual_step is None
+    assert not list(tmp_path.iterdir()) and type(model.encoder.emformer) is EmformerStack
 
 
 @pytest.fixture
@@ -140,7 +143,7 @@ def test_flags_ask_for_it(asked, tmp_path):
 
 
 def test_a_server_compiles_emformers_alone(asked):
-    args = argparse.Namespace(device="cpu", dtype="fp32", compile=True)
+    args = argparse.Namespace(device="cpu", dtype="fp32", threads=1, compile=True)
     for system in ("echostream", "streamspeech"):
         load_to_compute(model_dir(system), args, 320)
     assert asked == [("emformer", 320)]

@@ -1,24 +1,22 @@
-"""The usual step as CUDA graphs against the plain one. What surrounds a graph is tested everywhere,
-with a stand-in that computes anew into the same memory; the graphs themselves need a GPU."""
+"""Steps as CUDA graphs against plain ones. What surrounds a graph is tested everywhere, with a
+stand-in that computes anew into the same memory; the graphs themselves need a GPU."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 import torch
 
+from echostream.acceleration.compiled import compile_encoder
+from echostream.acceleration.cuda_graphs import GraphedStep, graph_encoder
+from echostream.acceleration.usual_step import QuickStack, UsualStep, plain_steps, use
 from echostream.assets import model_dir
 from echostream.audio import read_audio
 from echostream.checkpoint import load_model_dir
-from echostream.compiled import compile_encoder
 from echostream.config import preset
-from echostream.cuda_graphs import GraphedSteps, graph_encoder
-from echostream.models.batched import listen, stack_states, unstack_states
 from echostream.models.echostream_model import seeded_model
-from echostream.pipeline_batch import Push, step_batch
+from echostream.session import Session, advance_sessions
+from echostream.streaming import join_rows, take_rows, tensors_of
 from echostream.translator.pipeline import Pipeline
-from echostream.usual_step import flatten, plain_steps, usual_inputs
 from tests.conftest import tiny_config
 
 requires_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -52,15 +50,16 @@ def stand_in(run):
 
 
 def graphed_model(device, batch_sizes=(1,), **encoder):
-    """A tiny model with graphs, or their stand-in; and the answers that its ``usual_step`` gave."""
+    """A tiny model with graphs, or their stand-in; and the answers that they gave."""
     model = seeded_model(tiny_config(**encoder), 1).to(device)
     if device == "cpu":
-        usual = usual_inputs(model, 320)
-        model.encoder.usual_step = GraphedSteps(model.encoder, usual, batch_sizes, stand_in)
+        step = UsualStep.of(model, 320)
+        use(model, GraphedStep(step, step.inputs, batch_sizes, stand_in))
     else:
         graph_encoder(model, chunk_ms=320, batch_sizes=batch_sizes)
-    usual, answers = model.encoder.usual_step, []
-    model.encoder.usual_step = lambda *args: answers.append(usual(*args)) or answers[-1]
+    stack, answers = model.encoder.emformer, []
+    quick = stack.quick
+    stack.quick = lambda inputs: answers.append(quick(inputs)) or answers[-1]
     return model, answers
 
 
@@ -76,8 +75,8 @@ def chunks(device, seed=3):
 
 def assert_same(state, other, device):
     tolerance = {"atol": 1e-4, "rtol": 1e-4} if device == "cuda" else {"atol": 1e-5, "rtol": 1e-5}
-    assert state.frames == other.frames
-    for own, its in zip(flatten(state), flatten(other), strict=True):
+    assert state.frames == other.frames and state.emformer.segments == other.emformer.segments
+    for own, its in zip(tensors_of(state), tensors_of(other), strict=True):
         torch.testing.assert_close(own, its, **tolerance)
 
 
@@ -92,13 +91,14 @@ def test_graphed_steps_equal_plain_ones(name, device):
     for position, count in enumerate(CHUNKS):
         features = chunk(frames=count)
         final = position == len(CHUNKS) - 1
-        with plain_steps(encoder):
+        with plain_steps(model):
             wanted, expected = encoder.step(features, expected, final=final)
         out, state = encoder.step(features, state, final=final)
         torch.testing.assert_close(out, wanted, atol=1e-4, rtol=1e-4)
         assert_same(state, expected, device)
     used = [answer is not None for answer in answers]
-    assert used.count(True) > 2 and used.count(False) > 2
+    # All but the first, the short one and the last, which brings what waited too.
+    assert used.count(True) == len(CHUNKS) - 3
 
 
 @torch.no_grad()
@@ -107,17 +107,17 @@ def test_streams_take_turns_and_old_states_stay(device):
     model, answers = graphed_model(device)
     encoder, chunk = model.encoder, chunks(device)
     states = [encoder.step(chunk(frames=30), encoder.init_state())[1] for _ in range(2)]
-    for _ in range(12):
+    for _ in range(4):
         states = [encoder.step(chunk(), state)[1] for state in states]
     assert answers[-1] is not None
-    old, kept = states[0], [x.clone() for x in flatten(states[0])]
+    old, kept = states[0], [x.clone() for x in tensors_of(states[0])]
     first = chunk()
     out, _ = encoder.step(first, old)
     wanted = out.clone()
     for _ in range(3):
         states = [encoder.step(chunk(), state)[1] for state in states]
     # Neither what went in nor what came out has changed since.
-    assert all(map(torch.equal, kept, flatten(old)))
+    assert all(map(torch.equal, kept, tensors_of(old)))
     assert torch.equal(out, wanted)
     again, _ = encoder.step(first, old)
     torch.testing.assert_close(again, wanted, atol=1e-5, rtol=1e-5)
@@ -126,45 +126,29 @@ def test_streams_take_turns_and_old_states_stay(device):
 @torch.no_grad()
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("streams", [2, 3, 5])
-def test_streams_share_a_graph_of_at_least_their_number(device, streams):
+def test_streams_of_different_ages_share_a_graph_of_at_least_their_number(device, streams):
     model, answers = graphed_model(device, (1, 2, 4))
     encoder, chunk = model.encoder, chunks(device)
-    state = expected = encoder.step(chunk(streams, 30), encoder.init_state(streams))[1]
-    for _ in range(10):
+    own = []
+    with plain_steps(model):
+        for age in range(streams):
+            state = encoder.step(chunk(frames=30), encoder.init_state())[1]
+            for _ in range(2 * age):
+                state = encoder.step(chunk(), state)[1]
+            own.append(state)
+    state, expected = join_rows(own), own
+    for _ in range(6):
         features = chunk(streams)
-        with plain_steps(encoder):
-            wanted, expected = encoder.step(features, expected)
+        with plain_steps(model):
+            alone = [
+                encoder.step(features[row : row + 1], expected[row]) for row in range(streams)
+            ]
+        expected = [following for _, following in alone]
         out, state = encoder.step(features, state)
-        torch.testing.assert_close(out, wanted, atol=1e-4, rtol=1e-4)
-        assert_same(state, expected, device)
-    assert (answers[-1] is not None) == (streams <= 4)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("device", DEVICES)
-def test_sessions_listen_together(device):
-    """Streams of different ages: their steps are plain until all have filled their caches."""
-    model, answers = graphed_model(device, (1, 4))
-    plain, chunk = seeded_model(tiny_config(), 1).to(device), chunks(device)
-    states = []
-    for age in (0, 2, 4):
-        state = plain.init_state()
-        for frames in (30, *[32] * age):
-            _, encoder = plain.encoder.step(chunk(frames=frames), state.encoder)
-            state = replace(state, encoder=encoder)
-        states.append(state)
-    expected = states
-    for _ in range(8):
-        features = chunk(3)
-        out, heard, batched = listen(model, features, stack_states(states))
-        wanted, its_heard, its = listen(plain, features, stack_states(expected))
-        states, expected = unstack_states(batched), unstack_states(its)
-        torch.testing.assert_close(out, wanted, atol=1e-4, rtol=1e-4)
-        assert [h.asr_tokens for h in heard] == [h.asr_tokens for h in its_heard]
-        for own, other in zip(states, expected, strict=True):
-            assert_same(own.encoder, other.encoder, device)
-    # While something is to be hidden, the usual step is not even asked.
-    assert 0 < len(answers) < 8 and answers[-1] is not None
+        for row, (wanted, following) in enumerate(alone):
+            torch.testing.assert_close(out[row : row + 1], wanted, atol=1e-4, rtol=1e-4)
+            assert_same(take_rows(state, [row]), following, device)
+    assert len(answers) == 6 and all((answer is not None) == (streams <= 4) for answer in answers)
 
 
 @torch.no_grad()
@@ -172,19 +156,19 @@ def test_other_formats_are_left_alone():
     model, answers = graphed_model("cpu")
     encoder, chunk = model.double().encoder, chunks("cpu")
     state = encoder.init_state()
-    for frames in (30, *[32] * 10):
+    for frames in (30, *[32] * 4):
         out, state = encoder.step(chunk(frames=frames).double(), state)
-    assert out.dtype == torch.double and answers == [None] * 11
+    assert out.dtype == torch.double and answers == [None] * 5
 
 
 def test_what_cannot_be_captured_is_named():
     model = seeded_model(preset("tiny"), 1)
     with pytest.raises(ValueError, match="need a model on a CUDA device, got one on cpu"):
         graph_encoder(model, chunk_ms=320)
-    usual = usual_inputs(model, 320)
+    step = UsualStep.of(model, 320)
     for sizes in ((), (0, 1)):
         with pytest.raises(ValueError, match="batch sizes must be at least 1, got"):
-            GraphedSteps(model.encoder, usual, sizes, stand_in)
+            GraphedStep(step, step.inputs, sizes, stand_in)
     model.encoder = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="only an Emformer's steps"):
         graph_encoder(model, chunk_ms=320)
@@ -194,7 +178,7 @@ def test_what_cannot_be_captured_is_named():
 def test_compiling_on_a_gpu_means_graphs():
     model = seeded_model(preset("tiny"), 1).to("cuda")
     assert compile_encoder(model, chunk_ms=320) is None
-    assert isinstance(model.encoder.usual_step, GraphedSteps)
+    assert isinstance(model.encoder.emformer, QuickStack)
 
 
 # Whole systems on a GPU.
@@ -247,17 +231,15 @@ def test_sessions_share_chunks_on_a_gpu(clip):
     expected = translated(Pipeline(system), samples, rate)
     compile_encoder(system.model, chunk_ms=320)
     pipeline = Pipeline(system)
-    states, words = [pipeline.init_state() for _ in range(3)], [[] for _ in range(3)]
+    sessions = [Session(pipeline) for _ in range(3)]
     for turn in range(len(samples) // 5120 + 2):
-        pushes, who = [], []
-        for stream, behind in enumerate((0, 0, 1)):
+        due = []
+        for session, behind in zip(sessions, (0, 0, 1), strict=True):
             start = (turn - behind) * 5120
             if 0 <= start < len(samples):
                 final = start + 5120 >= len(samples)
-                piece = samples[start : start + 5120]
-                pushes.append(Push(piece, rate, states[stream], final))
-                who.append(stream)
-        for stream, result in zip(who, step_batch(pipeline, pushes), strict=True):
-            outputs, states[stream] = result
-            words[stream] += [word for output in outputs for word in output.translation]
-    assert all(own == expected[1] for own in words)
+                session.feed(samples[start : start + 5120], rate, final=final)
+                due.append(session)
+        for _, result in advance_sessions(due):
+            assert not isinstance(result, Exception)
+    assert all(session.translation == expected[1] for session in sessions)
