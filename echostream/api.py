@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echostream.audio import read_audio
+from echostream.samples import read_audio
 from echostream.checkpoint import System, load_model_dir
 from echostream.hub.names import find_model
 from echostream.hub.table import KNOWN

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from echostream.audio import read_audio
 from echostream.live.client import LiveClient
+from echostream.samples import read_audio
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = ROOT / "data/echo_mini/test_audio"

@@ -18,7 +18,7 @@ from echostream.agents.base import normalize_device
 from echostream.agents.echostream_asr import EchoStreamASRAgent
 from echostream.agents.echostream_s2st import EchoStreamS2STAgent
 from echostream.agents.echostream_s2tt import EchoStreamS2TTAgent
-from echostream.audio import read_audio
+from echostream.samples import read_audio
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
 

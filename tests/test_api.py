@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import echostream
-from echostream.audio import read_audio
+from echostream.samples import read_audio
 from echostream.translator.pipeline import Pipeline
 
 AUDIO = Path(__file__).parents[1] / "data/echo_mini/test_audio/test_00001.flac"

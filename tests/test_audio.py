@@ -6,15 +6,9 @@ import soxr
 import torch
 import torchaudio.compliance.kaldi as kaldi
 
-from echostream.audio import (
-    CMVN,
-    Frontend,
-    Resampler,
-    check_samples,
-    fbank,
-    read_audio,
-)
+from echostream.audio import CMVN, Frontend, fbank
 from echostream.config import FrontendConfig
+from echostream.samples import Resampler, check_samples, read_audio
 from echostream.synthetic import synthetic_clip
 
 RATES = (8000, 11025, 22050, 44100, 48000, 96000)

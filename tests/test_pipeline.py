@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from echostream.audio import read_audio
 from echostream.config import PolicyConfig
 from echostream.models.echostream_model import ModelOutput
+from echostream.samples import read_audio
 from echostream.streaming import state_bytes
 from echostream.synthetic import syllables, synthetic_clip
 from echostream.text import WORD_START, Vocabulary

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from echostream.fairseq_plugin.sentences import split_end_label
-from echostream.models.decoders.ctc_decoder import CollapseState, collapse, greedy_labels
+from echostream.models.decoders.ctc_collapse import CollapseState, collapse
+from echostream.models.decoders.ctc_decoder import greedy_labels
 
 
 def ctc_frames_needed(target: Sequence[int] | np.ndarray) -> int:

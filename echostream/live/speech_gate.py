@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from echostream.audio import Resampler, ResamplerState, check_same_rate
+from echostream.samples import Resampler, ResamplerState, check_same_rate
 
 DETECTOR_RATE = 16_000
 WINDOW_SAMPLES = 512  # 32 ms, what Silero's network takes

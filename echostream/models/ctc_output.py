@@ -6,15 +6,18 @@ Shapes: P provisional encoder frames, D model width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from echostream.arrays import log_softmax
 from echostream.text import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def end_scores(logits: Tensor) -> Tensor:
     """(..., V) logits of the ASR head to the (...) log probability of end-of-sentence."""
-    return logits.log_softmax(dim=-1)[..., Vocabulary.eos]
+    return log_softmax(logits)[..., Vocabulary.eos]
 
 
 @dataclass(frozen=True)

@@ -19,20 +19,20 @@ from torch.nn.utils.rnn import pad_sequence
 
 from echostream.config import ChunkConformerConfig, EchoStreamConfig
 from echostream.models.ctc_output import CTCOutput
-from echostream.models.decoders.ctc_decoder import (
+from echostream.models.decoders.ctc_collapse import (
+    NEVER,
+    UNIT_OFFSET,
     CollapseState,
+    label_emissions,
+    label_units,
+)
+from echostream.models.decoders.ctc_decoder import (
     CTCDecoder,
     CTCDecoderWithTransformerLayer,
-    collapse,
-    emissions,
     greedy_labels,
 )
-from echostream.models.decoders.transformer_decoder import (
-    Hypothesis,
-    MTState,
-    Stands,
-    TransformerMTDecoder,
-)
+from echostream.models.decoders.hypothesis import Hypothesis, Stands
+from echostream.models.decoders.transformer_decoder import MTState, TransformerMTDecoder
 from echostream.models.decoders.unit_decoder import (
     CTCTransformerUnitDecoder,
     T2UEncoder,
@@ -44,10 +44,7 @@ from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.models.encoder import Encoded, Encoder, Features
 from echostream.models.kv_cache import KVCache
 from echostream.streaming import PerRow
-from echostream.text import SPECIALS, Vocabulary
-
-UNIT_OFFSET = len(SPECIALS)  # unit u is token u + 4
-NEVER = (Vocabulary.pad, Vocabulary.unk)  # CTC heads never choose these
+from echostream.text import Vocabulary
 
 
 def build_encoder(config: EchoStreamConfig) -> Encoder:
@@ -385,8 +382,7 @@ class EchoStreamModel(nn.Module):
     def _collapse_labels(
         self, labels: list[int], state: CollapseState
     ) -> tuple[list[int], CollapseState]:
-        tokens, state = collapse(labels, state, self.unit_blank, tuple(range(UNIT_OFFSET)))
-        return [token - UNIT_OFFSET for token in tokens], state
+        return label_units(labels, state, self.config.num_units)
 
     def _require_vocoder(self) -> CodeHiFiGANVocoder:
         if self.vocoder is None:
@@ -438,15 +434,6 @@ def _rows_of_labels(logits: Tensor) -> list[list[int]]:
     frames = logits.size(1)
     labels = greedy_labels(logits.flatten(0, 1), NEVER)
     return [labels[row * frames : (row + 1) * frames] for row in range(logits.size(0))]
-
-
-def label_emissions(
-    labels: list[int], state: CollapseState
-) -> tuple[list[int], list[int], CollapseState]:
-    """Labels of new frames to the tokens they emit, at which of the frames, and the state behind
-    them."""
-    emitted, state = emissions(labels, state, Vocabulary.blank, (Vocabulary.pad,))
-    return [labels[position] for position in emitted], emitted, state
 
 
 def _ctc_head(config, width: int, vocab_size: int) -> nn.Module:

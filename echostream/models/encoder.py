@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
+from echostream.arrays import concatenate
 
-from echostream.streaming import PerRow
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from echostream.streaming import PerRow
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class StreamFeatures:
         return StreamFeatures(self.final.to(like), self.tail.to(like))
 
 
-Features = Tensor | StreamFeatures
+Features: TypeAlias = "Tensor | StreamFeatures"
 
 
 @dataclass(frozen=True)
@@ -91,4 +93,4 @@ class Encoder(Protocol):
 
 def with_tail(frames: Tensor, tail: Tensor | None) -> Tensor:
     """Completed frames with the provisional ones behind them."""
-    return frames if tail is None else torch.cat([frames, tail], dim=1)
+    return frames if tail is None else concatenate([frames, tail], axis=1)

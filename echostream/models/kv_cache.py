@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from echostream.models.cache_limits import TRIM_SLACK, dropped
 from echostream.streaming import PerRow, per_row
 
-# A bounded cache keeps this many positions more than its limit, so that a rollback of a few
-# tokens finds the keys that were about to leave the window, and drops them in batches.
-TRIM_SLACK = 64
 LEAST_CAPACITY = 64
 
 
@@ -123,12 +121,9 @@ class KVCache:
 
     def trim(self, limit: int | None) -> KVCache:
         """Drop positions that no future query of window ``limit`` can see, in batches."""
-        if limit is None or max(self.stored) <= limit + 2 * TRIM_SLACK:
+        drop = [dropped(stored, limit) for stored in self.stored]
+        if not any(drop):
             return self
-        drop = [
-            stored - limit - TRIM_SLACK if stored > limit + 2 * TRIM_SLACK else 0
-            for stored in self.stored
-        ]
         return replace(
             self,
             start=PerRow(map(sum, zip(self.start, drop, strict=True))),

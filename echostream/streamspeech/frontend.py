@@ -15,9 +15,10 @@ import soxr
 import torch
 from torch import Tensor
 
-from echostream.audio import CMVN, Frontend, FrontendState, Resampler, ResamplerState, fbank
+from echostream.audio import CMVN, Frontend, fbank
 from echostream.config import FrontendConfig
 from echostream.models.encoder import StreamFeatures
+from echostream.samples import FrontendState, Resampler, ResamplerState
 
 
 def whole_frames(received: int, sample_rate: int, config: FrontendConfig) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from echostream.checkpoint import System
 from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig
 from echostream.models.chunk_conformer_encoder import s2st_conv_chunk, text_conv_chunk
-from echostream.models.decoders.ctc_decoder import CollapseState, collapse
+from echostream.models.decoders.ctc_collapse import CollapseState, collapse
 from echostream.models.decoders.ctc_decoder_policy import (
     Counts,
     PolicyAction,

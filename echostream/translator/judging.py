@@ -12,7 +12,7 @@ from echostream.models.decoders.ctc_decoder_policy import (
     Policy,
     complete_words,
 )
-from echostream.models.decoders.transformer_decoder import Hypothesis, Stands
+from echostream.models.decoders.hypothesis import Hypothesis, Stands
 
 
 def attention_layer(policy: Policy, config: PolicyConfig, decoder: MTDecoderConfig) -> int | None:

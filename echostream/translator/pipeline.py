@@ -11,22 +11,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from echostream.checkpoint import System
+from echostream.arrays import concatenate
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
+from echostream.models.cache_limits import TRIM_SLACK
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.ctc_decoder_policy import (
     Counts,
     PolicyState,
     whole_word_mode,
 )
-from echostream.models.decoders.transformer_decoder import Hypothesis
+from echostream.models.decoders.hypothesis import Hypothesis
 from echostream.models.encoder import Features
-from echostream.models.kv_cache import TRIM_SLACK
 from echostream.text import Detokenizer, Vocabulary
 from echostream.translator.backlog import waiting_ms
 from echostream.translator.endpoint import EndpointFinder, FrameTokens
@@ -38,6 +37,11 @@ from echostream.translator.stages import Stopwatch
 from echostream.translator.state import PipelineState, begin_with
 from echostream.translator.stream import Decision, StreamPipeline, Taken, Task
 from echostream.translator.text_end import TextEnds, TextEndState
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from echostream.checkpoint import System
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +121,7 @@ class Pipeline(StreamPipeline[PipelineState]):
             features, frontend = self.frontend.step(
                 samples, state.sample_rate, state.frontend, final=state.finished
             )
-            features = features.to(next(self.system.model.parameters()))
+            features = self.stages.place(features)
         state = replace(state, frontend=frontend, processed=state.processed + len(samples))
         if self.restarts and self.endpoints.nothing_for_long(state.endpoint):
             features, state = self._forget_silence(features, state)
@@ -146,7 +150,7 @@ class Pipeline(StreamPipeline[PipelineState]):
         return outputs, state
 
     def _split(
-        self, emitted: CTCOutput, frames: torch.Tensor, features: Features, state: PipelineState
+        self, emitted: CTCOutput, frames: Tensor, features: Features, state: PipelineState
     ) -> tuple[list[Span], Features | None, PipelineState]:
         """Assign what was heard to sentences.
 
@@ -179,12 +183,12 @@ class Pipeline(StreamPipeline[PipelineState]):
         return spans, rest, state
 
     def _forget_silence(
-        self, features: torch.Tensor, state: PipelineState
-    ) -> tuple[torch.Tensor, PipelineState]:
+        self, features: Tensor, state: PipelineState
+    ) -> tuple[Tensor, PipelineState]:
         """Start an encoder anew that remembers everything, where nobody has spoken for as long as
         the longest sentence: what it has not settled yet is heard again, before ``features``."""
         if state.recent is not None:
-            features = torch.cat([state.recent, features], dim=1)
+            features = concatenate([state.recent, features], axis=1)
         state = replace(state, recent=None, endpoint=self.endpoints.init_state())
         return features, self._restarted(state)
 
@@ -290,7 +294,7 @@ class Pipeline(StreamPipeline[PipelineState]):
         action, policy = self.decide(counts, state.policy, self.policy_config, self.whole_word)
         state = replace(state, policy=policy)
         tail, before = emitted.tail, state.model.mt
-        heard_anything = before.source_length or (tail is not None and tail.size(1))
+        heard_anything = before.source_length or (tail is not None and tail.shape[1])
         if not action.write or not heard_anything:
             return None, state
         stands = None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from echostream.arrays import concatenate
 from echostream.models.encoder import Features, StreamFeatures
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUBSAMPLING = 4  # filterbank frames per encoder frame
 
@@ -28,7 +30,7 @@ def unsettled(
     """
     provisional = isinstance(features, StreamFeatures)
     new = features.final if provisional else features
-    known = new if recent is None else torch.cat([recent, new], dim=1)
+    known = new if recent is None else concatenate([recent, new], axis=1)
     if not boundaries:
         return None, known[:, SUBSAMPLING * frames :]
     rest = known[:, SUBSAMPLING * boundaries[0] :]

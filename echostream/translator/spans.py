@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from echostream.models.ctc_output import CTCOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,12 @@ class Span:
     """
 
     emitted: CTCOutput
-    frames: torch.Tensor
+    frames: Tensor
     ends: bool
     final: bool
 
 
-def split(span: Span, rest: torch.Tensor) -> tuple[Span, Span]:
+def split(span: Span, rest: Tensor) -> tuple[Span, Span]:
     """Cut a span where its last sentence turns out to have ended.
 
     Args:
@@ -35,6 +37,6 @@ def split(span: Span, rest: torch.Tensor) -> tuple[Span, Span]:
     Returns:
         What is left of the sentence, with its end, and the span that begins the next one.
     """
-    at = max(span.emitted.frames - rest.size(1), 0)
+    at = max(span.emitted.frames - rest.shape[1], 0)
     before = Span(span.emitted.cut(0, at), span.frames[:, :at], True, False)
     return before, Span(span.emitted.cut(at, None), rest, span.ends, span.final)

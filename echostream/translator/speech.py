@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from echostream.arrays import concatenate
 from echostream.config import BacklogConfig, SpeechConfig
 from echostream.models.decoders.ctc_decoder_policy import complete_words
-from echostream.models.decoders.transformer_decoder import Hypothesis
-from echostream.models.echostream_model import EchoStreamState
+from echostream.models.decoders.hypothesis import Hypothesis
 from echostream.translator.backlog import BacklogState, after_write, speech_speed, waiting_ms
 from echostream.translator.stages import Stages, Stopwatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from echostream.models.echostream_model import EchoStreamState
 
 MOST_HELD = 16  # subwords; a word of more is spoken in parts
 MS_PER_S = 1000
@@ -93,13 +96,12 @@ class Speaker:
         if self.speech.whole_words:
             hidden, state = yield from self._whole_words(written, watch, model, state)
         units: list[int] = []
-        if hidden is not None and hidden.size(1):
+        if hidden is not None and hidden.shape[1]:
             units, speech = yield self.stages.speak(hidden, model.speech, watch)
             waveform = np.zeros(0, dtype=np.float32)
             if units:
                 speed = self._speed(units, written, state)
-                samples, speech = yield self.stages.vocode(units, speech, speed, watch)
-                waveform = samples.numpy()
+                waveform, speech = yield self.stages.vocode(units, speech, speed, watch)
             model = replace(model, speech=speech)
             if state.samples is not None:
                 waveform = np.concatenate([state.samples, waveform])
@@ -128,16 +130,16 @@ class Speaker:
         parts += [] if hypothesis is None else [hypothesis.hidden]
         if not parts:
             return None, state
-        states, tokens = torch.cat(parts, dim=1), (*state.tokens, *new)
-        keep = states.size(1)
+        states, tokens = concatenate(parts, axis=1), (*state.tokens, *new)
+        keep = states.shape[1]
         if not written.ends and tokens:
             # Does the text decoder, asked for one subword more, begin another word?
             more = yield self.stages.translate(model.mt, 1, False, written.tail, watch)
             if more.tokens and not self.starts_word(more.tokens[0]):
                 keep = complete_words(tokens, self.starts_word)
                 if len(tokens) - keep > MOST_HELD:
-                    keep = states.size(1)
-        held = states[:, keep:] if keep < states.size(1) else None
+                    keep = states.shape[1]
+        held = states[:, keep:] if keep < states.shape[1] else None
         return states[:, :keep], replace(state, states=held, tokens=tokens[keep:])
 
     def _speed(self, units: Sequence[int], written: Written, state: SpeakerState) -> float:

@@ -15,19 +15,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from echostream.models.ctc_output import CTCOutput
-from echostream.models.decoders.transformer_decoder import Hypothesis, MTState, Stands
-from echostream.models.echostream_model import EchoStreamModel, ListeningState, SpeechState
-from echostream.models.encoder import Features
-from echostream.streaming import join_rows, rows_apart
+    from echostream.models.decoders.hypothesis import Stands
+    from echostream.models.decoders.transformer_decoder import MTState
+    from echostream.models.echostream_model import EchoStreamModel, ListeningState, SpeechState
+    from echostream.models.encoder import Features
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +37,11 @@ class Stopwatch:
     """Milliseconds per named stage; waits for an accelerator so that its work is counted.
 
     Args:
-        device: where the work is done.
+        device: where the work is done; None: on the CPU, and without torch.
         clock: in seconds.
     """
 
-    def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, device: torch.device | None, clock: Clock = time.perf_counter) -> None:
         self.device, self.clock = device, clock
         self.ms: dict[str, float] = {}
 
@@ -50,7 +49,9 @@ class Stopwatch:
     def __call__(self, stage: str) -> Iterator[None]:
         start = self.clock()
         yield
-        if self.device.type == "cuda":
+        if self.device is not None and self.device.type == "cuda":
+            import torch
+
             torch.cuda.synchronize(self.device)
         self.ms[stage] = self.ms.get(stage, 0.0) + 1000 * (self.clock() - start)
 
@@ -80,7 +81,8 @@ Steps = Generator[Any, Any, Any]
 
 @dataclass
 class Stages:
-    """What streams can ask for: every function computes all rows of a group.
+    """What streams can ask for. Subclasses compute it: for each kind of request a function that
+    answers all rows of a group.
 
     Args:
         model: the weights.
@@ -92,7 +94,7 @@ class Stages:
             layers averaged); None: by none.
     """
 
-    model: EchoStreamModel
+    model: EchoStreamModel | Any
     clock: Clock = field(default=time.perf_counter)
     transcribe_only: bool = False
     beam: int = 1
@@ -100,8 +102,17 @@ class Stages:
     attention_layer: int | None = None
 
     @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+    def device(self) -> torch.device | None:
+        """Where the work is done; None: on the CPU, and without torch."""
+        return None
+
+    def place(self, features: Features) -> Features:
+        """Features as the model takes them."""
+        return features
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """What streams are advanced in."""
+        return nullcontext()
 
     def watch(self) -> Stopwatch:
         """A stopwatch for a decision."""
@@ -113,7 +124,7 @@ class Stages:
         """(1, T, bins) new features, to be answered by ``(frames (1, S, D), CTCOutput, state)``."""
         group = None
         if self.model.encoder.joins_rows:
-            group = _size(features.size(1))
+            group = _size(features.shape[1])
         return Request(LISTEN, group, (features, state, final), watch)
 
     def translate(
@@ -126,13 +137,13 @@ class Stages:
         stands: Stands | None = None,
     ) -> Request:
         """At most ``limit`` subwords, as far as they ``stand``, to be answered by a
-        :class:`~echostream.models.decoders.transformer_decoder.Hypothesis`."""
-        group = None if tail is not None and tail.size(1) else final
+        :class:`~echostream.models.decoders.hypothesis.Hypothesis`."""
+        group = None if tail is not None and tail.shape[1] else final
         return Request(TRANSLATE, group, (state, limit, final, tail, stands), watch)
 
     def speak(self, hidden: Tensor, state: SpeechState, watch: Stopwatch) -> Request:
         """(1, N, D) text states, to be answered by ``(units, state)``."""
-        return Request(SPEAK, _size(hidden.size(1)), (hidden, state), watch)
+        return Request(SPEAK, _size(hidden.shape[1]), (hidden, state), watch)
 
     def vocode(
         self, units: list[int], state: SpeechState, speed: float, watch: Stopwatch
@@ -142,74 +153,23 @@ class Stages:
 
     def run(self, stage: int, rows: Sequence[tuple[Any, ...]], watch: Stopwatch) -> list[Any]:
         """Answer requests of one group."""
-        function = (self._listen, self._translate, self._speak, self._vocode)[stage]
-        return function(*zip(*rows, strict=True), watch)
+        functions = (self._listen, self._translate, self._speak, self._vocode)
+        return functions[stage](*zip(*rows, strict=True), watch)
 
-    def _listen(
-        self,
-        features: Sequence[Features],
-        states: Sequence[ListeningState],
-        final: Sequence[bool],
-        watch: Stopwatch,
-    ) -> list[tuple[Tensor, CTCOutput, ListeningState]]:
-        with watch("encoder"):
-            state, lengths, joined = join_rows(states), None, features[0]
-            if len(features) > 1:
-                sizes = [row.size(1) for row in features]
-                lengths = None if len(set(sizes)) == 1 else sizes
-                joined = pad_sequence([row[0] for row in features], batch_first=True)
-            encoded, state = self.model.encode(joined, state, lengths=lengths, final=final)
-        with watch("ctc"):
-            outputs, state = self.model.emit(encoded, state, transcribe_only=self.transcribe_only)
-        with watch("encoder"):
-            frames = encoded.frames
-            return [
-                (frames[row : row + 1, :count], output, own)
-                for row, (count, output, own) in enumerate(
-                    zip(encoded.counts, outputs, rows_apart(state, len(states)), strict=True)
-                )
-            ]
+    def _listen(self, *columns: Any) -> list[Any]:
+        """Arguments of :meth:`listen`, a sequence of each, and a stopwatch."""
+        raise NotImplementedError
 
-    def _translate(
-        self,
-        states: Sequence[MTState],
-        limits: Sequence[int],
-        final: Sequence[bool],
-        tails: Sequence[Tensor | None],
-        stands: Sequence[Stands | None],
-        watch: Stopwatch,
-    ) -> list[Hypothesis]:
-        judged = {}
-        if any(stands):
-            judged = {"stands": stands, "attention_layer": self.attention_layer}
-        with watch("mt"):
-            return self.model.translate(
-                join_rows(states), limits, final, tail=tails[0], beam=self.beam, **judged
-            )
+    def _translate(self, *columns: Any) -> list[Any]:
+        raise NotImplementedError
 
-    def _speak(
-        self, hidden: Sequence[Tensor], states: Sequence[SpeechState], watch: Stopwatch
-    ) -> list[tuple[list[int], SpeechState]]:
-        with watch("units"):
-            units, state = self.model.speak(hidden, join_rows(states))
-            return list(zip(units, rows_apart(state, len(states)), strict=True))
+    def _speak(self, *columns: Any) -> list[Any]:
+        raise NotImplementedError
 
-    def _vocode(
-        self,
-        units: Sequence[list[int]],
-        states: Sequence[SpeechState],
-        speeds: Sequence[float],
-        watch: Stopwatch,
-    ) -> list[tuple[Tensor, SpeechState]]:
-        with watch("vocoder"):
-            samples, state = self.model.vocode(
-                units, join_rows(states), speeds, dur_prediction=self.dur_prediction
-            )
-            speech = [one.float().cpu() for one in samples]
-            return list(zip(speech, rows_apart(state, len(states)), strict=True))
+    def _vocode(self, *columns: Any) -> list[Any]:
+        raise NotImplementedError
 
 
-@torch.no_grad()
 def drive(stages: Stages, streams: Sequence[Steps]) -> Iterator[tuple[int, Any]]:
     """Run streams to their ends.
 
@@ -222,10 +182,12 @@ def drive(stages: Stages, streams: Sequence[Steps]) -> Iterator[tuple[int, Any]]
     def advance(index: int, move: Callable[[], Any]) -> Iterator[tuple[int, Any]]:
         """Take one stream to its next request."""
         try:
-            item = move()
+            with stages.inference():
+                item = move()
             while not isinstance(item, Request):
                 yield index, item
-                item = next(streams[index])
+                with stages.inference():
+                    item = next(streams[index])
             waiting[index] = item
         except StopIteration:
             return
@@ -257,7 +219,8 @@ def _answers(stages: Stages, requests: Sequence[Request]) -> list[Any]:
     rows = [request.arguments for request in requests]
     shared = stages.watch()
     try:
-        answers = stages.run(requests[0].stage, rows, shared)
+        with stages.inference():
+            answers = stages.run(requests[0].stage, rows, shared)
     except Exception as problem:  # noqa: BLE001  (handed to the stream's owner)
         if len(requests) == 1:
             return [problem]

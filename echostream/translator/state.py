@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-
-from echostream.audio import FrontendState
 from echostream.config import ENCODER_FRAME_MS
 from echostream.models.decoders.ctc_decoder_policy import PolicyState
-from echostream.models.echostream_model import EchoStreamState
+from echostream.samples import FrontendState
 from echostream.text import DetokenizerState
 from echostream.translator.endpoint import EndpointState
 from echostream.translator.spans import Span
 from echostream.translator.speech import SpeakerState
 from echostream.translator.stream import StreamState
 from echostream.translator.text_end import TextEndState
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from echostream.models.echostream_model import EchoStreamState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +52,14 @@ class PipelineState(StreamState):
     text_end: TextEndState = TextEndState()
     sentence: int = 0
     sentence_from: int = 0
-    recent: torch.Tensor | None = None
+    recent: Tensor | None = None
     speech: SpeakerState = SpeakerState()
 
 
 def begin_with(rest: TextEndState, span: Span, state: PipelineState) -> PipelineState:
     """Begin a sentence, of which ``span`` is to be written, with what the one before had heard
     beyond its end."""
-    frames, emitted = rest.frames.size(1), span.emitted
+    frames, emitted = rest.frames.shape[1], span.emitted
     if not span.ends:
         first = frames - 1 - rest.asr[0]
         endpoint = replace(state.endpoint, tokens=len(rest.asr), first=first)

@@ -12,16 +12,18 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from echostream.audio import Resampler, check_same_rate, check_samples
-from echostream.checkpoint import System
 from echostream.config import PolicyConfig
 from echostream.models.decoders.policies import POLICIES
+from echostream.samples import Resampler, check_same_rate, check_samples
 from echostream.translator.judging import attention_layer
 from echostream.translator.stages import Clock, Stages, Steps, drive
+
+if TYPE_CHECKING:
+    from echostream.checkpoint import System
 
 Task = Literal["asr", "s2tt", "s2st"]
 MAX_CHUNK_MS = 3_600_000
@@ -161,7 +163,10 @@ class StreamPipeline(Generic[StateT]):
 
     def build_stages(self, **options: Any) -> Stages:
         """What this pipeline's streams ask the model with."""
-        return Stages(**options)
+        # torch is loaded only where it computes.
+        from echostream.translator.model_stages import ModelStages
+
+        return ModelStages(**options)
 
     def init_state(self) -> StateT:
         """A fresh stream; weights are shared by any number of them."""

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from echostream.arrays import concatenate
 from echostream.models.ctc_output import CTCOutput, end_scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Encoder frames before the decoder's wish to end that are remembered: the wish comes with the
 # decision behind the sentence's last words, or with later ones.
@@ -59,7 +61,7 @@ class TextEnds:
             return state
         known = len(state.scores)
         new = () if emitted.asr_logits is None else tuple(end_scores(emitted.asr_logits).tolist())
-        joined = frames if state.frames is None else torch.cat([state.frames, frames], dim=1)
+        joined = frames if state.frames is None else concatenate([state.frames, frames], axis=1)
         state = TextEndState(
             joined,
             state.scores + new,

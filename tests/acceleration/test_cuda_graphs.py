@@ -10,10 +10,10 @@ from echostream.acceleration.compiled import compile_encoder
 from echostream.acceleration.cuda_graphs import GraphedStep, graph_encoder
 from echostream.acceleration.usual_step import QuickStack, UsualStep, plain_steps, use
 from echostream.assets import model_dir
-from echostream.audio import read_audio
 from echostream.checkpoint import load_model_dir
 from echostream.config import preset
 from echostream.models.echostream_model import seeded_model
+from echostream.samples import read_audio
 from echostream.session import Session, advance_sessions
 from echostream.streaming import join_rows, take_rows, tensors_of
 from echostream.translator.pipeline import Pipeline

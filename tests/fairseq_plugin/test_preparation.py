@@ -14,11 +14,12 @@ import soundfile
 import torch
 import yaml
 
-from echostream.audio import CMVN, Frontend, read_audio
+from echostream.audio import CMVN, Frontend
 from echostream.config import FrontendConfig
 from echostream.fairseq_plugin.data_config import DataConfig, load_text_tasks
 from echostream.fairseq_plugin.features import load_features
 from echostream.fairseq_plugin.manifest import read_speech_manifest, read_text_manifest
+from echostream.samples import read_audio
 from echostream.training.preparation import command, steps
 from echostream.training.preparation.cvss import SPLITS, Corpus, normalize_text
 from echostream.training.units.extractor import UnitExtractor

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from echostream.assets import model_dir
-from echostream.audio import read_audio
 from echostream.checkpoint import load_model_dir
 from echostream.config import EndpointConfig, PolicyConfig, SpeechConfig
+from echostream.samples import read_audio
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stream import Decision
 

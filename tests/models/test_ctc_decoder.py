@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echostream.config import CTCHeadConfig
+from echostream.models.decoders.ctc_collapse import CollapseState, collapse
 from echostream.models.decoders.ctc_decoder import (
-    CollapseState,
     CTCDecoder,
     CTCDecoderWithTransformerLayer,
-    collapse,
     greedy_labels,
 )
 from echostream.streaming import state_bytes

@@ -2,7 +2,7 @@
 
 import torch
 
-from echostream.audio import CMVN, Frontend, read_audio
+from echostream.audio import CMVN, Frontend
 from echostream.config import (
     FrontendConfig,
     MTDecoderConfig,
@@ -18,6 +18,7 @@ from echostream.models.decoders.unit_decoder import (
     strided_visibility,
 )
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder, read_vocoder_state
+from echostream.samples import read_audio
 
 TOLERANCE = 1e-4
 CHUNK = 8

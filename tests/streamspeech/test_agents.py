@@ -11,10 +11,11 @@ from simuleval.data.segments import SpeechSegment
 from echostream.agents.streamspeech_asr import StreamSpeechASRAgent
 from echostream.agents.streamspeech_s2st import StreamSpeechS2STAgent
 from echostream.agents.streamspeech_s2tt import StreamSpeechS2TTAgent
-from echostream.audio import CMVN, read_audio
+from echostream.audio import CMVN
 from echostream.checkpoint import System, save_model_dir
 from echostream.config import preset
 from echostream.models.echostream_model import seeded_model
+from echostream.samples import read_audio
 from echostream.streamspeech.convert import read_streamspeech
 from echostream.text import Vocabulary
 

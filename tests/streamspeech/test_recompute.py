@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from echostream.audio import CMVN, read_audio
+from echostream.audio import CMVN
 from echostream.checkpoint import System
 from echostream.config import (
     ChunkConformerConfig,
@@ -21,6 +21,7 @@ from echostream.config import (
 )
 from echostream.models.decoders.ctc_decoder_policy import Counts, PolicyState
 from echostream.models.echostream_model import seeded_model
+from echostream.samples import read_audio
 from echostream.streamspeech.convert import read_streamspeech
 from echostream.streamspeech.frontend import StreamSpeechFrontend, whole_features
 from echostream.streamspeech.recompute import (

@@ -14,9 +14,10 @@ import soundfile
 import torch
 import yaml
 
-from echostream.audio import CMVN, Frontend, read_audio
+from echostream.audio import CMVN, Frontend
 from echostream.config import FrontendConfig
 from echostream.files import atomic_path
+from echostream.samples import read_audio
 from echostream.text import Vocabulary
 from echostream.training import data_folder, feature_archive
 from echostream.training.corpus import layout, synthesis

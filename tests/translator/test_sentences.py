@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from echostream.audio import check_samples
 from echostream.config import ChunkConformerConfig, EndpointConfig, PolicyConfig
 from echostream.models.echostream_model import seeded_model
 from echostream.models.encoder import Encoded

@@ -1,4 +1,4 @@
-"""CTC heads on the encoder and the incremental greedy collapse.
+"""CTC heads on the encoder.
 
 StreamSpeech (section 3.1): an ASR head and a speech-to-text-translation head read the same
 encoder output; the policy counts what they emit. State-dict names are StreamSpeech's.
@@ -7,7 +7,6 @@ encoder output; the policy counts what they emit. State-dict names are StreamSpe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -79,13 +78,6 @@ class CTCDecoderWithTransformerLayer(UnidirectionalTransformer):
         return self.proj(super().forward(encoder_out.transpose(0, 1))).transpose(0, 1)
 
 
-@dataclass(frozen=True)
-class CollapseState:
-    """What an incremental collapse remembers: the last frame's label."""
-
-    last: int | None = None
-
-
 def greedy_labels(logits: Tensor, forbidden: tuple[int, ...]) -> list[int]:
     """(T, V) logits to the best label of each frame, never one of ``forbidden``."""
     if logits.size(0) == 0:
@@ -93,35 +85,3 @@ def greedy_labels(logits: Tensor, forbidden: tuple[int, ...]) -> list[int]:
     allowed = logits.clone()
     allowed[:, list(forbidden)] = -torch.inf
     return allowed.argmax(dim=-1).tolist()
-
-
-def collapse(
-    labels: list[int], state: CollapseState, blank: int, ignore: tuple[int, ...] = ()
-) -> tuple[list[int], CollapseState]:
-    """Merge repeats and drop blanks of the next frames' labels.
-
-    Collapsing a sequence in any pieces equals collapsing it whole.
-
-    Args:
-        labels: best label per new frame.
-        blank: the blank's id.
-        ignore: further ids that are never emitted (padding).
-
-    Returns:
-        Newly emitted tokens and the state behind them.
-    """
-    positions, state = emissions(labels, state, blank, ignore)
-    return [labels[position] for position in positions], state
-
-
-def emissions(
-    labels: list[int], state: CollapseState, blank: int, ignore: tuple[int, ...] = ()
-) -> tuple[list[int], CollapseState]:
-    """:func:`collapse`, but returns at which of the new frames tokens are emitted."""
-    positions = []
-    last = state.last
-    for position, label in enumerate(labels):
-        if label != last and label != blank and label not in ignore:
-            positions.append(position)
-        last = label
-    return positions, CollapseState(last)

@@ -33,6 +33,7 @@ from echostream.models.decoders.codehifigan_standalone import (
     ResBlock,
 )
 from echostream.models.decoders.time_major import TimeMajorConv, Upsampling, time_major
+from echostream.models.decoders.unit_layout import Growth
 
 LAST_SLOPE = 0.01  # the original's last activation has torch's default slope
 FIRST_GRID = 4  # frames; see _grid
@@ -61,23 +62,6 @@ class Span:
     def start(self, first_new: int) -> int:
         """First position to compute; position 0 is the end of the settled frames."""
         return -self.unsettled if self.kept else first_new * self.rate - self.memory
-
-
-@dataclass(frozen=True)
-class Growth:
-    """What one write brings to one stream, in frames from the end of the settled ones.
-
-    Attributes:
-        settled: frames settled before this write.
-        first_new: first frame whose samples are wanted.
-        end: end of the frames.
-        newly_settled: frames that settle with this write.
-    """
-
-    settled: int
-    first_new: int
-    end: int
-    newly_settled: int
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Shapes: B batch, T target positions, S source frames, D model width, V vocabular
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.config import MTDecoderConfig
+from echostream.models.decoders.hypothesis import Hypothesis, Stands
 from echostream.models.kv_cache import KVCache, causal_mask
 from echostream.models.transformer_layer import (
     TransformerLayer,
@@ -30,10 +31,6 @@ from echostream.models.transformer_layer import (
     visible_mask,
 )
 from echostream.streaming import PerRow, per_row, take_rows
-
-# Whether the last of a row's new tokens may stand, given the weights of the source frames that the
-# row sees, oldest first (None unless they were asked for).
-Stands = Callable[[tuple[int, ...], Sequence[float] | None], bool]
 
 
 @dataclass(frozen=True)
@@ -71,40 +68,6 @@ class MTState:
         """Forget target positions of the only row from ``length`` on; the source stays."""
         cache = self.cache.truncate(length)
         return replace(self, cache=cache, last_tokens=PerRow((last_token,)))
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """Tokens that a decoding call added to one row.
-
-    Attributes:
-        tokens: new tokens, without end-of-sentence.
-        hidden: (1, N, D) decoder states of the positions that predicted them, followed by the one
-            that predicted end-of-sentence if ``finished``.
-        state: the decoder state behind them, of this row alone.
-        finished: end-of-sentence was predicted (and accepted).
-        score: sum of log-probabilities.
-        refused: the token that decoding stopped before, since it may not stand; None: it stopped
-            for another reason.
-    """
-
-    tokens: tuple[int, ...]
-    hidden: Tensor
-    state: MTState
-    finished: bool
-    score: float
-    refused: int | None = None
-
-    def keep(self, count: int, before: MTState) -> Hypothesis:
-        """The first ``count`` tokens alone, as if no more had been written; ``before`` is the state
-        that decoding began with. The score stays that of all."""
-        last = self.tokens[count - 1] if count else before.last_token
-        return replace(
-            self,
-            tokens=self.tokens[:count],
-            hidden=self.hidden[:, :count],
-            state=self.state.truncate(before.length + count, last),
-        )
 
 
 class TransformerMTDecoder(nn.Module):

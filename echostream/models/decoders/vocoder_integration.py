@@ -18,30 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from echostream.models.decoders.pace import Paced, approach, check_speed, paced
-from echostream.models.decoders.streaming_generator import Growth, streaming_generator
+from echostream.models.decoders.pace import check_speed
+from echostream.models.decoders.streaming_generator import streaming_generator
+from echostream.models.decoders.unit_layout import UnitTail, lay_out
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
 from echostream.streaming import PerRow
-
-
-@dataclass(frozen=True)
-class UnitTail:
-    """The end of what one row has spoken.
-
-    Attributes:
-        units: the most recent units, oldest first: those whose durations may still change, and
-            those that these durations depend on.
-        settled_frames: unit frames that no later unit can change.
-        speeds: of the units whose durations may still change.
-        owed_frames: by which what was settled is too short for its speed.
-        speed: of the last unit.
-    """
-
-    units: tuple[int, ...] = ()
-    settled_frames: int = 0
-    speeds: tuple[float, ...] = ()
-    owed_frames: float = 0.0
-    speed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,23 +46,6 @@ class VocoderState:
         return replace(self, tails=PerRow(tails))
 
 
-@dataclass(frozen=True)
-class _Write:
-    """What one row is about to speak.
-
-    Attributes:
-        units: from the first one that is laid out.
-        pace: their frames.
-        known: how many of them were spoken before.
-    """
-
-    units: tuple[int, ...]
-    pace: Paced
-    known: int
-    growth: Growth
-    tail: UnitTail
-
-
 class StreamingVocoder:
     """Incremental front of a :class:`CodeHiFiGANVocoder`.
 
@@ -96,7 +60,6 @@ class StreamingVocoder:
         self.vocoder = vocoder
         self.dur_prediction = dur_prediction
         self.unsettled_units = vocoder.generator.duration_radius_units() if dur_prediction else 0
-        self.context_units = 2 * self.unsettled_units
 
     def init_state(self, batch_size: int = 1) -> VocoderState:
         """Streams in which nothing was spoken yet, on the weights' device."""
@@ -146,7 +109,7 @@ class StreamingVocoder:
             [(*tail.units, *new) for tail, new in zip(state.tails, units, strict=True)]
         )
         writes = [
-            self._plan(new, tail, speed, durations)
+            lay_out(new, tail, speed, durations, self.unsettled_units)
             for new, tail, speed, durations in zip(
                 units, state.tails, speeds, predicted, strict=True
             )
@@ -171,28 +134,3 @@ class StreamingVocoder:
         if not self.dur_prediction:
             return [[1] * len(row) for row in units]
         return self.vocoder.durations(units)
-
-    def _plan(
-        self, new: Sequence[int], tail: UnitTail, speed: float, predicted: list[int]
-    ) -> _Write:
-        """Lay out one row's new units behind those whose durations may still change."""
-        everything = (*tail.units, *new)
-        first = max(len(tail.units) - self.unsettled_units, 0)
-        known = len(tail.units) - first
-        speeds = (*tail.speeds, *approach(tail.speed, speed, len(new)))
-        pace = paced(predicted[first:], speeds, tail.owed_frames)
-        settling = max(len(speeds) - self.unsettled_units, 0)
-        growth = Growth(
-            settled=tail.settled_frames,
-            first_new=sum(pace.frames[:known]),
-            end=sum(pace.frames),
-            newly_settled=sum(pace.frames[:settling]),
-        )
-        following = UnitTail(
-            everything[len(everything) - min(self.context_units, len(everything)) :],
-            tail.settled_frames + growth.newly_settled,
-            speeds[settling:],
-            pace.owed[settling],
-            speeds[-1],
-        )
-        return _Write(everything[first:], pace, known, growth, following)

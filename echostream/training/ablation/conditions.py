@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echostream.audio import read_audio
 from echostream.checkpoint import System
 from echostream.config import ENCODER_FRAME_MS
 from echostream.evaluation.runs.logged_instances import speech_layout
 from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.decoders.vocoder_integration import StreamingVocoder
+from echostream.samples import read_audio
 from echostream.speaking import is_lower_case, words_in
 from echostream.text import Vocabulary
 from echostream.training.vocoder.data import SpeechWithUnits

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from echostream.audio import fbank, read_audio
+from echostream.audio import fbank
 from echostream.config import FrontendConfig
 from echostream.files import write_atomically
+from echostream.samples import read_audio
 from echostream.training import feature_archive
 from echostream.training.corpus import layout, synthesis
 from echostream.training.corpus.pairs import SPLITS, Chooser, digest

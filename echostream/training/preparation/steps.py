@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from echostream.audio import Frontend, Resampler, check_samples, read_audio
+from echostream.audio import Frontend
 from echostream.config import FrontendConfig
 from echostream.files import atomic_path, write_atomically
+from echostream.samples import Resampler, check_samples, read_audio
 from echostream.training.feature_archive import FBANK_ZIP, GCMVN, RunningMoments, index_feature_zip
 from echostream.training.preparation.cvss import SPLITS, Clip, Corpus, normalize_text
 from echostream.training.units.sequences import read_units, reduce_units

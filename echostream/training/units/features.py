@@ -15,7 +15,7 @@ import torchaudio.compliance.kaldi as kaldi
 from torch import Tensor, nn
 from torchaudio.functional import compute_deltas
 
-from echostream.audio import KALDI_SCALE
+from echostream.samples import KALDI_SCALE
 
 UNIT_FRAME_SAMPLES = 320  # 50 Hz at 16 kHz
 

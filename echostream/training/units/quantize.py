@@ -10,7 +10,7 @@ import soxr
 import torch
 from tqdm import tqdm
 
-from echostream.audio import check_samples, read_audio
+from echostream.samples import check_samples, read_audio
 from echostream.training.units.extractor import UnitExtractor
 from echostream.training.units.sequences import read_units, write_units
 

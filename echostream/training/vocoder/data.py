@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from echostream.audio import read_audio
 from echostream.config import VocoderConfig
+from echostream.samples import read_audio
 from echostream.training.corpus.synthesis import generator_for
 from echostream.training.units.sequences import read_units, reduce_units
 

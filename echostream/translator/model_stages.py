@@ -1,0 +1,103 @@
+"""What streams ask for, computed with torch: all rows of a group in one step.
+
+Shapes: B rows, T filterbank frames, S encoder frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from echostream.models.ctc_output import CTCOutput
+from echostream.models.decoders.hypothesis import Hypothesis, Stands
+from echostream.models.decoders.transformer_decoder import MTState
+from echostream.models.echostream_model import ListeningState, SpeechState
+from echostream.models.encoder import Features
+from echostream.streaming import join_rows, rows_apart
+from echostream.translator.stages import Stages, Stopwatch
+
+
+class ModelStages(Stages):
+    """:class:`~echostream.translator.stages.Stages` over an
+    :class:`~echostream.models.echostream_model.EchoStreamModel`."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def place(self, features: Features) -> Features:
+        """Features on the weights' device, in their format."""
+        return features.to(next(self.model.parameters()))
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """Without gradients."""
+        return torch.no_grad()
+
+    def _listen(
+        self,
+        features: Sequence[Features],
+        states: Sequence[ListeningState],
+        final: Sequence[bool],
+        watch: Stopwatch,
+    ) -> list[tuple[Tensor, CTCOutput, ListeningState]]:
+        with watch("encoder"):
+            state, lengths, joined = join_rows(states), None, features[0]
+            if len(features) > 1:
+                sizes = [row.size(1) for row in features]
+                lengths = None if len(set(sizes)) == 1 else sizes
+                joined = pad_sequence([row[0] for row in features], batch_first=True)
+            encoded, state = self.model.encode(joined, state, lengths=lengths, final=final)
+        with watch("ctc"):
+            outputs, state = self.model.emit(encoded, state, transcribe_only=self.transcribe_only)
+        with watch("encoder"):
+            frames = encoded.frames
+            return [
+                (frames[row : row + 1, :count], output, own)
+                for row, (count, output, own) in enumerate(
+                    zip(encoded.counts, outputs, rows_apart(state, len(states)), strict=True)
+                )
+            ]
+
+    def _translate(
+        self,
+        states: Sequence[MTState],
+        limits: Sequence[int],
+        final: Sequence[bool],
+        tails: Sequence[Tensor | None],
+        stands: Sequence[Stands | None],
+        watch: Stopwatch,
+    ) -> list[Hypothesis]:
+        judged = {}
+        if any(stands):
+            judged = {"stands": stands, "attention_layer": self.attention_layer}
+        with watch("mt"):
+            return self.model.translate(
+                join_rows(states), limits, final, tail=tails[0], beam=self.beam, **judged
+            )
+
+    def _speak(
+        self, hidden: Sequence[Tensor], states: Sequence[SpeechState], watch: Stopwatch
+    ) -> list[tuple[list[int], SpeechState]]:
+        with watch("units"):
+            units, state = self.model.speak(hidden, join_rows(states))
+            return list(zip(units, rows_apart(state, len(states)), strict=True))
+
+    def _vocode(
+        self,
+        units: Sequence[list[int]],
+        states: Sequence[SpeechState],
+        speeds: Sequence[float],
+        watch: Stopwatch,
+    ) -> list[tuple[np.ndarray, SpeechState]]:
+        with watch("vocoder"):
+            samples, state = self.model.vocode(
+                units, join_rows(states), speeds, dur_prediction=self.dur_prediction
+            )
+            speech = [one.float().cpu().numpy() for one in samples]
+            return list(zip(speech, rows_apart(state, len(states)), strict=True))
