@@ -57,6 +57,8 @@ setup(
         "hub": ["huggingface-hub>=1.0"],
         # Its network comes in the wheel.
         "vad": ["silero-vad>=5.1", "onnxruntime>=1.17"],
+        # The exporter needs onnx and onnxscript, running only onnxruntime.
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         # Its later wheels fetch the weights from a server.
         "moonshine": ["moonshine-voice>=0.0.49,<0.1"],
         "whisper": ["faster-whisper>=1.0"],

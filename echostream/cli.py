@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from echostream import __version__
+from echostream.acceleration.onnx.command import add_export_onnx_parser
 from echostream.bench.command import add_bench_parser
 from echostream.config import ENCODER_FRAME_MS, EmformerConfig
 from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.set_defaults(func=run_info)
 
     add_convert_parser(commands)
+    add_export_onnx_parser(commands)
     add_evaluate_parser(commands)
     add_compare_parser(commands)
     add_talks_parser(commands)

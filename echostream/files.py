@@ -1,9 +1,11 @@
-"""Atomic file writing."""
+"""Atomic writing of files and directories."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,3 +29,40 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     """Write a whole file or nothing."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_directory(path: Path, replaceable: Callable[[Path], bool], what: str) -> Iterator[Path]:
+    """A temporary directory that takes the place of ``path`` when the block succeeds, so that a
+    directory under the final name is always whole.
+
+    Args:
+        replaceable: whether a directory may be replaced; an empty one always may.
+        what: what it would have to be, for the error.
+
+    Raises:
+        FileExistsError: something else is there, which stays as it is.
+    """
+    path = path.resolve()  # a linked directory is replaced where it lies
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield staging
+        # Some writers, and mkdtemp for its directory, leave what they make to the owner alone.
+        for file in staging.iterdir():
+            file.chmod(0o644)
+        staging.chmod(0o755)
+        if not path.exists():
+            staging.rename(path)
+            return
+        if not path.is_dir() or (any(path.iterdir()) and not replaceable(path)):
+            raise FileExistsError(
+                f"{path} exists and is not {what} (or holds other files too); not replacing it"
+            )
+        old = path.with_name(f".{path.name}.old-{os.getpid()}")
+        path.rename(old)
+        staging.rename(path)
+        shutil.rmtree(old)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise

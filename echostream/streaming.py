@@ -270,6 +270,8 @@ def shift_in(past: Tensor, new: Tensor, lengths: Sequence[int]) -> Tensor:
     """The last positions of (B, L, ...) ``past`` followed by each row's first ``lengths`` of (B, N,
     ...) ``new``: as many as ``past`` has, sharing no memory with what was dropped."""
     limit, first = past.size(1), lengths[0]
+    if torch.compiler.is_exporting():  # a form without branches, for any length
+        return torch.cat([past, new[:, :first]], dim=1)[:, first:]
     if any(length != first for length in lengths):
         return window(torch.cat([past, new], dim=1), lengths, limit)
     if first >= limit:

@@ -63,9 +63,17 @@ def choose_threads(model: nn.Module) -> int:
     if os.environ.get(THREADS_VARIABLE):
         return torch.get_num_threads()  # torch has read it
     on_gpu = any(parameter.device.type != "cpu" for parameter in model.parameters())
-    if on_gpu or count_parameters(model) <= SMALL_PARAMETERS:
-        return 1
-    return physical_cores()
+    return 1 if on_gpu else _by_size(count_parameters(model))
+
+
+def suitable_threads(parameters: int) -> int:
+    """:func:`choose_threads` for a model of so many parameters that is not torch's."""
+    asked = os.environ.get(THREADS_VARIABLE, "").split(",")[0]
+    return int(asked) if asked.isdecimal() and int(asked) else _by_size(parameters)
+
+
+def _by_size(parameters: int) -> int:
+    return 1 if parameters <= SMALL_PARAMETERS else physical_cores()
 
 
 def use_threads(model: nn.Module, asked: int | None = None) -> int:

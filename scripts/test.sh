@@ -5,7 +5,8 @@
 #   bash scripts/test.sh ARG...       hand the arguments to pytest instead
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/setup.sh dev asr moonshine eval hf hub vad whisper ray train serve browser simulstream
+source scripts/setup.sh dev asr moonshine eval hf hub vad whisper ray train serve browser \
+    simulstream onnx
 
 if [ "$#" -gt 0 ]; then
     exec python -m pytest "$@"

@@ -15,8 +15,10 @@ FLOORS = [
     {"config": ("echostream.config",), "version": ("echostream",)},
     {
         "basics": (
+            "echostream.arrays",
             "echostream.audio",
             "echostream.files",
+            "echostream.samples",
             "echostream.streaming",
             "echostream.text",
             "echostream.threads",
@@ -26,6 +28,7 @@ FLOORS = [
     },
     {
         "layers": (
+            "echostream.models.cache_limits",
             "echostream.models.kv_cache",
             "echostream.models.transformer_layer",
             "echostream.models.emformer_layer",
@@ -64,6 +67,7 @@ FLOORS = [
         )
     },
     {"session": ("echostream.session",)},
+    {"onnx": ("echostream.acceleration.onnx",)},
     {"evaluation": ("echostream.evaluation",)},
     {"streamspeech": ("echostream.streamspeech",)},
     {
@@ -77,7 +81,8 @@ FLOORS = [
     {"bench": ("echostream.bench",)},
     {"commands": ("echostream.cli", "echostream.demo"), "api": ("echostream.api",)},
 ]
-EMPTY_PACKAGES = {"echostream.models"}  # hold other rooms and nothing of their own
+# Hold other rooms and nothing of their own.
+EMPTY_PACKAGES = {"echostream.models", "echostream.acceleration"}
 HEAVY = {
     "simuleval": ("agents/", "echostream/evaluation/", "echostream/bench/glue.py"),
     "fairseq": ("echostream/fairseq_plugin/",),

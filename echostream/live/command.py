@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from echostream import assets
+from echostream.acceleration.onnx.command import add_runtime_arg
 from echostream.config.compute import DTYPES, add_threads_arg
 from echostream.live.options import OFFLINE_BEAM, add_model_arg, add_run_args, add_vad_arg
 
@@ -57,6 +58,7 @@ def add_translate_parser(commands: argparse._SubParsersAction) -> None:
     translate.add_argument(
         "--beam", type=int, help=f"beam width (default 1; with --offline {OFFLINE_BEAM})"
     )
+    add_runtime_arg(translate)
     add_run_args(translate)
     add_vad_arg(translate)
     translate.set_defaults(func=_translate)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from echostream.checkpoint import System
 from echostream.live.speech_gate import SpeechGate, open_gate
 from echostream.live.utterances import UtteranceCutter
-from echostream.streamspeech.recompute import StreamSpeechPipeline
 from echostream.translator.pipeline import Pipeline, Task
+
+if TYPE_CHECKING:
+    from echostream.checkpoint import System
 
 
 def ends_are_given(args: argparse.Namespace) -> bool:
@@ -58,5 +60,9 @@ def cutter_for(system: System, choice: str) -> UtteranceCutter | None:
 
 def open_pipeline(system: System, *, chunk_ms: int, task: Task = "s2st", beam: int = 1) -> Pipeline:
     """The incremental pipeline of a model; StreamSpeech's models hear what its agents hear."""
-    kind = StreamSpeechPipeline if system.model.encoder.utterances_only else Pipeline
+    kind = Pipeline
+    if system.model.encoder.utterances_only:
+        from echostream.streamspeech.recompute import StreamSpeechPipeline
+
+        kind = StreamSpeechPipeline
     return kind(system, chunk_ms=chunk_ms, task=task, beam=beam)

@@ -6,17 +6,15 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
-import torch
 from tqdm import tqdm
 
-from echostream.checkpoint import System
 from echostream.live.captions import Captions, show_words
-from echostream.live.computing import load_to_compute
 from echostream.live.ends import (
     cutter_for,
     ends_are_given,
@@ -30,6 +28,10 @@ from echostream.live.utterances import SpokenSession, UtteranceCutter
 from echostream.session import Session
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stream import MAX_CHUNK_MS, Decision
+
+if TYPE_CHECKING:
+    from echostream.acceleration.onnx.runtime import OnnxSystem
+    from echostream.checkpoint import System
 
 
 def audio_blocks(path: Path, block_ms: int = 100) -> Iterator[tuple[np.ndarray, int, bool]]:
@@ -130,27 +132,51 @@ def targets(inputs: list[Path], out: Path) -> list[Path]:
 
 def run_translate(args: argparse.Namespace) -> int:
     places = targets(args.inputs, args.out)
-    beam = args.beam if args.beam is not None else (OFFLINE_BEAM if args.offline else 1)
+    # Exported decoders write greedily.
+    searches = args.offline and args.runtime == "torch"
+    beam = args.beam if args.beam is not None else (OFFLINE_BEAM if searches else 1)
     chunk_ms = MAX_CHUNK_MS if args.offline else args.chunk_ms
     if args.offline and args.compile:
         raise ValueError("--compile is for chunks, --offline decides once over the whole file")
-    loaded = load_to_compute(args.model_dir, args, chunk_ms)
+    loaded, opened, threads = _load(args, chunk_ms)
     given = ends_are_given(args)
     options = {"chunk_ms": chunk_ms, "task": args.task, "beam": beam}
-    alone = open_pipeline(loaded, **options)
-    stream = open_pipeline(for_streams(loaded, given=given), **options)
+    alone = opened(loaded, **options)
+    stream = opened(for_streams(loaded, given=given), **options)
     cutter = None if given else cutter_for(loaded, args.vad)
     for path, place in zip(args.inputs, places, strict=True):
         if args.offline or (not given and is_utterance(path, loaded)):
-            _translate_one(alone, path, place, args)
+            _translate_one(alone, path, place, args, threads)
         elif cutter is not None:
-            _translate_one(alone, path, place, args, cutter=cutter)
+            _translate_one(alone, path, place, args, threads, cutter=cutter)
         else:
-            _translate_one(stream, path, place, args, gate=gate_for(loaded, args.vad))
+            gate = gate_for(loaded, args.vad)
+            _translate_one(stream, path, place, args, threads, gate=gate)
     return 0
 
 
-def is_utterance(path: Path, system: System) -> bool:
+def _load(
+    args: argparse.Namespace, chunk_ms: int
+) -> tuple[System | OnnxSystem, Callable[..., Pipeline], int]:
+    """The model, what opens pipelines over it, and how many threads it computes with. Loads the
+    runtime that the flags ask for, and no other."""
+    if args.runtime == "onnx":
+        from echostream.acceleration.onnx.runtime import load_from_args, onnx_pipeline
+
+        system = load_from_args(args)
+        return system, onnx_pipeline, system.model.threads
+    import torch
+
+    from echostream.live import computing
+
+    return (
+        computing.load_to_compute(args.model_dir, args, chunk_ms),
+        open_pipeline,
+        torch.get_num_threads(),
+    )
+
+
+def is_utterance(path: Path, system: System | OnnxSystem) -> bool:
     """Whether a sound file is no longer than the longest sentence of a stream."""
     duration_s = _duration_s(path)
     return duration_s is not None and 1000 * duration_s <= system.config.endpoint.max_sentence_ms
@@ -161,6 +187,7 @@ def _translate_one(
     path: Path,
     out: Path,
     args: argparse.Namespace,
+    threads: int,
     **between: SpeechGate | UtteranceCutter | None,
 ) -> None:
     captions, seconds, speech = Captions(), 0.0, 0
@@ -186,7 +213,7 @@ def _translate_one(
             "source": path.name,
             "source_s": seconds,
             "speech_s": speech / pipeline.output_rate,
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "sentences": captions.to_dicts(),
         }
         text = json.dumps(report, ensure_ascii=False, indent=1)

@@ -13,6 +13,7 @@ import torch
 from echostream.config import ChunkConformerConfig, EndpointConfig, PolicyConfig
 from echostream.models.echostream_model import seeded_model
 from echostream.models.encoder import Encoded
+from echostream.samples import check_samples
 from echostream.streaming import PerRow, state_bytes
 from echostream.synthetic import random_system, synthetic_clip
 from echostream.text import Vocabulary

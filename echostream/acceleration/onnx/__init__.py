@@ -1,0 +1,1 @@
+"""A system as ONNX files, and a runtime for them that needs no torch."""
