@@ -410,6 +410,11 @@ def test_flags_of_torch_alone_are_refused(tiny_export):
         pipeline_from_args(arguments(tiny_export, "--beam", "3"), chunk_ms=320, beam=3)
 
 
+def test_policies_that_ask_for_attention_are_refused(tiny_export):
+    with pytest.raises(ValueError, match="counts alone; 'alignatt' asks for attention"):
+        onnx_pipeline(load_onnx_dir(tiny_export), policy=PolicyConfig(name="alignatt"))
+
+
 def test_flags_reach_the_pipeline(tiny_export):
     args = arguments(tiny_export, "--offline", "--threads", "2", "--set", "policy.stride_n=3")
     pipeline = pipeline_from_args(args, chunk_ms=4000, beam=5)

@@ -82,6 +82,7 @@ class OnnxStages(Stages):
         limits: Sequence[int],
         final: Sequence[bool],
         tails: Sequence[None],
+        stands: Sequence[None],
         watch: Stopwatch,
     ) -> list[Hypothesis]:
         with watch("mt"):
@@ -122,11 +123,19 @@ def onnx_pipeline(system: OnnxSystem, **options: Any) -> OnnxPipeline:
         options: of :class:`~echostream.translator.pipeline.Pipeline`.
 
     Raises:
-        ValueError: a beam: exported decoders write greedily.
+        ValueError: a beam, or a policy that judges single subwords: exported decoders write
+            greedily and hand out no attention.
     """
     if options.get("beam", 1) != 1:
         raise ValueError(f"the ONNX runtime writes greedily: beam must be 1, got {options['beam']}")
-    return OnnxPipeline(system, **options)
+    pipeline = OnnxPipeline(system, **options)
+    if pipeline.policy.evidence:
+        asked = ", ".join(sorted(pipeline.policy.evidence))
+        name = pipeline.policy_config.name
+        raise ValueError(
+            f"the ONNX runtime takes policies that see counts alone; {name!r} asks for {asked}"
+        )
+    return pipeline
 
 
 def load_from_args(args: argparse.Namespace) -> OnnxSystem:

@@ -11,7 +11,7 @@ Shapes: B batch, T target positions, S source frames, D model width, V vocabular
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
