@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from echostream.samples import Resampler, ResamplerState, check_same_rate
 from echostream.live.speech_gate import DETECTOR_RATE, WINDOW_SAMPLES, Detector
+from echostream.samples import Resampler, ResamplerState, check_same_rate
 from echostream.session import Session
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stream import Decision

@@ -21,9 +21,9 @@ from echostream.acceleration.onnx.export import export_onnx, filterbank_tables
 from echostream.acceleration.onnx.features import ArrayFrontend
 from echostream.acceleration.onnx.manifest import MANIFEST_FILE, Manifest, read_manifest
 from echostream.acceleration.onnx.runtime import (
+    load_from_args,
     load_onnx_dir,
     onnx_pipeline,
-    pipeline_from_args,
 )
 from echostream.assets import model_dir
 from echostream.audio import fbank
@@ -405,9 +405,9 @@ def arguments(folder: Path, *more: str) -> Namespace:
 def test_flags_of_torch_alone_are_refused(tiny_export):
     for flags in (["--device", "cuda"], ["--dtype", "bf16"], ["--compile"]):
         with pytest.raises(ValueError, match=f"leave out {flags[0]}, got"):
-            pipeline_from_args(arguments(tiny_export, *flags), chunk_ms=320, beam=1)
+            load_from_args(arguments(tiny_export, *flags))
     with pytest.raises(ValueError, match="greedily: beam must be 1, got 3"):
-        pipeline_from_args(arguments(tiny_export, "--beam", "3"), chunk_ms=320, beam=3)
+        onnx_pipeline(load_onnx_dir(tiny_export), beam=3)
 
 
 def test_policies_that_ask_for_attention_are_refused(tiny_export):
@@ -416,14 +416,10 @@ def test_policies_that_ask_for_attention_are_refused(tiny_export):
 
 
 def test_flags_reach_the_pipeline(tiny_export):
-    args = arguments(tiny_export, "--offline", "--threads", "2", "--set", "policy.stride_n=3")
-    pipeline = pipeline_from_args(args, chunk_ms=4000, beam=5)
-    assert pipeline.stages.beam == 1
-    assert pipeline.system.model.threads == 2
-    assert pipeline.policy_config.stride_n == 3
-    assert pipeline_from_args(
-        arguments(tiny_export), chunk_ms=320, beam=1
-    ).system.model.threads == suitable_threads(1)
+    system = load_from_args(arguments(tiny_export, "--threads", "2", "--set", "policy.stride_n=3"))
+    assert system.model.threads == 2
+    assert onnx_pipeline(system).policy_config.stride_n == 3
+    assert load_from_args(arguments(tiny_export)).model.threads == suitable_threads(1)
 
 
 def test_units_and_speeds_out_of_range_are_named(tiny_export):
