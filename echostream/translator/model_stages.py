@@ -5,6 +5,7 @@ Shapes: B rows, T filterbank frames, S encoder frames.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -27,13 +28,18 @@ class ModelStages(Stages):
     """:class:`~echostream.translator.stages.Stages` over an
     :class:`~echostream.models.echostream_model.EchoStreamModel`."""
 
+    @functools.cached_property
+    def _weight(self) -> Tensor:
+        # Looked up once: it stays the same object wherever the model is moved.
+        return next(self.model.parameters())
+
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self._weight.device
 
     def place(self, features: Features) -> Features:
         """Features on the weights' device, in their format."""
-        return features.to(next(self.model.parameters()))
+        return features.to(self._weight)
 
     def inference(self) -> AbstractContextManager[Any]:
         """Without gradients."""
