@@ -15,9 +15,6 @@ directory under the final name is always whole.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from echostream.audio import CMVN, Frontend
 from echostream.config import EchoStreamConfig, Settings, load_config, save_config
+from echostream.files import atomic_directory, install_directory
 from echostream.hub.names import resolve_model
 from echostream.models.echostream_model import EchoStreamModel, freeze
 from echostream.precision import check_dtype, convert
@@ -91,10 +89,7 @@ def save_model_dir(
         dtype: store floating-point weights in this precision.
         provenance: where it came from, as JSON values.
     """
-    path = Path(path).resolve()  # a linked model directory is replaced where it lies
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with atomic_directory(Path(path), _is_model_dir, "a model directory") as staging:
         save_config(system.config, staging / CONFIG_FILE)
         weights, vocoder = {}, {}
         for name, tensor in system.model.state_dict().items():
@@ -117,10 +112,6 @@ def save_model_dir(
             vocabulary.save(staging / f"{name}.dict.txt", staging / f"{name}.spm.model")
         if provenance is not None:
             write_provenance(staging, provenance)
-        install(staging, path)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def write_provenance(folder: Path, provenance: Mapping[str, Any]) -> None:
@@ -149,33 +140,13 @@ def install(staging: Path, path: Path) -> None:
     Raises:
         FileExistsError: something else than a model directory is there.
     """
-    # safetensors writes files, and mkdtemp its directory, for the owner alone.
-    for file in staging.iterdir():
-        file.chmod(0o644)
-    staging.chmod(0o755)
-    _replace_dir(staging, path)
+    install_directory(staging, path, _is_model_dir, "a model directory")
 
 
 def _is_model_dir(path: Path) -> bool:
     """Whether a directory holds a model and nothing else, so that replacing it loses nothing."""
     names = {entry.name for entry in path.iterdir()}
     return {CONFIG_FILE, MODEL_FILE} <= names <= KNOWN_FILES
-
-
-def _replace_dir(staging: Path, path: Path) -> None:
-    """Move a finished directory into place; only ever replaces a model directory."""
-    if not path.exists():
-        staging.rename(path)
-        return
-    if not path.is_dir() or (any(path.iterdir()) and not _is_model_dir(path)):
-        raise FileExistsError(
-            f"{path} exists and is not a model directory (or holds other files too); "
-            "not replacing it"
-        )
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    path.rename(old)
-    staging.rename(path)
-    shutil.rmtree(old)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -34,35 +34,42 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 @contextmanager
 def atomic_directory(path: Path, replaceable: Callable[[Path], bool], what: str) -> Iterator[Path]:
     """A temporary directory that takes the place of ``path`` when the block succeeds, so that a
-    directory under the final name is always whole.
-
-    Args:
-        replaceable: whether a directory may be replaced; an empty one always may.
-        what: what it would have to be, for the error.
-
-    Raises:
-        FileExistsError: something else is there, which stays as it is.
-    """
+    directory under the final name is always whole; see :func:`install_directory`."""
     path = path.resolve()  # a linked directory is replaced where it lies
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield staging
-        # Some writers, and mkdtemp for its directory, leave what they make to the owner alone.
-        for file in staging.iterdir():
-            file.chmod(0o644)
-        staging.chmod(0o755)
-        if not path.exists():
-            staging.rename(path)
-            return
-        if not path.is_dir() or (any(path.iterdir()) and not replaceable(path)):
-            raise FileExistsError(
-                f"{path} exists and is not {what} (or holds other files too); not replacing it"
-            )
-        old = path.with_name(f".{path.name}.old-{os.getpid()}")
-        path.rename(old)
-        staging.rename(path)
-        shutil.rmtree(old)
+        install_directory(staging, path, replaceable, what)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def install_directory(
+    staging: Path, path: Path, replaceable: Callable[[Path], bool], what: str
+) -> None:
+    """Move a finished directory from beside its place into it.
+
+    Args:
+        replaceable: whether a directory that is there may be replaced; an empty one always may.
+        what: what it would have to be, for the error.
+
+    Raises:
+        FileExistsError: something else is there, which stays as it is.
+    """
+    # Some writers, and mkdtemp for its directory, leave what they make to the owner alone.
+    for file in staging.iterdir():
+        file.chmod(0o644)
+    staging.chmod(0o755)
+    if not path.exists():
+        staging.rename(path)
+        return
+    if not path.is_dir() or (any(path.iterdir()) and not replaceable(path)):
+        raise FileExistsError(
+            f"{path} exists and is not {what} (or holds other files too); not replacing it"
+        )
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path.rename(old)
+    staging.rename(path)
+    shutil.rmtree(old)
