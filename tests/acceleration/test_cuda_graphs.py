@@ -140,9 +140,7 @@ def test_streams_of_different_ages_share_a_graph_of_at_least_their_number(device
     for _ in range(6):
         features = chunk(streams)
         with plain_steps(model):
-            alone = [
-                encoder.step(features[row : row + 1], expected[row]) for row in range(streams)
-            ]
+            alone = [encoder.step(features[row : row + 1], expected[row]) for row in range(streams)]
         expected = [following for _, following in alone]
         out, state = encoder.step(features, state)
         for row, (wanted, following) in enumerate(alone):

@@ -5,10 +5,11 @@ Letters: D width of text states, N text states, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ from torch import Tensor
 from echostream.checkpoint import System
 from echostream.config import ENCODER_FRAME_MS
 from echostream.evaluation.runs.logged_instances import speech_layout
-from echostream.models.decoders.transformer_decoder import Hypothesis
+from echostream.models.decoders.hypothesis import Hypothesis
 from echostream.models.decoders.vocoder_integration import StreamingVocoder
 from echostream.samples import read_audio
 from echostream.speaking import is_lower_case, words_in
 from echostream.text import Vocabulary
 from echostream.training.vocoder.data import SpeechWithUnits
 from echostream.translator.pipeline import Pipeline
+from echostream.translator.state import PipelineState
 
 CONDITIONS = {
     "real": "real target speech",
@@ -97,8 +99,10 @@ class _Recording(Pipeline):
         super().__init__(*args, **kwargs)
         self.written: list[Tensor] = []
 
-    def _write_text(self, *args: object) -> tuple[Hypothesis | None, object]:
-        hypothesis, state = super()._write_text(*args)
+    def _write_text(
+        self, *args: Any
+    ) -> Generator[Any, Any, tuple[Hypothesis | None, PipelineState]]:
+        hypothesis, state = yield from super()._write_text(*args)
         if hypothesis is not None and hypothesis.hidden.size(1):
             self.written.append(hypothesis.hidden)
         return hypothesis, state
@@ -176,12 +180,13 @@ class Ablation:
 
     def say(self, states: Tensor, ends: Sequence[int]) -> np.ndarray:
         """(1, N, D) text states to (S,) speech, in pieces that end at ``ends``; no pauses."""
-        model, state = self.system.model, self.system.model.init_state()
-        pieces = []
+        model, state = self.system.model, self.system.model.init_speech()
+        pieces = [np.zeros(0, np.float32)]
         for start, end in pairwise([0, *ends]):
-            units, state = model.speak(states[:, start:end], state)
-            speech, state = model.vocode(units, state)
-            pieces.append(speech.numpy())
+            (units,), state = model.speak([states[:, start:end]], state)
+            if units:
+                (speech,), state = model.vocode([units], state, [1.0])
+                pieces.append(speech.numpy())
         return np.concatenate(pieces)
 
     def say_written(self) -> np.ndarray:
