@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from echostream.translator.stages import Clock, Stages, Stopwatch
+from echostream.translator.model_stages import ModelStages
+from echostream.translator.stages import Clock, Stopwatch
 from echostream.translator.stream import StreamPipeline
 
 # Names of operators, without their overloads.
@@ -35,7 +36,7 @@ ARITHMETIC = frozenset(
 Call = tuple[Callable, tuple, dict]
 
 
-class NamedStages(Stages):
+class NamedStages(ModelStages):
     """Stages that know which one is being computed.
 
     Attributes:

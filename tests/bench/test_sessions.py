@@ -19,7 +19,7 @@ from echostream.bench.sessions import (
 )
 from echostream.bench.systems import Rates, forced_pipeline, load_system
 from echostream.cli import main
-from echostream.translator.stages import Stages
+from echostream.translator.model_stages import ModelStages
 
 ROUNDS = 4
 
@@ -31,13 +31,13 @@ def tiny():
 
 def test_sessions_write_and_speak_at_the_rates_together(tiny, monkeypatch):
     sizes = []
-    listen = Stages._listen
+    listen = ModelStages._listen
 
     def counted(self, rows, *rest):
         sizes.append(len(rows))
         return listen(self, rows, *rest)
 
-    monkeypatch.setattr(Stages, "_listen", counted)
+    monkeypatch.setattr(ModelStages, "_listen", counted)
     pipeline = forced_pipeline("tiny", tiny, Rates(3.0, 25.0), chunk_ms=320)
     found = crowd(pipeline, 5, ROUNDS)
     seconds = 0.32 * ROUNDS
