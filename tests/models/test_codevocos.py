@@ -1,6 +1,5 @@
 """CodeVocos: any cut gives the whole, rows of a batch do not know each other, bounds, errors."""
 
-import itertools
 from dataclasses import replace
 
 import pytest

@@ -169,7 +169,7 @@ def test_exported_to_onnx_it_speaks_the_same(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     network = make().network.float()
-    step, state = OneStep(network), network.init_state(2)
+    step, state = OneStep(network).eval(), network.init_state(2)
     names = list(vars(state))
     inputs = ["units", "counts", "final", *names]
     example = (
@@ -186,7 +186,7 @@ def test_exported_to_onnx_it_speaks_the_same(tmp_path):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     ours = theirs = [value.clone() for value in vars(state).values()]
     for turn, ends in enumerate([(False, False), (False, True), (True, False)]):
-        units = torch.tensor([UNITS[turn * 10 : turn * 10 + 5], UNITS[turn * 10 + 5 : turn * 10 + 10]])
+        units = torch.tensor(UNITS[turn * 10 : turn * 10 + 10]).view(2, 5)
         common = (units, torch.tensor([5, 1 + turn]), torch.tensor(ends))
         samples, begins, lengths, *ours = step(*common, *ours)
         fed = dict(zip(inputs, [value.numpy() for value in (*common, *theirs)], strict=True))

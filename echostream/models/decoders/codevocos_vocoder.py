@@ -130,6 +130,10 @@ class CodeVocosVocoder(nn.Module):
         return self.config.sampling_rate
 
     @property
+    def predicts_durations(self) -> bool:
+        return self.durations is not None
+
+    @property
     def context_units(self) -> int:
         durations = self.config.durations
         return durations.past_units + durations.future_units if durations else 0

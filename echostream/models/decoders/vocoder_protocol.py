@@ -23,6 +23,7 @@ class Vocoder(Protocol):
         config: ``sampling_rate`` in Hz and ``unit_samples``, samples of one unit frame.
         num_units: units that may be asked for.
         context_units: units before new ones that a stream has to know, at most.
+        predicts_durations: whether it can tell how long units last.
     """
 
     config: Any
@@ -33,6 +34,9 @@ class Vocoder(Protocol):
 
     @property
     def context_units(self) -> int: ...
+
+    @property
+    def predicts_durations(self) -> bool: ...
 
     def check_units(self, units: Sequence[int]) -> None:
         """Raise ``ValueError`` naming the first unit that it does not have."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from echostream.config import DurationPredictorConfig, VocoderConfig
+from echostream.config import (
+    MAY_BE_MISSING,
+    CodeVocosConfig,
+    DurationPredictorConfig,
+    UnitDurationConfig,
+    VocoderConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,13 @@ class VocoderTrainingConfig:
         stft_weight: of the multi-resolution STFT loss, 0 to leave it out as HiFi-GAN does.
         duration_utterances: utterances per update for the duration predictor.
         lr_decay: factor on the learning rate per 1000 updates.
+        warmup_updates: in which the learning rate rises from 0.
+        clip_norm: longest gradient of the generator; 0: any.
+        stft_sizes: samples of the spectra compared by the STFT loss; hops are a quarter.
+        pitch_weight: of the mean error of log pitch, for vocoders that predict it.
     """
 
-    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    vocoder: VocoderConfig | CodeVocosConfig = field(default_factory=VocoderConfig)
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     seed: int = 1
     updates: int = 500000
@@ -61,6 +71,10 @@ class VocoderTrainingConfig:
     stft_weight: float = 0.0
     duration_weight: float = 1.0
     duration_utterances: int = 8
+    warmup_updates: int = field(default=0, metadata=MAY_BE_MISSING)
+    clip_norm: float = field(default=0.0, metadata=MAY_BE_MISSING)
+    stft_sizes: tuple[int, ...] = field(default=(256, 512, 1024), metadata=MAY_BE_MISSING)
+    pitch_weight: float = field(default=2.0, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         for name in (
@@ -79,15 +93,22 @@ class VocoderTrainingConfig:
             "feature_weight",
             "stft_weight",
             "duration_weight",
+            "warmup_updates",
+            "clip_norm",
+            "pitch_weight",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
+PRESETS = ("mini", "mini-tune", "vocos", "hifigan", "test", "vocos-test")
+
+
 def preset(name: str) -> VocoderTrainingConfig:
     """``hifigan``: the published sizes for 1000 units; ``mini``: about a million parameters for
     the 200 MFCC units of echo-mini, trainable on one core; ``mini-tune``: to go on from such a
-    vocoder on a GPU, against stronger discriminators; ``test``: seconds."""
+    vocoder on a GPU, against stronger discriminators; ``vocos``: CodeVocos at 24 kHz on one core within an hour,
+    without discriminators; ``test`` and ``vocos-test``: seconds."""
     if name == "hifigan":
         return VocoderTrainingConfig()
     if name == "mini":
@@ -153,4 +174,37 @@ def preset(name: str) -> VocoderTrainingConfig:
             stft_weight=1.0,
             duration_utterances=2,
         )
-    raise ValueError(f"preset must be hifigan, mini, mini-tune or test, got {name!r}")
+    if name == "vocos":
+        return VocoderTrainingConfig(
+            vocoder=CodeVocosConfig(),
+            updates=6000,
+            batch_size=12,
+            segment_frames=80,
+            learning_rate=1e-3,
+            lr_decay=0.65,
+            warmup_updates=100,
+            clip_norm=5.0,
+            adversarial_start=6000,
+            mel_weight=4.0,
+            stft_weight=1.0,
+            stft_sizes=(512, 1024, 2048),
+        )
+    if name == "vocos-test":
+        return replace(
+            preset("test"),
+            vocoder=CodeVocosConfig(
+                num_embeddings=20,
+                sampling_rate=16000,
+                hop_samples=160,
+                frames_per_unit=2,
+                width=24,
+                hidden_width=32,
+                blocks=2,
+                kernel=3,
+                lookahead_frames=1,
+                durations=UnitDurationConfig(8, 2, 1),
+            ),
+            warmup_updates=2,
+            clip_norm=5.0,
+        )
+    raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
