@@ -143,6 +143,18 @@ def test_transforms_of_unchanged_spectra_give_the_signal_back():
     torch.testing.assert_close(back.flatten(), signal[hop:-hop], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("config", [SMALL, OTHERS[0]])
+def test_training_computes_the_same(config):
+    """Training takes a Fourier transform where speaking takes a matrix product."""
+    network = make(config)
+    units = torch.randint(config.num_embeddings, (2, 12))
+    spoken = network(units)[0]
+    torch.testing.assert_close(network.train()(units)[0], spoken, atol=1e-6, rtol=0)
+    network.trains_in_half = True
+    rough = network.float()(units)[0].double()
+    assert 0 < (rough - spoken).norm() < 0.3 * spoken.norm()
+
+
 @pytest.mark.parametrize(
     "change",
     [

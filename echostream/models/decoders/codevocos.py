@@ -18,6 +18,7 @@ Shapes: B streams, T unit frames, F spectra, H samples of a hop, K frequencies, 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -111,11 +112,14 @@ class CodeVocos(nn.Module):
 
     Args:
         config: sizes.
+
+    Attributes:
+        trains_in_half: in training, the blocks compute in bfloat16.
     """
 
     def __init__(self, config: CodeVocosConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.trains_in_half = config, False
         width, ahead = config.width, config.lookahead_frames
         self.states = nn.Embedding(config.num_embeddings // config.pitch_classes, width)
         self.pitches = (
@@ -222,11 +226,12 @@ class CodeVocos(nn.Module):
         at = torch.arange(x.size(1), device=x.device) + (state.position - ahead)[:, None]
         started = (at >= 0)[..., None]
         contexts = []
-        for block, context in zip(self.blocks, state.contexts, strict=True):
-            x = torch.where(started, x, 0.0)
-            read = torch.cat([context, x], dim=1)
-            contexts.append(_last(read, done, config.kernel - 1))
-            x = block(read, x)
+        with self._arithmetic(x.device):
+            for block, context in zip(self.blocks, state.contexts, strict=True):
+                x = torch.where(started, x, 0.0)
+                read = torch.cat([context, x], dim=1)
+                contexts.append(_last(read, done, config.kernel - 1))
+                x = block(read, x)
         spectra = self.head(self.last_norm(x)).unflatten(2, (per_unit, -1)).flatten(1, 2)
         started = started.expand(-1, -1, per_unit).flatten(1)
         log_gains, log_f0 = spectra.split([3 * config.bins, 1], dim=2)
@@ -260,6 +265,11 @@ class CodeVocos(nn.Module):
         return CodeVocosOutput(
             samples.flatten(1), first * hop, (behind - before) * hop, predicted, following
         )
+
+    def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
+        if self.training and self.trains_in_half:
+            return torch.autocast(device.type, torch.bfloat16)
+        return nullcontext()
 
     def _pitch(self, x: Tensor) -> Tensor:
         """Unbounded network output to Hz, between the bounds on a logarithmic scale."""
@@ -305,21 +315,22 @@ class CodeVocos(nn.Module):
             (B, F, 2 H) windowed samples.
         """
         frames = torch.cat([pulses[:, :-1], pulses[:, 1:]], dim=2)
-        real, imaginary = (frames @ self.analysis).chunk(2, dim=2)
+        if self.training:  # the same numbers, cheaper where gradients are wanted
+            transformed = torch.fft.rfft(frames * self.window)
+            real, imaginary = transformed.real, transformed.imag
+        else:
+            real, imaginary = (frames @ self.analysis).chunk(2, dim=2)
         noise = self.noise[torch.remainder(which, self.config.noise_frames)]
         noise_real, noise_imaginary = noise.chunk(2, dim=2)
         voiced, unvoiced, phase = log_gains.chunk(3, dim=2)
         voiced = voiced.clamp(max=HIGHEST_LOG_GAIN).exp()
         unvoiced = unvoiced.clamp(max=HIGHEST_LOG_GAIN).exp()
         cosine, sine = voiced * torch.cos(phase), voiced * torch.sin(phase)
-        spectrum = torch.cat(
-            [
-                real * cosine - imaginary * sine + noise_real * unvoiced,
-                real * sine + imaginary * cosine + noise_imaginary * unvoiced,
-            ],
-            dim=2,
-        )
-        return spectrum @ self.synthesis
+        shaped = real * cosine - imaginary * sine + noise_real * unvoiced
+        shaped_imaginary = real * sine + imaginary * cosine + noise_imaginary * unvoiced
+        if self.training:
+            return torch.fft.irfft(torch.complex(shaped, shaped_imaginary)) * self.window
+        return torch.cat([shaped, shaped_imaginary], dim=2) @ self.synthesis
 
 
 def _last(read: Tensor, done: Tensor, count: int) -> Tensor:
@@ -360,7 +371,8 @@ def _transforms(hop: int) -> dict[str, Tensor]:
     weight[[0, -1]] = 1.0 / size
     inverse = np.concatenate([np.cos(angle) * weight, -np.sin(angle) * weight], axis=1)
     synthesis = (inverse * window[:, None]).T
-    return {"analysis": torch.from_numpy(analysis), "synthesis": torch.from_numpy(synthesis)}
+    tables = {"window": window, "analysis": analysis, "synthesis": synthesis}
+    return {name: torch.from_numpy(table) for name, table in tables.items()}
 
 
 def _noise(frames: int, bins: int) -> Tensor:

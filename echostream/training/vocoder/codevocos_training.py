@@ -48,7 +48,9 @@ class CodeVocosTrainer(VocoderTrainer):
     def _build(self) -> nn.Module:
         if any(utterance.f0 is None for utterance in self.sampler.utterances):
             raise ValueError("CodeVocos learns from speech with its pitch; give --pitch")
-        return CodeVocosVocoder(self.config.vocoder)
+        vocoder = CodeVocosVocoder(self.config.vocoder)
+        vocoder.network.trains_in_half = self.config.half
+        return vocoder
 
     def _speak(self, segments: Segments) -> tuple[Tensor, dict[str, Tensor]]:
         vocoder = self.config.vocoder

@@ -55,6 +55,7 @@ class VocoderTrainingConfig:
         clip_norm: longest gradient of the generator; 0: any.
         stft_sizes: samples of the spectra compared by the STFT loss; hops are a quarter.
         pitch_weight: of the mean error of log pitch, for vocoders that predict it.
+        half: CodeVocos' blocks compute in bfloat16, which pays where the machine has it.
     """
 
     vocoder: VocoderConfig | CodeVocosConfig = field(default_factory=VocoderConfig)
@@ -75,6 +76,7 @@ class VocoderTrainingConfig:
     clip_norm: float = field(default=0.0, metadata=MAY_BE_MISSING)
     stft_sizes: tuple[int, ...] = field(default=(256, 512, 1024), metadata=MAY_BE_MISSING)
     pitch_weight: float = field(default=2.0, metadata=MAY_BE_MISSING)
+    half: bool = field(default=False, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         for name in (
@@ -107,8 +109,8 @@ PRESETS = ("mini", "mini-tune", "vocos", "hifigan", "test", "vocos-test")
 def preset(name: str) -> VocoderTrainingConfig:
     """``hifigan``: the published sizes for 1000 units; ``mini``: about a million parameters for
     the 200 MFCC units of echo-mini, trainable on one core; ``mini-tune``: to go on from such a
-    vocoder on a GPU, against stronger discriminators; ``vocos``: CodeVocos at 24 kHz on one core within an hour,
-    without discriminators; ``test`` and ``vocos-test``: seconds."""
+    vocoder on a GPU, against stronger discriminators; ``vocos``: CodeVocos at 24 kHz on one core
+    within an hour, without discriminators; ``test`` and ``vocos-test``: seconds."""
     if name == "hifigan":
         return VocoderTrainingConfig()
     if name == "mini":
@@ -176,18 +178,21 @@ def preset(name: str) -> VocoderTrainingConfig:
         )
     if name == "vocos":
         return VocoderTrainingConfig(
-            vocoder=CodeVocosConfig(),
-            updates=6000,
+            vocoder=CodeVocosConfig(blocks=6, width=192, hidden_width=512),
+            discriminators=preset("mini").discriminators,
+            updates=3000,
             batch_size=12,
             segment_frames=80,
             learning_rate=1e-3,
-            lr_decay=0.65,
+            lr_decay=0.4,
             warmup_updates=100,
             clip_norm=5.0,
-            adversarial_start=6000,
+            adversarial_start=3000,
             mel_weight=4.0,
             stft_weight=1.0,
-            stft_sizes=(512, 1024, 2048),
+            stft_sizes=(512, 2048),
+            duration_utterances=4,
+            half=True,
         )
     if name == "vocos-test":
         return replace(
