@@ -54,7 +54,7 @@ class PhoneProsody(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embed_dim
-        self.symbols = nn.Embedding(config.num_symbols + 1, dim, padding_idx=0)
+        self.symbols = nn.Embedding(config.num_symbols + 1, dim)
         self.near = nn.Conv1d(dim, dim, 5, padding=2)
         layer = nn.TransformerEncoderLayer(
             dim,
@@ -74,7 +74,7 @@ class PhoneProsody(nn.Module):
         """(B, N) symbols, -1 behind the end of shorter rows, to (B, N) log frames and (B, N) log
         pitch."""
         missing = symbols < 0
-        x = self.symbols(symbols + 1)
+        x = self.symbols(symbols + 1) * ~missing[..., None]
         x = x + self.near(x.transpose(1, 2)).transpose(1, 2)
         places = torch.arange(symbols.size(1), device=x.device)
         x = x + sinusoid(places, self.config.embed_dim, dtype=x.dtype)
