@@ -8,10 +8,16 @@ import pytest
 import soundfile
 import torch
 
+from echostream.config import CodeVocosConfig
+from echostream.models.decoders.codevocos import CodeVocos
 from echostream.models.decoders.codevocos_vocoder import CodeVocosVocoder
 from echostream.training.units.sequences import write_units
 from echostream.training.vocoder import validation
-from echostream.training.vocoder.codevocos_training import CodeVocosTrainer, bridge_pitch
+from echostream.training.vocoder.codevocos_training import (
+    CodeVocosTrainer,
+    bridge_pitch,
+    gain_targets,
+)
 from echostream.training.vocoder.command import main
 from echostream.training.vocoder.data import SegmentSampler, SpeechWithUnits
 from echostream.training.vocoder.settings import preset
@@ -48,8 +54,10 @@ def test_losses_fall(sampler):
     trainer = make_trainer(sampler, config)
     losses = [trainer.step() for _ in range(100)]
     for name, share in (("mel", 0.7), ("stft", 0.8), ("pitch", 0.7), ("duration", 0.9)):
-        first = np.mean([step[name] for step in losses[:5]])
-        assert np.mean([step[name] for step in losses[-5:]]) < share * first, name
+        told = [step[name] for step in losses if name in step]
+        assert np.mean(told[-5:]) < share * np.mean(told[:5]), name
+    assert ["mel" in step for step in losses[:4]] == [False, False, False, True]
+    assert ["gains" in step for step in losses[:4]] == [True, True, True, False]
 
 
 def test_resuming_is_bit_exact(tmp_path, sampler):
@@ -80,6 +88,26 @@ def test_pitch_is_bridged_where_there_is_none():
     expected = [100, 100, 100 * step, 100 * step**2, 100 * step**3, 200, 200]
     torch.testing.assert_close(bridged[0], torch.tensor(expected))
     assert bridged[1].tolist() == [150.0] * 7
+
+
+@pytest.mark.parametrize("pulses", [True, False])
+def test_gain_targets_are_the_gains_of_speech_that_the_network_makes(pulses):
+    """Speech of pulses or of noise alone, at known gains, asks for these gains again."""
+    config = CodeVocosConfig(num_embeddings=4, width=8, hidden_width=8, blocks=1)
+    network = CodeVocos(config).eval().requires_grad_(False)
+    network.head.weight.zero_()
+    network.head.bias.zero_()
+    network.head.bias[: config.bins] = 0.7 if pulses else -30.0
+    network.head.bias[config.bins : 2 * config.bins] = -30.0 if pulses else -0.4
+    f0 = torch.full((1, 60), 190.0)
+    speech, _ = network(torch.zeros(1, 60, dtype=torch.long), f0)
+    targets = gain_targets(speech, f0, torch.full((1, 60), pulses), config)[0, 5:55]
+    if pulses:
+        low = targets[:, 5:70]  # below 3 kHz, where voice is pulses
+        torch.testing.assert_close(low.mean(), torch.tensor(0.7), atol=0.1, rtol=0)
+    else:
+        of_noise = targets[:, config.bins + 5 : -5]
+        torch.testing.assert_close(of_noise.mean(), torch.tensor(-0.4), atol=0.15, rtol=0)
 
 
 def test_start_from_takes_weights_of_the_same_sizes_only(tmp_path, sampler):

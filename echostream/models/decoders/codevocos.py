@@ -86,6 +86,20 @@ class CodeVocosOutput:
         ]
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """What the learned layers say of F spectra: gains, pitch, which have begun, their numbers; how
+    many unit frames of each row are done with, and two parts of the new state."""
+
+    log_gains: Tensor
+    f0: Tensor
+    started: Tensor
+    which: Tensor
+    done: Tensor
+    embedded: Tensor
+    contexts: Tensor
+
+
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution over the last ``kernel`` frames, norm, two pointwise layers, residual.
 
@@ -210,10 +224,54 @@ class CodeVocos(nn.Module):
         """
         config = self.config
         ahead, per_unit = config.lookahead_frames, config.frames_per_unit
+        shape = self._shape(units, counts, state, final)
+        pitch = torch.where(shape.started, shape.f0 if f0 is None else f0, 0.0)
+        pulses, phases, pitches = self._pulses(pitch, state)
+        windows = self._filter(shape.log_gains, pulses, shape.which)
+        hop = config.hop_samples
+        ends = shape.done * per_unit
+        inside = torch.arange(windows.size(1), device=units.device) < ends[:, None]
+        windows = torch.where((shape.started & inside)[..., None], windows, 0.0)
+        tails = torch.cat([state.overlap[:, None], windows[..., hop:]], dim=1)
+        samples = tails + F.pad(windows[..., :hop], (0, 0, 0, 1))
+        following = CodeVocosState(
+            position=state.position + counts,
+            embedded=shape.embedded,
+            contexts=shape.contexts,
+            f0=_pick(pitches, ends),
+            phase=_pick(phases, ends),
+            pulses=_pick(pulses, ends),
+            overlap=_pick(tails, ends),
+        )
+        # A hop is complete when the spectrum behind it is there, or when none will come.
+        before = ((state.position - ahead) * per_unit - 1).clamp(min=0)
+        behind = ((state.position + shape.done - ahead) * per_unit - 1).clamp(min=0)
+        if final is not None:
+            behind = torch.where(final, (state.position + counts) * per_unit, behind)
+            following = _restart(following, self.init_state(units.size(0)), final)
+        first = (1 - (state.position - ahead) * per_unit).clamp(min=0)
+        return CodeVocosOutput(
+            samples.flatten(1), first * hop, (behind - before) * hop, shape.f0, following
+        )
+
+    def gains(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole sequences (B, T) to the (B, F, 3 K) log gains of pulses and of noise and phases of
+        the former's filter, and the (B, F) pitch in Hz."""
+        rows, frames = units.shape
+        counts = torch.full((rows,), frames, dtype=torch.long, device=units.device)
+        shape = self._shape(units, counts, self.init_state(rows), counts >= 0)
+        skipped = self.config.lookahead_frames * self.config.frames_per_unit
+        return shape.log_gains[:, skipped:], shape.f0[:, skipped:]
+
+    def _shape(
+        self, units: Tensor, counts: Tensor, state: CodeVocosState, final: Tensor | None
+    ) -> _Shape:
+        """The part of :meth:`step` that is learned."""
+        config = self.config
+        ahead, per_unit = config.lookahead_frames, config.frames_per_unit
         if units.size(1) == 0:
             units = F.pad(units, (0, 1))
-        rows, frames = units.shape
-        place = torch.arange(frames, device=units.device)
+        place = torch.arange(units.size(1), device=units.device)
         embedded = self.embed(units) * (place < counts[:, None])[..., None]
         done = counts
         if final is not None:
@@ -233,37 +291,15 @@ class CodeVocos(nn.Module):
                 contexts.append(_last(read, done, config.kernel - 1))
                 x = block(read, x)
         spectra = self.head(self.last_norm(x)).unflatten(2, (per_unit, -1)).flatten(1, 2)
-        started = started.expand(-1, -1, per_unit).flatten(1)
         log_gains, log_f0 = spectra.split([3 * config.bins, 1], dim=2)
-        predicted = self._pitch(log_f0[..., 0])
-        pitch = torch.where(started, predicted if f0 is None else f0, 0.0)
-        pulses, phases, pitches = self._pulses(pitch, state)
-        which = (at[..., None] * per_unit + torch.arange(per_unit, device=x.device)).flatten(1)
-        windows = self._filter(log_gains, pulses, which)
-        hop = config.hop_samples
-        ends = done * per_unit
-        inside = started & (torch.arange(windows.size(1), device=x.device) < ends[:, None])
-        windows = torch.where(inside[..., None], windows, 0.0)
-        tails = torch.cat([state.overlap[:, None], windows[..., hop:]], dim=1)
-        samples = tails + F.pad(windows[..., :hop], (0, 0, 0, 1))
-        following = CodeVocosState(
-            position=state.position + counts,
+        return _Shape(
+            log_gains=log_gains,
+            f0=self._pitch(log_f0[..., 0]),
+            started=started.expand(-1, -1, per_unit).flatten(1),
+            which=(at[..., None] * per_unit + torch.arange(per_unit, device=x.device)).flatten(1),
+            done=done,
             embedded=new_embedded,
             contexts=torch.stack(contexts),
-            f0=_pick(pitches, ends),
-            phase=_pick(phases, ends),
-            pulses=_pick(pulses, ends),
-            overlap=_pick(tails, ends),
-        )
-        # A hop is complete when the spectrum behind it is there, or when none will come.
-        before = ((state.position - ahead) * per_unit - 1).clamp(min=0)
-        behind = ((state.position + done - ahead) * per_unit - 1).clamp(min=0)
-        if final is not None:
-            behind = torch.where(final, (state.position + counts) * per_unit, behind)
-            following = _restart(following, self.init_state(rows), final)
-        first = (1 - (state.position - ahead) * per_unit).clamp(min=0)
-        return CodeVocosOutput(
-            samples.flatten(1), first * hop, (behind - before) * hop, predicted, following
         )
 
     def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:

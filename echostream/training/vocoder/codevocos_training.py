@@ -5,15 +5,24 @@ Pitch is given while spectra are learned, and learned beside them.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from echostream.config import CodeVocosConfig
+from echostream.models.decoders.codevocos import PULSE_LEVEL
 from echostream.models.decoders.codevocos_vocoder import CodeVocosVocoder
 from echostream.models.decoders.vocoder_protocol import Vocoder
 from echostream.training.vocoder.data import Segments
 from echostream.training.vocoder.trainer import WEIGHTS, VocoderTrainer
+
+SMOOTHED_HZ = 240.0  # either side: further than the harmonics of most voices lie apart
+POWER_FLOOR = 1e-7
+NOISE_AT_ALL = 0.01  # share of noise in voice at low frequencies
+UNVOICED_LOG_LOSS = 6.0
 
 
 def bridge_pitch(f0: Tensor, otherwise: float) -> Tensor:
@@ -34,6 +43,39 @@ def bridge_pitch(f0: Tensor, otherwise: float) -> Tensor:
     share = (place - left) / (right - left).clamp(min=1)
     low, high = log.gather(1, left), log.gather(1, right)
     return torch.where(none, torch.full_like(f0, otherwise), (low + (high - low) * share).exp())
+
+
+def gain_targets(waveform: Tensor, f0: Tensor, voiced: Tensor, config: CodeVocosConfig) -> Tensor:
+    """Log gains that give pulses and noise the spectral envelopes of real speech.
+
+    Power smoothed over neighbouring frequencies is shared out: in voice, low frequencies go to the
+    pulses and high ones to both; elsewhere all is noise. Rough, but a place to begin.
+
+    Args:
+        waveform: (B, S).
+        f0: (B, F) Hz.
+        voiced: (B, F).
+
+    Returns:
+        (B, F, 2 K): of pulses, of noise.
+    """
+    hop, bins, rate = config.hop_samples, config.bins, config.sampling_rate
+    frames = F.pad(waveform, (hop, 0)).unfold(1, 2 * hop, hop)
+    window = torch.hann_window(2 * hop, device=waveform.device).sqrt()
+    power = torch.fft.rfft(frames * window).abs().square()
+    reach = max(round(SMOOTHED_HZ * hop / rate), 1)  # bins lie rate / (2 * hop) apart
+    power = F.avg_pool1d(power, 2 * reach + 1, 1, reach, count_include_pad=False)
+    power = (power + POWER_FLOOR * hop).log()
+    frequency = torch.linspace(0, rate / 2, bins, device=waveform.device)
+    share = NOISE_AT_ALL + (1 - NOISE_AT_ALL) * torch.sigmoid((frequency - 5000) / 700) / 2
+    # Mean power of what is shaped: harmonics of twice the pulse level, one every f0; the noise,
+    # whose spectra overlap without knowing each other and so keep half of it.
+    pulses = 2 * math.log(PULSE_LEVEL) + math.log(hop * rate) - f0.log()[..., None]
+    noise = 2 * math.log(PULSE_LEVEL) + math.log(bins / 2)
+    voiced = voiced[..., None]
+    of_pulses = torch.where(voiced, power + (1 - share).log(), power - UNVOICED_LOG_LOSS) - pulses
+    of_noise = torch.where(voiced, power + share.log(), power) - noise
+    return torch.cat([of_pulses, of_noise], dim=2) / 2
 
 
 class CodeVocosTrainer(VocoderTrainer):
@@ -57,10 +99,17 @@ class CodeVocosTrainer(VocoderTrainer):
         voiced = (segments.f0 >= vocoder.lowest_f0) & (segments.f0 <= vocoder.highest_f0)
         middle = (vocoder.lowest_f0 * vocoder.highest_f0) ** 0.5
         f0 = bridge_pitch(torch.where(voiced, segments.f0, 0.0), middle)
-        fake, predicted = self.generator.network(segments.units, f0)
+        network, losses, fake = self.generator.network, {}, None
+        if self.update < self.config.regression_updates:
+            gains, predicted = network.gains(segments.units)
+            wanted = gain_targets(segments.waveform[:, 0], f0, voiced, vocoder)
+            losses["gains"] = F.l1_loss(gains[..., : 2 * vocoder.bins], wanted)
+        else:
+            fake, predicted = network(segments.units, f0)
+            fake = fake[:, None]
         error = (predicted.log() - f0.log()).abs() * voiced
-        pitch = error.sum() / voiced.sum().clamp(min=1)
-        return fake[:, None], {"pitch": self.config.pitch_weight * pitch}
+        losses["pitch"] = self.config.pitch_weight * error.sum() / voiced.sum().clamp(min=1)
+        return fake, losses
 
     def _predicts_durations(self) -> bool:
         return self.generator.durations is not None

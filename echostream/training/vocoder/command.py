@@ -123,7 +123,7 @@ def run_training(
             losses = trainer.step()
             bar.update()
             if trainer.update % args.log_every == 0:
-                bar.set_postfix(mel=f"{losses['mel']:.3f}")
+                bar.set_postfix(loss=f"{losses['generator']:.3f}")
                 minutes = (time.monotonic() - started) / 60
                 _append(
                     args.out / "training.jsonl",

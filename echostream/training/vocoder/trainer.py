@@ -93,8 +93,9 @@ class VocoderTrainer:
     def _build(self) -> nn.Module:
         return build_generator(self.config)
 
-    def _speak(self, segments: Segments) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, 1, S) waveform, and losses that this kind of generator alone has, weighted."""
+    def _speak(self, segments: Segments) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """(B, 1, S) waveform (None where it does not matter yet), and losses that this kind of
+        generator alone has, weighted."""
         generator = self.generator
         return generator.synthesize(generator.embed(segments.units, None)), {}
 
@@ -126,9 +127,11 @@ class VocoderTrainer:
             outputs = self.discriminators(real), self.discriminators(fake.detach())
             losses["discriminator"] = discriminator_loss(*outputs)
             self._apply("discriminators", losses["discriminator"])
-        losses["mel"] = self.mel_loss(fake, real)
-        total = config.mel_weight * losses["mel"]
-        if config.stft_weight:
+        total = torch.zeros((), device=self.device)
+        if fake is not None:
+            losses["mel"] = self.mel_loss(fake, real)
+            total = config.mel_weight * losses["mel"]
+        if fake is not None and config.stft_weight:
             losses["stft"] = self.stft_loss(fake, real)
             total = total + config.stft_weight * losses["stft"]
         if self.adversarial:
