@@ -27,7 +27,7 @@ setup(
     package_dir={"echostream.agents": "agents"},
     package_data={
         "echostream": ["py.typed"],
-        "echostream.assets": ["echo_mini/*", "echo_mini/*/*"],
+        "echostream.assets": ["echo_mini/*", "echo_mini/*/*", "voice/*"],
         "echostream.training.corpus": ["data/*"],
         "echostream.live": ["page/*", "page/*/*"],
     },

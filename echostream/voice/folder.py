@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -129,6 +130,10 @@ class Voice:
             return cls(*parts)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
+
+    def to(self, device: torch.device | str) -> Voice:
+        """The same voice with its networks on a device."""
+        return Voice(self.inventory, self.prosody.to(device), self.vocoder.to(device))
 
     def save(self, folder: Path) -> None:
         """Write the three files, each whole or not at all."""

@@ -2,9 +2,7 @@
 
 import pytest
 
-pytest.importorskip("num2words")
-
-from echostream.voice.normalize import spoken_text  # noqa: E402
+from echostream.voice.normalize import spoken_text
 
 CASES = {
     "I have 2 dogs and 13 cats": "I have two dogs and thirteen cats",

@@ -1,19 +1,20 @@
 """Text spoken as it arrives: pieces, sentences, any cut of the text, prosody, the folder."""
 
+import io
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from echostream import cli
 from echostream.models.decoders.phone_prosody import PhoneProsody, PhoneProsodyConfig
 from echostream.voice.folder import Voice, load_prosody, read_inventory
 from echostream.voice.phone_units import PhoneInventory, symbol_pitch
 from echostream.voice.speaker import VoiceSpeaker
 from tests.voice.conftest import spell
-
-pytest.importorskip("num2words")
 
 TEXT = "It will snow, later.  \nMr. Son and 2 cousins\r\ngot married!\n\n-- \n(Last night)"
 SENTENCES = ["It will snow, later.", "Mr. Son and 2 cousins", "got married!", "(Last night)"]
@@ -175,3 +176,34 @@ def test_pitch_of_symbols_is_the_mean_of_their_voice():
     assert voiced.tolist() == [0, 2, 0, 2]
     with pytest.raises(ValueError, match="last 7 frames, but there is pitch for 8"):
         symbol_pitch(f0, [7])
+
+
+def test_speak_command_uses_a_voice(tmp_path, voice, monkeypatch, capsys):
+    """Text from standard input to a file; the phonemizer is made up."""
+    voice.save(tmp_path / "voice")
+    monkeypatch.setattr("echostream.voice.phonemes.Phonemizer", lambda: spell)
+    out = tmp_path / "said.wav"
+    for words in ([], ["--words", "1"]):
+        text = io.TextIOWrapper(io.BytesIO(b"I have 2 cats. Do you?\n"), encoding="utf-8")
+        monkeypatch.setattr("sys.stdin", text)
+        command = ["speak", "--voice", str(tmp_path / "voice"), "--out", str(out), *words]
+        assert cli.main(command) == 0
+        samples, rate = soundfile.read(out)
+        assert rate == 8000 and np.abs(samples).max() > 0
+        said = [line.split(" s  ")[1] for line in capsys.readouterr().out.splitlines()[:-1]]
+        assert " ".join(said) == "I have 2 cats. Do you?" and len(said) == (6 if words else 2)
+
+
+def test_speak_command_says_what_a_voice_needs(tmp_path, voice, monkeypatch, capsys):
+    voice.save(tmp_path / "voice")
+
+    def missing():
+        raise ImportError("no phonemizer")
+
+    monkeypatch.setattr("echostream.voice.phonemes.Phonemizer", missing)
+    command = ["speak", "--out", str(tmp_path / "x.wav"), "--voice"]
+    assert cli.main([*command, str(tmp_path / "voice")]) == 2
+    assert "echostream[voice]" in capsys.readouterr().err
+    assert cli.main([*command, str(tmp_path / "gone")]) == 2
+    assert "no such voice" in capsys.readouterr().err
+    assert not (tmp_path / "x.wav").exists()

@@ -201,7 +201,7 @@ def preset(name: str) -> VocoderTrainingConfig:
             stft_weight=1.0,
             stft_sizes=(512, 2048),
             duration_utterances=2,
-            regression_updates=1500,
+            regression_updates=1000,
             half=True,
         )
     if name == "vocos-test":

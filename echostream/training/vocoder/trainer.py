@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT, WEIGHTS, SETTINGS = "checkpoint.safetensors", "model.safetensors", "config.json"
 _BETAS = (0.8, 0.99)
+MAY_CHANGE = ("updates", "regression_updates")  # when a training goes on
 
 
 def _initialise(module: nn.Module) -> None:
@@ -239,7 +240,7 @@ class VocoderTrainer:
             )
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint. The number of updates may differ, all else must agree.
+        """Continue from a checkpoint. How many updates there are may differ, all else must agree.
 
         Raises:
             ValueError: not a checkpoint, or one of another configuration.
@@ -253,7 +254,7 @@ class VocoderTrainer:
             raise ValueError(f"{path}: not a vocoder training checkpoint: {error!r}") from error
         stored = to_dict(from_dict(VocoderTrainingConfig, data, str(path)))
         for key, value in to_dict(self.config).items():
-            if key != "updates" and stored[key] != value:
+            if key not in MAY_CHANGE and stored[key] != value:
                 raise ValueError(
                     f"{path}: was trained with {key} = {stored[key]}, now it is {value}; "
                     "continue with the same settings or choose another folder"
