@@ -1,16 +1,22 @@
 """CodeVocos as a vocoder: durations, speed, any cut, batches, its file, the protocol, ONNX."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from echostream.config import CodeVocosConfig, UnitDurationConfig, preset
+from echostream.config import (
+    CodeVocosConfig,
+    UnitDurationConfig,
+    VocoderConfig,
+    from_dict,
+    preset,
+    to_dict,
+)
 from echostream.models.decoders.codevocos_vocoder import CodeVocosVocoder, StreamingCodeVocos
-from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
-from echostream.models.decoders.vocoder_integration import StreamingVocoder
 from echostream.models.decoders.vocoder_protocol import Vocoder, VocoderFront
+from echostream.models.decoders.vocoders import AnyVocoderConfig, build_vocoder, vocoder_front
 
 SMALL = CodeVocosConfig(
     num_embeddings=20,
@@ -36,6 +42,11 @@ def make(config=SMALL):
         vocoder.durations.out.bias.fill_(1.2)  # one to a few frames
         vocoder.durations.out.weight.mul_(3)
     return vocoder
+
+
+@dataclass(frozen=True)
+class Holder:
+    vocoder: AnyVocoderConfig
 
 
 UNITS = torch.randint(20, (60,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -136,18 +147,25 @@ def test_bad_files_and_units_are_refused(tmp_path):
         StreamingCodeVocos(CodeVocosVocoder(replace(SMALL, durations=None)))
 
 
-def test_both_vocoders_keep_the_protocol():
-    hifigan = CodeHiFiGANVocoder(preset("tiny").vocoder)
-    for vocoder, front in (
-        (make(), StreamingCodeVocos(make())),
-        (hifigan, StreamingVocoder(hifigan)),
-    ):
-        assert isinstance(vocoder, Vocoder) and isinstance(front, VocoderFront)
+@pytest.mark.parametrize("config", [SMALL, preset("tiny").vocoder])
+def test_both_vocoders_keep_the_protocol(config):
+    """Built by their configurations, as a file of settings has them."""
+    again = from_dict(Holder, {"vocoder": to_dict(config)}).vocoder
+    assert again == config
+    unsaid = {name: value for name, value in to_dict(VocoderConfig()).items() if name != "kind"}
+    assert from_dict(Holder, {"vocoder": unsaid}).vocoder == VocoderConfig()  # older files
+    vocoder = build_vocoder(again)
+    vocoder.eval().requires_grad_(False)
+    assert isinstance(vocoder, Vocoder) and vocoder.predicts_durations
+    for durations in (True, False):
+        front = vocoder_front(vocoder, dur_prediction=durations)
+        assert isinstance(front, VocoderFront)
         wave, frames, state = front.step([1, 2, 3, 4, 5], front.init_state())
         rest, more, _ = front.step([6], state, speed=1.0, final=True)
         whole = (len(wave) + len(rest)) / vocoder.config.unit_samples
         assert whole == int(frames.sum() + more.sum())
         assert len(frames) + len(more) == 6
+    assert build_vocoder(config, 7).num_units == 7
 
 
 class OneStep(torch.nn.Module):
