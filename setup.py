@@ -73,7 +73,6 @@ setup(
         "simulstream": ["simulstream>=1.0"],
         # English text to phonemes (phonemizer drives espeak-ng, from the system's packages).
         "voice": ["num2words>=0.5.13", "phonemizer>=3.2"],
-        "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
         "browser": ["playwright>=1.50"],
         "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.5"],
     },
