@@ -87,9 +87,8 @@ def test_rows_of_a_batch_are_streams_of_their_own():
     for step in plan:
         rows = [UNITS[at + row : at + row + count] for row, (count, _, _) in enumerate(step)]
         at += 9
-        waves, frames, state = front.step_batch(
-            rows, state, speeds=[s for _, s, _ in step], final=[end for _, _, end in step]
-        )
+        speeds, ends = [speed for _, speed, _ in step], [end for _, _, end in step]
+        waves, frames, state = front.step_rows(rows, state, speeds, final=ends)
         for row, (_, speed, end) in enumerate(step):
             wave, told, alone[row] = front.step(rows[row], alone[row], speed=speed, final=end)
             torch.testing.assert_close(waves[row], wave, atol=1e-10, rtol=0)
@@ -114,6 +113,7 @@ def test_end_makes_a_new_stream_at_the_same_speed():
     front = StreamingCodeVocos(make())
     _, _, state = front.step(UNITS, front.init_state(), speed=1.1, final=True)
     assert state.speed.item() == pytest.approx(1.1)
+    assert torch.equal(front.init_state().at_speed_of(state).speed, state.speed)
     first, _, _ = front.step(UNITS[:30], replace(state, speed=torch.ones(1)), final=True)
     again, _, _ = front.step(UNITS[:30], front.init_state(), final=True)
     assert torch.equal(first, again)
@@ -162,7 +162,7 @@ def test_both_vocoders_keep_the_protocol(config):
         assert isinstance(front, VocoderFront)
         wave, frames, state = front.step([1, 2, 3, 4, 5], front.init_state())
         rest, more, _ = front.step([6], state, speed=1.0, final=True)
-        whole = (len(wave) + len(rest)) / vocoder.config.unit_samples
+        whole = (len(wave) + len(rest)) / vocoder.unit_samples
         assert whole == int(frames.sum() + more.sum())
         assert len(frames) + len(more) == 6
     assert build_vocoder(config, 7).num_units == 7

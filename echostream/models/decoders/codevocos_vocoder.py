@@ -70,6 +70,10 @@ class CodeVocosStreams:
     owed_frames: Tensor
     speed: Tensor
 
+    def at_speed_of(self, before: CodeVocosStreams) -> CodeVocosStreams:
+        """Go on at the speed of what was spoken before."""
+        return replace(self, speed=before.speed)
+
     def to(self, device: torch.device | str) -> CodeVocosStreams:
         return CodeVocosStreams(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
@@ -128,6 +132,11 @@ class CodeVocosVocoder(nn.Module):
     @property
     def sample_rate(self) -> int:
         return self.config.sampling_rate
+
+    @property
+    def unit_samples(self) -> int:
+        """Samples that one unit frame becomes."""
+        return self.config.unit_samples
 
     @property
     def predicts_durations(self) -> bool:
@@ -199,19 +208,20 @@ class StreamingCodeVocos:
     ) -> tuple[Tensor, Tensor, CodeVocosStreams]:
         """One stream's new units; see :class:`VocoderFront`. After ``final`` the state is that of
         a new stream, but for its speed."""
-        waves, frames, state = self.step_batch([units], state, speeds=[speed], final=[final])
+        waves, frames, state = self.step_rows([units], state, [speed], final=[final])
         return waves[0], frames[0], state
 
     @torch.no_grad()
-    def step_batch(
+    def step_rows(
         self,
         units: Sequence[Sequence[int]],
         state: CodeVocosStreams,
-        *,
         speeds: Sequence[float],
-        final: Sequence[bool],
+        *,
+        final: Sequence[bool] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], CodeVocosStreams]:
         """:meth:`step` of B streams at once, each with its own units, speed and end."""
+        final = [False] * len(units) if final is None else final
         for row, speed in zip(units, speeds, strict=True):
             self.vocoder.check_units(row)
             check_speed(speed)

@@ -137,10 +137,6 @@ class CodeHiFiGANVocoder(nn.Module):
         check_units(units, self.num_units)
 
     @property
-    def predicts_durations(self) -> bool:
-        return self.generator.dur_predictor is not None
-
-    @property
     def context_units(self) -> int:
         """Units before new ones that a stream keeps: two radii of the duration predictor."""
         return 2 * self.generator.duration_radius_units()

@@ -20,7 +20,8 @@ class Vocoder(Protocol):
     """Units to waveform.
 
     Attributes:
-        config: ``sampling_rate`` in Hz and ``unit_samples``, samples of one unit frame.
+        config: with ``sampling_rate`` in Hz.
+        unit_samples: samples of one unit frame.
         num_units: units that may be asked for.
         context_units: units before new ones that a stream has to know, at most.
         predicts_durations: whether it can tell how long units last.
@@ -31,6 +32,9 @@ class Vocoder(Protocol):
 
     @property
     def sample_rate(self) -> int: ...
+
+    @property
+    def unit_samples(self) -> int: ...
 
     @property
     def context_units(self) -> int: ...
@@ -55,8 +59,13 @@ class Vocoder(Protocol):
 class VocoderFront(Protocol[StateT]):
     """Units of a stream to its waveform, as they come."""
 
-    def init_state(self) -> StateT:
-        """Of a stream in which nothing was spoken yet."""
+    def init_state(self, batch_size: int = 1) -> StateT:
+        """Of streams in which nothing was spoken yet."""
+
+    def step_rows(
+        self, units: Sequence[Sequence[int]], state: StateT, speeds: Sequence[float]
+    ) -> tuple[list[Tensor], list[Tensor], StateT]:
+        """:meth:`step` of several streams at once, none of which ends."""
 
     def step(
         self,
