@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT, WEIGHTS, SETTINGS = "checkpoint.safetensors", "model.safetensors", "config.json"
 _BETAS = (0.8, 0.99)
-MAY_CHANGE = ("updates", "regression_updates")  # when a training goes on
+MAY_CHANGE = ("updates", "regression_updates", "adversarial_start")  # when a training goes on
 
 
 def _initialise(module: nn.Module) -> None:
