@@ -27,7 +27,7 @@ setup(
     package_dir={"echostream.agents": "agents"},
     package_data={
         "echostream": ["py.typed"],
-        "echostream.assets": ["echo_mini/*", "echo_mini/*/*"],
+        "echostream.assets": ["echo_mini/*", "echo_mini/*/*", "voice/*"],
         "echostream.training.corpus": ["data/*"],
         "echostream.live": ["page/*", "page/*/*"],
     },
@@ -71,6 +71,8 @@ setup(
         ],
         "live": ["sounddevice>=0.5", "websockets>=14"],
         "simulstream": ["simulstream>=1.0"],
+        # English text to phonemes (phonemizer drives espeak-ng, from the system's packages).
+        "voice": ["num2words>=0.5.13", "phonemizer>=3.2"],
         "browser": ["playwright>=1.50"],
         "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.5"],
     },

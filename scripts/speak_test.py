@@ -15,9 +15,9 @@ import numpy as np
 import sacrebleu
 
 from echostream import assets
-from echostream.checkpoint import load_model_dir
+from echostream.checkpoint import System, load_model_dir
 from echostream.config.compute import add_threads_arg
-from echostream.evaluation.recognizers.loading import load_recognizer
+from echostream.evaluation.recognizers.loading import load_recognizer, resample
 from echostream.speaking import TextSpeaker
 from echostream.threads import use_threads
 
@@ -36,26 +36,40 @@ def word_errors(heard: list[str], said: list[str]) -> int:
     return row[-1]
 
 
+def make_speaker(voice: Path | None, system: System | None, words: int):
+    """A voice if one is named, else the system."""
+    if voice is None:
+        return TextSpeaker(system, words=words)
+    from echostream.voice.folder import Voice
+    from echostream.voice.speaker import VoiceSpeaker
+
+    return VoiceSpeaker(Voice.load(voice), words=words)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model-dir", type=Path, default=assets.model_dir("echostream"))
+    parser.add_argument("--voice", type=Path, help="folder of a voice that speaks instead")
     parser.add_argument("--text", type=Path, default=TEXTS, help="one sentence a line")
     parser.add_argument("--words", type=int, nargs="+", default=[1, 2, 100])
     parser.add_argument("--every", type=int, default=1, help="use every N-th sentence")
     parser.add_argument("--asr-model", default="pocketsphinx")
     add_threads_arg(parser)
     args = parser.parse_args()
-    system, recognizer = load_model_dir(args.model_dir), load_recognizer(args.asr_model)
-    use_threads(system.model, args.threads)
+    recognizer = load_recognizer(args.asr_model)
+    system = load_model_dir(args.model_dir) if args.voice is None else None
+    if system is not None:
+        use_threads(system.model, args.threads)
     texts = args.text.read_text(encoding="utf-8").splitlines()[:: args.every]
     print(f"{len(texts)} sentences, {recognizer.name}\nwords at a time      WER     BLEU")
     for words in args.words:
-        speaker, heard = TextSpeaker(system, words=words), []
+        speaker, heard = make_speaker(args.voice, system, words), []
         for text in texts:
             spoken, _ = speaker.step(text, speaker.init_state(), final=True)
             waveform = np.concatenate([piece.waveform for piece in spoken])
+            waveform = resample(waveform, speaker.output_rate, recognizer.sample_rate)
             heard.append(recognizer.transcribe(waveform).lower())
         pairs = [(h.split(), t.split()) for h, t in zip(heard, texts, strict=True)]
         rate = sum(word_errors(*pair) for pair in pairs) / sum(len(said) for _, said in pairs)

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh dev asr moonshine eval hf hub vad whisper ray train serve browser \
-    simulstream onnx
+    simulstream onnx voice
 
 if [ "$#" -gt 0 ]; then
     exec python -m pytest "$@"

@@ -64,6 +64,7 @@ FLOORS = [
             "echostream.translator.state",
             "echostream.speaking",
             "echostream.synthetic",
+            "echostream.voice",
         )
     },
     {"session": ("echostream.session",)},

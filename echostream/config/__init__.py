@@ -6,6 +6,7 @@ are errors that name the file and the key.
 """
 
 from echostream.config.card import CardConfig
+from echostream.config.codevocos import CodeVocosConfig, UnitDurationConfig
 from echostream.config.decoders import (
     CTCHeadConfig,
     MTDecoderConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "CTCHeadConfig",
     "CardConfig",
     "ChunkConformerConfig",
+    "CodeVocosConfig",
     "DurationPredictorConfig",
     "EchoStreamConfig",
     "EmformerConfig",
@@ -60,6 +62,7 @@ __all__ = [
     "SpeechConfig",
     "T2UEncoderConfig",
     "UnitDecoderConfig",
+    "UnitDurationConfig",
     "VocoderConfig",
     "add_setting_args",
     "from_dict",

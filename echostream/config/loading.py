@@ -85,9 +85,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _convert_tagged(options: list[Any], value: Any, where: str) -> Any:
-    """Pick the dataclass of a union by its ``kind`` field."""
+    """Pick the dataclass of a union by its ``kind`` field; one of them may be missing."""
     kinds = {option().kind: option for option in options}
-    kind = value.get("kind") if isinstance(value, dict) else None
+    unsaid = [
+        option.kind
+        for option in options
+        for f in dataclasses.fields(option)
+        if f.name == "kind" and f.metadata == MAY_BE_MISSING
+    ]
+    kind = value.get("kind", *unsaid) if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{where}: kind must be one of {', '.join(kinds)}, got {kind!r}")
     return from_dict(kinds[kind], value, where)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from echostream.config.checks import require
+from echostream.config.loading import MAY_BE_MISSING
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class VocoderConfig:
     dur_predictor_params: DurationPredictorConfig | None = field(
         default_factory=DurationPredictorConfig
     )
+    # Files written when this was the only vocoder do not say so.
+    kind: Literal["codehifigan"] = field(default="codehifigan", metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         require(

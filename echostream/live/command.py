@@ -93,21 +93,34 @@ def add_speak_parser(commands: argparse._SubParsersAction) -> None:
     """Add ``echostream speak``. It decides nothing, so it has no settings."""
     speak = commands.add_parser(
         "speak",
-        help="speak target text, word by word as it arrives on standard input",
-        description="Speaks target text from standard input while it arrives. A line, or what ends "
-        "in . ! or ?, is a sentence. The shipped systems speak the words of their small domain, "
-        "and less clearly than translations: docs/live.md says how well.",
+        help="speak text as it arrives on standard input",
+        description="Speaks text from standard input while it arrives. A line, or what ends in "
+        ". ! or ?, is a sentence. The shipped voice speaks any English text (docs/voice.md); with "
+        "--model-dir a translation system speaks its target language, the shipped ones the words "
+        "of their small domain.",
     )
-    add_model_arg(speak)
+    chosen = speak.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--voice", type=Path, metavar="DIR", help="folder of a voice (default: the shipped one)"
+    )
+    chosen.add_argument(
+        "--model-dir",
+        type=Path,
+        metavar="MODEL_DIR",
+        help="speak with unit decoder and vocoder of this system instead",
+    )
     speak.add_argument("--out", type=Path, metavar="OUT.wav", help="write the speech to a file")
     speak.add_argument("--play", action="store_true", help="play it while it is made")
     speak.add_argument(
-        "--words", type=int, default=2, help="spoken at a time (default 2; more sound better)"
+        "--words",
+        type=int,
+        help="spoken at a time; more sound better (default: whole sentences by a voice, which is "
+        "0; 2 by a system)",
     )
     speak.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
     speak.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     speak.add_argument(
-        "--dtype", choices=DTYPES, default="fp32", help="what to compute in (default fp32)"
+        "--dtype", choices=DTYPES, default="fp32", help="what a system computes in (default fp32)"
     )
     add_threads_arg(speak)
     speak.set_defaults(func=_speak)

@@ -12,15 +12,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
 
-from echostream.checkpoint import load_model_dir
+from echostream import assets
+from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.live.microphone import Player, find_device, load_sounddevice
 from echostream.speaking import Spoken, TextSpeaker
 from echostream.threads import use_threads
+
+if TYPE_CHECKING:  # its packages are optional
+    from echostream.voice.speaker import VoiceSpeaker
 
 READ_BYTES = 4096
 POLL_S = 0.05
@@ -34,7 +38,32 @@ def text_as_it_comes(file: BufferedReader) -> Iterator[str]:
     yield decoder.decode(b"", final=True)
 
 
-def speak_text(speaker: TextSpeaker, pieces: Iterable[str]) -> Iterator[Spoken]:
+def load_speaker(args: argparse.Namespace) -> TextSpeaker | VoiceSpeaker:
+    """What speaks: a system, if one is named, else a voice.
+
+    Raises:
+        FileNotFoundError: no such system or voice.
+        ValueError: a system or voice that cannot be used, or packages that a voice needs.
+    """
+    if args.model_dir is not None:
+        system = load_model_dir(args.model_dir, device=args.device, dtype=args.dtype)
+        use_threads(system.model, args.threads)
+        return TextSpeaker(system, words=2 if args.words is None else args.words)
+    try:
+        from echostream.voice.folder import Voice
+        from echostream.voice.speaker import VoiceSpeaker
+
+        voice = Voice.load(assets.VOICE if args.voice is None else args.voice)
+        use_threads(voice.vocoder, args.threads)
+        return VoiceSpeaker(voice.to(normalize_device(args.device)), words=args.words or 0)
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(
+            f"the voice cannot speak here ({error}); it needs espeak-ng and "
+            "pip install 'echostream[voice]', or give --model-dir"
+        ) from error
+
+
+def speak_text(speaker: TextSpeaker | VoiceSpeaker, pieces: Iterable[str]) -> Iterator[Spoken]:
     """Everything that is spoken of a text, as soon as it is there."""
     state = speaker.init_state()
     for text in itertools.chain(pieces, [None]):
@@ -91,9 +120,7 @@ def loudspeaker(wanted: bool, name: str | None, rate: int) -> Iterator[Callable[
 def run_speak(args: argparse.Namespace) -> int:
     if args.out is None and not args.play:
         raise ValueError("say where the speech should go: --out OUT.wav, --play, or both")
-    system = load_model_dir(args.model_dir, device=args.device, dtype=args.dtype)
-    use_threads(system.model, args.threads)
-    speaker = TextSpeaker(system, words=args.words)
+    speaker = load_speaker(args)
     rate, samples = speaker.output_rate, 0
     with (
         loudspeaker(args.play, args.output, rate) as play,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from echostream import cli
+from echostream import assets, cli
 from echostream.live.command import choose_workers
 from echostream.live.microphone import Player, translate_queue
 from echostream.live.protocol import encode_speech
@@ -226,7 +226,8 @@ def test_speak_writes_and_plays_while_text_comes(tmp_path, capsys, monkeypatch, 
     monkeypatch.setattr("echostream.live.speak.Player", Noting)
     monkeypatch.setattr(sys, "stdin", typed)
     out = tmp_path / "speech.wav"
-    assert cli.main(["speak", "--out", str(out), "--play"]) == 0
+    system = ["--model-dir", str(assets.model_dir("echostream"))]
+    assert cli.main(["speak", *system, "--out", str(out), "--play"]) == 0
     written, rate = soundfile.read(out, dtype="int16")
     assert rate == 16000
     assert written.astype("<i2").tobytes() == encode_speech(expected)
@@ -252,7 +253,8 @@ def test_speak_needs_to_know_where_to(capsys, monkeypatch, tmp_path):
             raise RuntimeError("Error querying device -1")
 
     monkeypatch.setitem(sys.modules, "sounddevice", NoDevices)
-    assert cli.main(["speak", "--play", "--out", str(tmp_path / "x.wav")]) == 2
+    system = ["--model-dir", str(assets.model_dir("echostream"))]
+    assert cli.main(["speak", *system, "--play", "--out", str(tmp_path / "x.wav")]) == 2
     assert "no loudspeaker found" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -195,10 +195,10 @@ def test_a_diverged_loss_stops_training(sampler):
 
 
 def test_segments_are_aligned_and_depend_on_the_update_alone(sampler):
-    units, sounds = sampler.segments(5, 4)
-    again = sampler.segments(5, 4)
-    assert torch.equal(units, again[0]) and torch.equal(sounds, again[1])
-    assert not torch.equal(units, sampler.segments(6, 4)[0])
+    segments, again = sampler.segments(5, 4), sampler.segments(5, 4)
+    units, sounds = segments.units, segments.waveform
+    assert torch.equal(units, again.units) and torch.equal(sounds, again.waveform)
+    assert not torch.equal(units, sampler.segments(6, 4).units) and segments.f0 is None
     assert units.shape == (4, 16) and sounds.shape == (4, 1, 16 * FRAME)
     whole = {u.id: u for u in sampler.utterances}
     for row, sound in zip(units, sounds[:, 0], strict=True):

@@ -17,6 +17,7 @@ import simuleval.evaluator.scorers.latency_scorer as latency_module
 import echostream.evaluation.simuleval_compat  # noqa: F401 (the scorers need its repairs)
 from echostream.evaluation.runs.logged_instances import speech_layout
 from echostream.evaluation.runs.run_folder import RunFolder, Utterance
+from echostream.evaluation.runs.silence import silence_scores
 
 METRICS = ("AL", "LAAL", "AP", "DAL", "ATD", "StartOffset", "EndOffset", "NumChunks", "RTF")
 SPEECH_METRICS = ("DiscontinuitySum", "DiscontinuityAve", "DiscontinuityNum")
@@ -140,6 +141,7 @@ def latency_scores(run: RunFolder) -> dict[str, float]:
     scores["ComputeRTF"] = compute_rtf(run)
     if run.is_speech:
         scores.update(_speech_extras(run))
+        scores.update(silence_scores(run))
     return scores
 
 

@@ -35,6 +35,8 @@ _COLUMNS = (
     ("EndOffset", "End offset", 0),
     ("NumChunks", "Pieces", 1),
     ("DiscontinuitySum", "Gaps, sum", 0),
+    ("SilenceRatio", "Silence ratio", 3),
+    ("LongestPause", "Longest pause", 0),
     ("Backlog", "Backlog", 0),
     ("RTF", "Playback / source", 2),
     ("ComputeRTF", "Compute RTF", 3),

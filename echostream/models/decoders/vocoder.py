@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from echostream.config import VocoderConfig, from_dict, to_dict
 from echostream.models.decoders.codehifigan_standalone import CodeGenerator, fold_weight_norm
+from echostream.models.decoders.vocoder_protocol import check_units
 
 UNSUPPORTED_FEATURES = ("f0", "multispkr", "embedder_params")
 
@@ -133,12 +134,12 @@ class CodeHiFiGANVocoder(nn.Module):
 
     def check_units(self, units: Sequence[int]) -> None:
         """Raise ``ValueError`` naming the first unit outside the vocoder's range."""
-        for position, unit in enumerate(units):
-            if not 0 <= unit < self.num_units:
-                raise ValueError(
-                    f"unit {unit} at position {position} is outside the vocoder's range "
-                    f"0 to {self.num_units - 1}"
-                )
+        check_units(units, self.num_units)
+
+    @property
+    def context_units(self) -> int:
+        """Units before new ones that a stream keeps: two radii of the duration predictor."""
+        return 2 * self.generator.duration_radius_units()
 
     def generate(
         self, units: Sequence[int], *, dur_prediction: bool = True

@@ -67,9 +67,16 @@ class StreamingVocoder:
         return VocoderState(caches, PerRow.of(UnitTail(), batch_size))
 
     def step(
-        self, units: Sequence[int], state: VocoderState, *, speed: float = 1.0
+        self,
+        units: Sequence[int],
+        state: VocoderState,
+        *,
+        speed: float = 1.0,
+        final: bool = False,
     ) -> tuple[Tensor, Tensor, VocoderState]:
         """Synthesise new units of the only row; see :meth:`step_rows`.
+
+        ``final`` changes nothing, as nothing is held back.
 
         Returns:
             (samples,) waveform of the new units, (N,) their frames, and the new state.

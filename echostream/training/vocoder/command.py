@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from echostream.config import from_dict, load_yaml, to_dict
+from echostream.config import CodeVocosConfig, from_dict, load_yaml, to_dict
+from echostream.training.vocoder.codevocos_training import CodeVocosTrainer
 from echostream.training.vocoder.data import SegmentSampler, SpeechWithUnits, load_speech
-from echostream.training.vocoder.settings import VocoderTrainingConfig, preset
+from echostream.training.vocoder.settings import PRESETS, VocoderTrainingConfig, preset
 from echostream.training.vocoder.trainer import CHECKPOINT, VocoderTrainer
 from echostream.training.vocoder.validation import validate
 
@@ -26,12 +27,16 @@ logger = logging.getLogger(__name__)
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="train_vocoder.py",
-        description="Train a CodeHiFiGAN vocoder on speech and its units.",
+        description="Train a vocoder, CodeHiFiGAN or CodeVocos, on speech and its units.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint, weights, reports")
     parser.add_argument("--units", type=Path, required=True, help="unit file, one unit per frame")
     parser.add_argument("--audio", type=Path, required=True, help="folder of the speech in --units")
+    parser.add_argument(
+        "--pitch", type=Path, help="pitch file of the speech in --units; CodeVocos needs one"
+    )
+    parser.add_argument("--valid-pitch", type=Path, help="held-out pitch file")
     parser.add_argument("--valid-units", type=Path, required=True, help="held-out unit file")
     parser.add_argument("--valid-audio", type=Path, required=True, help="held-out speech")
     parser.add_argument(
@@ -40,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--preset",
         default="mini",
-        choices=("mini", "mini-tune", "hifigan", "test"),
+        choices=PRESETS,
         help="starting settings",
     )
     parser.add_argument("--config", type=Path, help="YAML of all settings instead of --preset")
@@ -49,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--updates", type=int, help="train until this update")
     parser.add_argument("--num-units", type=int, help="embeddings of the vocoder")
+    parser.add_argument(
+        "--pitch-classes", type=int, help="pitch classes of a unit, for vocoders that know them"
+    )
     parser.add_argument("--seed", type=int, help="of weights, segments and dropout")
     parser.add_argument("--limit", type=int, help="use only the first N training utterances")
     parser.add_argument("--valid-utterances", type=int, default=50, help="held-out utterances")
@@ -68,9 +76,12 @@ def settings_from(args: argparse.Namespace) -> VocoderTrainingConfig:
         config = preset(args.preset)
     changes = {name: getattr(args, name) for name in ("updates", "seed")}
     changes = {name: value for name, value in changes.items() if value is not None}
-    if args.num_units is not None:
-        vocoder = dataclasses.replace(config.vocoder, num_embeddings=args.num_units)
-        changes["vocoder"] = vocoder
+    sizes = {"num_embeddings": args.num_units, "pitch_classes": args.pitch_classes}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    if "pitch_classes" in sizes and not isinstance(config.vocoder, CodeVocosConfig):
+        raise ValueError("--pitch-classes needs a CodeVocos vocoder (--preset vocos)")
+    if sizes:
+        changes["vocoder"] = dataclasses.replace(config.vocoder, **sizes)
     return dataclasses.replace(config, **changes)
 
 
@@ -112,7 +123,7 @@ def run_training(
             losses = trainer.step()
             bar.update()
             if trainer.update % args.log_every == 0:
-                bar.set_postfix(mel=f"{losses['mel']:.3f}")
+                bar.set_postfix(loss=f"{losses['generator']:.3f}")
                 minutes = (time.monotonic() - started) / 60
                 _append(
                     args.out / "training.jsonl",
@@ -142,23 +153,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = args.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        trainers: dict[type, type[VocoderTrainer]] = {CodeVocosConfig: CodeVocosTrainer}
         speech = {
             "num_units": config.vocoder.num_embeddings,
             "sample_rate": config.vocoder.sampling_rate,
             "frame_samples": config.vocoder.unit_samples,
+            "pitch_per_frame": getattr(config.vocoder, "frames_per_unit", 1),
         }
         sampler = SegmentSampler(
-            load_speech(args.units, args.audio, limit=args.limit, **speech),
+            load_speech(args.units, args.audio, limit=args.limit, pitch_file=args.pitch, **speech),
             segment_frames=config.segment_frames,
             frame_samples=config.vocoder.unit_samples,
             seed=config.seed,
         )
         valid = load_speech(
-            args.valid_units, args.valid_audio, limit=args.valid_utterances, **speech
+            args.valid_units,
+            args.valid_audio,
+            limit=args.valid_utterances,
+            pitch_file=args.valid_pitch,
+            **speech,
         )
         texts = read_target_texts(args.valid_texts) if args.valid_texts else None
         args.out.mkdir(parents=True, exist_ok=True)
-        trainer = VocoderTrainer(config, sampler, torch.device(device))
+        kind = trainers.get(type(config.vocoder), VocoderTrainer)
+        trainer = kind(config, sampler, torch.device(device))
         if (args.out / CHECKPOINT).is_file():
             trainer.restore(args.out / CHECKPOINT)
             logger.info("resuming at update %d", trainer.update)

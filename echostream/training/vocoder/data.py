@@ -12,12 +12,31 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from echostream.config import VocoderConfig
+from echostream.config import CodeVocosConfig, VocoderConfig
 from echostream.samples import read_audio
 from echostream.training.corpus.synthesis import generator_for
 from echostream.training.units.sequences import read_units, reduce_units
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Training material of one update.
+
+    Attributes:
+        units: (B, T).
+        waveform: (B, 1, S).
+        f0: (B, T * n) pitch in Hz, 0 where there is none; None if not known.
+    """
+
+    units: Tensor
+    waveform: Tensor
+    f0: Tensor | None = None
+
+    def to(self, device: torch.device) -> Segments:
+        f0 = None if self.f0 is None else self.f0.to(device)
+        return Segments(self.units.to(device), self.waveform.to(device), f0)
 
 
 @dataclass(frozen=True)
@@ -27,11 +46,13 @@ class SpeechWithUnits:
     Attributes:
         units: (T,) one per frame.
         pcm: (T * frame_samples,) int16, a quarter of what float64 takes.
+        f0: (T * n,) pitch in Hz, 0 where there is none, n values per frame; None if not known.
     """
 
     id: str
     units: np.ndarray
     pcm: np.ndarray
+    f0: np.ndarray | None = None
 
     @property
     def waveform(self) -> np.ndarray:
@@ -57,7 +78,7 @@ def find_sound(folder: Path, name: str) -> Path:
 
 
 def load_speech_for(
-    config: VocoderConfig | None,
+    config: VocoderConfig | CodeVocosConfig | None,
     model_dir: Path,
     units_file: Path,
     audio_folder: Path,
@@ -88,17 +109,22 @@ def load_speech(
     sample_rate: int,
     frame_samples: int,
     limit: int | None = None,
+    pitch_file: Path | None = None,
+    pitch_per_frame: int = 1,
 ) -> list[SpeechWithUnits]:
     """Read utterances into memory.
 
     Args:
         units_file: ``id|units``, one unit per frame.
         limit: at most so many utterances.
+        pitch_file: ``id|pitch``, whole Hz, 0 where there is none, ``pitch_per_frame`` a frame.
 
     Raises:
-        ValueError: another sample rate, several channels, or units that do not fit the length.
+        ValueError: another sample rate, several channels, or units or pitch that do not fit the
+            length.
     """
     utterances = []
+    pitch = None if pitch_file is None else read_units(pitch_file)
     known = list(read_units(units_file, num_units).items())[:limit]
     for name, units in tqdm(known, desc=f"speech {units_file.stem}", mininterval=1.0):
         path = find_sound(audio_folder, name)
@@ -115,7 +141,15 @@ def load_speech(
                 f"but {units_file} has {len(units)} units for {name!r}"
             )
         pcm = np.clip(np.round(samples[: frames * frame_samples] * 32768), -32768, 32767)
-        utterances.append(SpeechWithUnits(name, units[:frames], pcm.astype(np.int16)))
+        f0 = None
+        if pitch is not None:
+            f0 = pitch.get(name, np.zeros(0))[: frames * pitch_per_frame].astype(np.float32)
+            if len(f0) < frames * pitch_per_frame:
+                raise ValueError(
+                    f"{pitch_file}: {name!r} has {len(f0)} values, but its {frames} frames need "
+                    f"{frames * pitch_per_frame}"
+                )
+        utterances.append(SpeechWithUnits(name, units[:frames], pcm.astype(np.int16), f0))
     if not utterances:
         raise ValueError(f"{units_file}: no utterances")
     hours = sum(len(u.pcm) for u in utterances) / sample_rate / 3600
@@ -147,18 +181,22 @@ class SegmentSampler:
         self._share = lengths / lengths.sum()
         self.segment_frames, self.frame_samples, self.seed = segment_frames, frame_samples, seed
 
-    def segments(self, update: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Units (B, T) and waveform (B, 1, S) of one update."""
+    def segments(self, update: int, batch_size: int) -> Segments:
+        """Random stretches of random utterances."""
         rng = generator_for(self.seed, "segments", update)
-        units, sounds = [], []
+        units, sounds, pitch = [], [], []
         for index in rng.choice(len(self.long), batch_size, p=self._share):
             utterance = self.long[index]
             start = int(rng.integers(0, len(utterance.units) - self.segment_frames + 1))
             end = start + self.segment_frames
             units.append(utterance.units[start:end])
             sounds.append(utterance.pcm[start * self.frame_samples : end * self.frame_samples])
+            if utterance.f0 is not None:
+                each = len(utterance.f0) // len(utterance.units)
+                pitch.append(utterance.f0[start * each : end * each])
         waveform = torch.from_numpy(np.stack(sounds).astype(np.float32) / 32768)
-        return torch.from_numpy(np.stack(units)), waveform[:, None]
+        f0 = torch.from_numpy(np.stack(pitch)) if pitch else None
+        return Segments(torch.from_numpy(np.stack(units)), waveform[:, None], f0)
 
     def reduced(self, update: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Reduced units (1, N) and durations (1, N) of whole utterances."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from echostream.config import DurationPredictorConfig, VocoderConfig
+from echostream.config import (
+    MAY_BE_MISSING,
+    CodeVocosConfig,
+    DurationPredictorConfig,
+    UnitDurationConfig,
+    VocoderConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,16 @@ class VocoderTrainingConfig:
         stft_weight: of the multi-resolution STFT loss, 0 to leave it out as HiFi-GAN does.
         duration_utterances: utterances per update for the duration predictor.
         lr_decay: factor on the learning rate per 1000 updates.
+        warmup_updates: in which the learning rate rises from 0.
+        clip_norm: longest gradient of the generator; 0: any.
+        stft_sizes: samples of the spectra compared by the STFT loss; hops are a quarter.
+        pitch_weight: of the mean error of log pitch, for vocoders that predict it.
+        regression_updates: in which CodeVocos learns the gains of each spectrum from the speech's
+            own, without making any sound: a fast start.
+        half: CodeVocos' blocks compute in bfloat16, which pays where the machine has it.
     """
 
-    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    vocoder: VocoderConfig | CodeVocosConfig = field(default_factory=VocoderConfig)
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     seed: int = 1
     updates: int = 500000
@@ -61,6 +74,12 @@ class VocoderTrainingConfig:
     stft_weight: float = 0.0
     duration_weight: float = 1.0
     duration_utterances: int = 8
+    warmup_updates: int = field(default=0, metadata=MAY_BE_MISSING)
+    clip_norm: float = field(default=0.0, metadata=MAY_BE_MISSING)
+    stft_sizes: tuple[int, ...] = field(default=(256, 512, 1024), metadata=MAY_BE_MISSING)
+    pitch_weight: float = field(default=2.0, metadata=MAY_BE_MISSING)
+    regression_updates: int = field(default=0, metadata=MAY_BE_MISSING)
+    half: bool = field(default=False, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         for name in (
@@ -79,15 +98,28 @@ class VocoderTrainingConfig:
             "feature_weight",
             "stft_weight",
             "duration_weight",
+            "warmup_updates",
+            "clip_norm",
+            "pitch_weight",
+            "regression_updates",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.regression_updates > self.adversarial_start:
+            raise ValueError(
+                "regression_updates must end before adversarial_start, "
+                f"got {self.regression_updates} and {self.adversarial_start}"
+            )
+
+
+PRESETS = ("mini", "mini-tune", "vocos", "hifigan", "test", "vocos-test")
 
 
 def preset(name: str) -> VocoderTrainingConfig:
     """``hifigan``: the published sizes for 1000 units; ``mini``: about a million parameters for
     the 200 MFCC units of echo-mini, trainable on one core; ``mini-tune``: to go on from such a
-    vocoder on a GPU, against stronger discriminators; ``test``: seconds."""
+    vocoder on a GPU, against stronger discriminators; ``vocos``: CodeVocos at 24 kHz on one core
+    within an hour, without discriminators; ``test`` and ``vocos-test``: seconds."""
     if name == "hifigan":
         return VocoderTrainingConfig()
     if name == "mini":
@@ -153,4 +185,42 @@ def preset(name: str) -> VocoderTrainingConfig:
             stft_weight=1.0,
             duration_utterances=2,
         )
-    raise ValueError(f"preset must be hifigan, mini, mini-tune or test, got {name!r}")
+    if name == "vocos":
+        return VocoderTrainingConfig(
+            vocoder=CodeVocosConfig(blocks=6, width=192, hidden_width=512),
+            discriminators=preset("mini").discriminators,
+            updates=5000,
+            batch_size=6,
+            segment_frames=80,
+            learning_rate=1e-3,
+            lr_decay=0.6,
+            warmup_updates=100,
+            clip_norm=5.0,
+            adversarial_start=5000,
+            mel_weight=4.0,
+            stft_weight=1.0,
+            stft_sizes=(512, 2048),
+            duration_utterances=2,
+            regression_updates=1000,
+            half=True,
+        )
+    if name == "vocos-test":
+        return replace(
+            preset("test"),
+            vocoder=CodeVocosConfig(
+                num_embeddings=20,
+                sampling_rate=16000,
+                hop_samples=160,
+                frames_per_unit=2,
+                width=24,
+                hidden_width=32,
+                blocks=2,
+                kernel=3,
+                lookahead_frames=1,
+                durations=UnitDurationConfig(8, 2, 1),
+            ),
+            warmup_updates=2,
+            clip_norm=5.0,
+            regression_updates=3,
+        )
+    raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")

@@ -24,7 +24,8 @@ from echostream.config import from_dict, to_dict
 from echostream.files import atomic_path, write_atomically
 from echostream.models.decoders.codehifigan_standalone import CodeGenerator, fold_weight_norm
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder, read_vocoder_state
-from echostream.training.vocoder.data import SegmentSampler
+from echostream.models.decoders.vocoder_protocol import Vocoder
+from echostream.training.vocoder.data import Segments, SegmentSampler
 from echostream.training.vocoder.discriminators import (
     Discriminators,
     discriminator_loss,
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT, WEIGHTS, SETTINGS = "checkpoint.safetensors", "model.safetensors", "config.json"
 _BETAS = (0.8, 0.99)
+MAY_CHANGE = ("updates", "regression_updates", "adversarial_start")  # when a training goes on
 
 
 def _initialise(module: nn.Module) -> None:
@@ -72,10 +74,11 @@ class VocoderTrainer:
     ) -> None:
         self.config, self.sampler, self.device = config, sampler, device
         torch.manual_seed(config.seed)
-        self.generator = build_generator(config).to(device)
+        self.generator = self._build().to(device)
         self.discriminators = Discriminators(config.discriminators).to(device)
         self.mel_loss = MelLoss(config.vocoder.sampling_rate).to(device)
-        self.stft_loss = STFTLoss().to(device)
+        sizes = tuple((size, size // 4) for size in config.stft_sizes)
+        self.stft_loss = STFTLoss(sizes).to(device)
         self.optimizers = {
             name: torch.optim.AdamW(
                 network.parameters(),
@@ -87,6 +90,15 @@ class VocoderTrainer:
             for name, network in self._networks().items()
         }
         self.update = 0
+
+    def _build(self) -> nn.Module:
+        return build_generator(self.config)
+
+    def _speak(self, segments: Segments) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """(B, 1, S) waveform (None where it does not matter yet), and losses that this kind of
+        generator alone has, weighted."""
+        generator = self.generator
+        return generator.synthesize(generator.embed(segments.units, None)), {}
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "discriminators": self.discriminators}
@@ -106,18 +118,21 @@ class VocoderTrainer:
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * config.lr_decay ** (self.update / 1000)
+                group["lr"] *= min(1.0, (self.update + 1) / max(config.warmup_updates, 1))
         self.generator.train()
-        units, real = self.sampler.segments(self.update, config.batch_size)
-        units, real = units.to(self.device), real.to(self.device)
-        fake = self.generator.synthesize(self.generator.embed(units, None))
-        losses: dict[str, Tensor] = {}
+        segments = self.sampler.segments(self.update, config.batch_size).to(self.device)
+        real = segments.waveform
+        fake, losses = self._speak(segments)
+        own = list(losses.values())
         if self.adversarial:
             outputs = self.discriminators(real), self.discriminators(fake.detach())
             losses["discriminator"] = discriminator_loss(*outputs)
             self._apply("discriminators", losses["discriminator"])
-        losses["mel"] = self.mel_loss(fake, real)
-        total = config.mel_weight * losses["mel"]
-        if config.stft_weight:
+        total = torch.zeros((), device=self.device)
+        if fake is not None:
+            losses["mel"] = self.mel_loss(fake, real)
+            total = config.mel_weight * losses["mel"]
+        if fake is not None and config.stft_weight:
             losses["stft"] = self.stft_loss(fake, real)
             total = total + config.stft_weight * losses["stft"]
         if self.adversarial:
@@ -127,13 +142,18 @@ class VocoderTrainer:
             losses["adversarial"] = generator_loss(judged)
             losses["feature"] = feature_loss(truth, judged)
             total = total + losses["adversarial"] + config.feature_weight * losses["feature"]
-        if self.generator.dur_predictor is not None and config.duration_weight:
+        if config.duration_weight and self._predicts_durations():
             losses["duration"] = self._duration_loss()
             total = total + config.duration_weight * losses["duration"]
+        for loss in own:
+            total = total + loss
         losses["generator"] = total
         self._apply("generator", total)
         self.update += 1
         return {name: loss.item() for name, loss in losses.items()}
+
+    def _predicts_durations(self) -> bool:
+        return self.generator.dur_predictor is not None
 
     def _duration_loss(self) -> Tensor:
         """Squared error of log(1 + frames), per unit, over whole utterances.
@@ -158,9 +178,11 @@ class VocoderTrainer:
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if name == "generator" and self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip_norm)
         optimizer.step()
 
-    def vocoder(self) -> CodeHiFiGANVocoder:
+    def vocoder(self) -> Vocoder:
         """The current generator, weight normalisation folded in, for synthesis on the CPU."""
         vocoder = CodeHiFiGANVocoder(self.config.vocoder)
         vocoder.load_generator(self._folded(), "the trained generator")
@@ -218,7 +240,7 @@ class VocoderTrainer:
             )
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint. The number of updates may differ, all else must agree.
+        """Continue from a checkpoint. How many updates there are may differ, all else must agree.
 
         Raises:
             ValueError: not a checkpoint, or one of another configuration.
@@ -232,7 +254,7 @@ class VocoderTrainer:
             raise ValueError(f"{path}: not a vocoder training checkpoint: {error!r}") from error
         stored = to_dict(from_dict(VocoderTrainingConfig, data, str(path)))
         for key, value in to_dict(self.config).items():
-            if key != "updates" and stored[key] != value:
+            if key not in MAY_CHANGE and stored[key] != value:
                 raise ValueError(
                     f"{path}: was trained with {key} = {stored[key]}, now it is {value}; "
                     "continue with the same settings or choose another folder"

@@ -11,14 +11,17 @@ import numpy as np
 import sacrebleu
 import soundfile
 import torch
+from torchaudio.functional import resample
 
 from echostream.files import atomic_path
-from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
+from echostream.models.decoders.vocoder_protocol import Vocoder
 from echostream.training.corpus.pairs import normalize
 from echostream.training.vocoder.data import SpeechWithUnits
 from echostream.training.vocoder.spectral_losses import MelLoss
 
 logger = logging.getLogger(__name__)
+
+LISTENING_RATE = 16000  # of pocketsphinx, Hz
 
 
 def recogniser_is_installed() -> bool:
@@ -35,15 +38,20 @@ def transcribe(sounds: Sequence[np.ndarray]) -> list[str]:
     return [recognizer.transcribe(sound) for sound in sounds]
 
 
-def asr_bleu(sounds: Sequence[np.ndarray], references: Sequence[str]) -> float:
+def asr_bleu(
+    sounds: Sequence[np.ndarray], references: Sequence[str], sample_rate: int = LISTENING_RATE
+) -> float:
     """Corpus BLEU of the transcripts against the texts, both lower case without punctuation."""
+    if sample_rate != LISTENING_RATE:
+        tensors = [torch.from_numpy(np.ascontiguousarray(sound)) for sound in sounds]
+        sounds = [resample(tensor, sample_rate, LISTENING_RATE).numpy() for tensor in tensors]
     heard = [normalize(text) for text in transcribe(sounds)]
     return sacrebleu.corpus_bleu(heard, [[normalize(text) for text in references]]).score
 
 
 @torch.inference_mode()
 def validate(
-    vocoder: CodeHiFiGANVocoder,
+    vocoder: Vocoder,
     utterances: Sequence[SpeechWithUnits],
     *,
     texts: Mapping[str, str] | None = None,
@@ -64,13 +72,12 @@ def validate(
     mel_loss = MelLoss(vocoder.sample_rate)
     mel, errors, lengths, sounds = [], [], [], []
     for utterance in utterances:
-        units = torch.from_numpy(utterance.units)[None]
-        copied = vocoder.generator.synthesize(vocoder.generator.embed(units, None))
-        real = torch.from_numpy(utterance.waveform)[None, None]
-        mel.append(float(mel_loss(copied, real)))
+        copied, _ = vocoder.generate(utterance.units.tolist(), dur_prediction=False)
+        real = torch.from_numpy(utterance.waveform)
+        mel.append(float(mel_loss(copied[None, None], real[None, None])))
         reduced, frames = utterance.reduced
-        if vocoder.generator.dur_predictor is None:
-            sounds.append(copied.flatten().numpy())
+        if not vocoder.predicts_durations:
+            sounds.append(copied.numpy())
             continue
         waveform, predicted = vocoder.generate(reduced.tolist())
         errors.append(np.abs(predicted.numpy() - frames))
@@ -87,6 +94,8 @@ def validate(
     if texts and recogniser_is_installed():
         known = [i for i, utterance in enumerate(utterances) if utterance.id in texts]
         references = [texts[utterances[i].id] for i in known]
-        report["asr_bleu"] = asr_bleu([sounds[i] for i in known], references)
-        report["asr_bleu_real"] = asr_bleu([utterances[i].waveform for i in known], references)
+        rate = vocoder.sample_rate
+        real = [utterances[i].waveform for i in known]
+        report["asr_bleu"] = asr_bleu([sounds[i] for i in known], references, rate)
+        report["asr_bleu_real"] = asr_bleu(real, references, rate)
     return report

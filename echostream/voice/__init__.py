@@ -1,0 +1,1 @@
+"""An English voice: written text to phonemes, to phone units, to waveform."""
