@@ -108,7 +108,7 @@ def test_state_is_constant_and_written_to_by_nobody():
         assert all(map(torch.equal, before, state.caches))
         state = following
         assert state_bytes(state) == size
-        assert len(state.tails[0].units) <= streaming.context_units
+        assert len(state.tails[0].units) <= 2 * streaming.unsettled_units
     # A cache must not keep the whole signal alive that it was cut from.
     assert all(c.untyped_storage().nbytes() == c.nbytes for c in state.caches)
 

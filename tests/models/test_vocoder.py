@@ -52,7 +52,7 @@ def test_streaming_equals_tail_of_full_synthesis(config, durations):
         assert torch.equal(frames, all_frames[-count:])
         assert len(samples) == int(frames.sum()) * config.unit_samples
         torch.testing.assert_close(samples, full[-len(samples) :], atol=1e-10, rtol=0)
-        assert len(state.tails[0].units) <= streaming.context_units
+        assert len(state.tails[0].units) <= 2 * streaming.unsettled_units
 
 
 @torch.no_grad()
