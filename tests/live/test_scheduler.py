@@ -10,8 +10,8 @@ import pytest
 from echostream.live.protocol import encode_speech
 from echostream.live.scheduler import Scheduler, Stream, run_together
 from echostream.session import Session
+from echostream.translator.model_stages import ModelStages
 from echostream.translator.pipeline import Pipeline
-from echostream.translator.stages import Stages
 from tests.live.conftest import CHUNK_MS, read_clip
 
 CLIPS = [f"test_00{index:02d}1.flac" for index in range(5)]
@@ -86,9 +86,9 @@ def clips():
 
 def test_streams_that_are_ready_together_form_a_batch(shipped, expected, clips, monkeypatch):
     sizes = []
-    listen = Stages._listen
+    listen = ModelStages._listen
     monkeypatch.setattr(
-        Stages,
+        ModelStages,
         "_listen",
         lambda stages, features, *rest: (
             sizes.append(len(features)) or listen(stages, features, *rest)
@@ -193,14 +193,14 @@ def test_a_fault_in_a_batch_stays_with_its_stream(shipped, expected, clips):
 
 
 def test_streams_that_cannot_listen_together_listen_alone(shipped, expected, clips, monkeypatch):
-    listen = Stages._listen
+    listen = ModelStages._listen
 
     def fail(stages, features, *rest):
         if len(features) > 1:
             raise RuntimeError("out of memory")
         return listen(stages, features, *rest)
 
-    monkeypatch.setattr(Stages, "_listen", fail)
+    monkeypatch.setattr(ModelStages, "_listen", fail)
     pipeline = Pipeline(shipped, chunk_ms=CHUNK_MS)
     listeners = [Listener(pipeline) for _ in range(2)]
     assert play(listeners, clips[3:5]) == ["done", "done"]
