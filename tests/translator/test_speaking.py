@@ -19,6 +19,7 @@ from echostream.translator.pipeline import Pipeline
 from echostream.translator.speech import MOST_HELD, Speaker, SpeakerState, Written
 from tests.test_pipeline import push, total
 from tests.translator.test_sentences import ending_system  # noqa: F401 (a fixture)
+from tests.translator.test_spoken_backlog import five_units_a_subword
 
 RATE = 16000
 WHOLE = SpeechConfig(whole_words=True)
@@ -216,14 +217,7 @@ def talking(double_system, monkeypatch):
     with torch.no_grad():
         model.vocoder.generator.dur_predictor.proj.bias.fill_(1.2)
 
-    def speak(self, hidden, state):
-        spoken = state.t2u.length
-        (own,) = hidden
-        _, t2u = self.synthesizer_encoder.step(own, state.t2u)
-        first, count = 5 * spoken, 5 * own.size(1)
-        return [[7 * u % 50 for u in range(first, first + count)]], replace(state, t2u=t2u)
-
-    monkeypatch.setattr(EchoStreamModel, "speak", speak)
+    monkeypatch.setattr(EchoStreamModel, "speak", five_units_a_subword)
     return replace(double_system, model=model)
 
 

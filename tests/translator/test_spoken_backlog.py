@@ -18,6 +18,15 @@ from tests.test_pipeline import push
 RATE = 16000
 
 
+def five_units_a_subword(self, hidden, state):
+    """Stands in for ``EchoStreamModel.speak`` of one stream."""
+    spoken = state.t2u.length
+    (own,) = hidden
+    _, t2u = self.synthesizer_encoder.step(own, state.t2u)
+    first, count = 5 * spoken, 5 * own.size(1)
+    return [[7 * u % 50 for u in range(first, first + count)]], replace(state, t2u=t2u)
+
+
 @pytest.fixture
 def talkative(double_system, monkeypatch):
     """A system that says five units with every word, of several frames each: more speech comes
@@ -26,14 +35,7 @@ def talkative(double_system, monkeypatch):
     with torch.no_grad():
         model.vocoder.generator.dur_predictor.proj.bias.fill_(1.9)
 
-    def speak(self, hidden, state):
-        spoken = state.t2u.length
-        (own,) = hidden
-        _, t2u = self.synthesizer_encoder.step(own, state.t2u)
-        first, count = 5 * spoken, 5 * own.size(1)
-        return [[7 * u % 50 for u in range(first, first + count)]], replace(state, t2u=t2u)
-
-    monkeypatch.setattr(EchoStreamModel, "speak", speak)
+    monkeypatch.setattr(EchoStreamModel, "speak", five_units_a_subword)
     return replace(double_system, model=model)
 
 

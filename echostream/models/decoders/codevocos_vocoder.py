@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -73,9 +73,6 @@ class CodeVocosStreams:
     def at_speed_of(self, before: CodeVocosStreams) -> CodeVocosStreams:
         """Go on at the speed of what was spoken before."""
         return replace(self, speed=before.speed)
-
-    def to(self, device: torch.device | str) -> CodeVocosStreams:
-        return CodeVocosStreams(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 class CodeVocosVocoder(nn.Module):
