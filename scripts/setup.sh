@@ -2,7 +2,7 @@
 #
 #   source scripts/setup.sh EXTRA...      e.g. source scripts/setup.sh dev asr
 #
-# Reused as it is while setup.py, the constraints and the extras stay the same.
+# Reused as it is while the project's metadata, the constraints and the extras stay the same.
 
 setup_environment() {
     local root extras wanted stamp python
@@ -14,7 +14,9 @@ setup_environment() {
         return 1
     }
     stamp="$root/.venv/.echostream-${extras// /-}"
-    wanted="$(cat "$root/setup.py" "$root/scripts/constraints.txt" "$root/scripts/setup.sh" | cksum)"
+    # The settings of tools, further down in pyproject.toml, install nothing.
+    wanted="$({ sed '/^\[tool\.pytest/,$d' "$root/pyproject.toml"
+        cat "$root/setup.py" "$root/scripts/constraints.txt" "$root/scripts/setup.sh"; } | cksum)"
     if [ ! -x "$root/.venv/bin/python" ]; then
         echo "setup: creating .venv"
         "$python" -m venv "$root/.venv" || return 1
@@ -25,7 +27,7 @@ setup_environment() {
         echo "setup: installing packages (a few minutes the first time)"
         # Build tools first: the train extra compiles against the installed torch and must not
         # fetch a second one into an isolated build environment.
-        pip install --quiet --upgrade "setuptools>=68,<81" wheel || return 1
+        pip install --quiet --upgrade "setuptools>=77,<81" wheel || return 1
         pip install --quiet --constraint "$root/scripts/constraints.txt" torch torchaudio || return 1
         case " $extras " in
             *" train "*)
