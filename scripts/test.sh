@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up what the tests need and run them.
 #
-#   bash scripts/test.sh              all tests, the slow ones too
+#   bash scripts/test.sh              checks of the source, then all tests, the slow ones too
 #   bash scripts/test.sh ARG...       hand the arguments to pytest instead
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,9 @@ source scripts/setup.sh dev asr moonshine eval hf hub vad whisper ray train serv
 if [ "$#" -gt 0 ]; then
     exec python -m pytest "$@"
 fi
+# Checks of the source and the documentation: seconds, so they come first.
 ruff check .
+ruff format --check --quiet .
 # Side by side, but for the live server, whose tests keep to the clock.
 status=0
 python -m pytest -m "slow or not slow" -n auto --maxprocesses 8 --dist loadfile \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import yaml
 
 import echostream
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 AUDIO = ROOT / "data/echo_mini/test_audio/test_00001.flac"
 SOURCES = ("echostream", "agents", "pyproject.toml", "setup.py", "README.md", "LICENSE")
@@ -74,6 +75,7 @@ def python(wheel, tmp_path_factory) -> Path:
     return interpreter
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_every_file_of_the_packages(wheel):
     listed = subprocess.run(
         ["git", "ls-files", "echostream", "agents"], cwd=ROOT, capture_output=True, text=True
@@ -88,6 +90,7 @@ def test_a_wheel_holds_every_file_of_the_packages(wheel):
     }
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_translates_beside_no_checkout(python, tmp_path):
     samples, rate = soundfile.read(AUDIO)
     soundfile.write(tmp_path / "x.wav", samples, rate)
@@ -105,6 +108,7 @@ def test_an_installed_wheel_translates_beside_no_checkout(python, tmp_path):
     assert path and not [entry for entry in path if entry.resolve() == ROOT]
 
 
+@pytest.mark.slow
 def test_the_command_line_answers_without_torch(python, tmp_path):
     command = python.parent / "echostream"
     assert run([command, "--version"], tmp_path).split() == ["echostream", echostream.__version__]
@@ -119,3 +123,15 @@ def test_the_command_line_answers_without_torch(python, tmp_path):
     loaded = {line.rsplit("|", 1)[-1].strip() for line in answer.stderr.splitlines()}
     assert "echostream.cli" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("torch", "numpy", "simuleval")}
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == echostream.__version__
+
+
+def test_the_guide_for_contributors_names_what_is_there():
+    guide = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named = re.findall(r"`([\w.]+(?:/[\w.]+)*/[\w.]*)`", guide)
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / name).exists()]
