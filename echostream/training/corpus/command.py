@@ -9,13 +9,6 @@ from pathlib import Path
 
 from echostream.training.corpus import layout, synthesis
 from echostream.training.corpus.build import BuildOptions, build
-from echostream.training.corpus.extended_build import build_extended
-from echostream.training.corpus.extended_texts import (
-    EXTENSION,
-    make_extension,
-    read_extension,
-    write_extension,
-)
 from echostream.training.corpus.speakers import speaker
 from echostream.training.corpus.talk_files import build_talks, write_shipped_talk
 from echostream.training.corpus.talks import DEMO_SET, TALK_SETS
@@ -54,12 +47,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="make the talk of the demonstration, which ships too, into --texts",
     )
     parser.add_argument(
-        "--extended",
-        action="store_true",
-        help="with --out, extend a finished corpus folder by the compositional sentences; with "
-        "--write-texts, generate these",
-    )
-    parser.add_argument(
         "--talks",
         nargs="*",
         metavar="SET",
@@ -88,10 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="training utterances to fit k-means on",
     )
     parser.add_argument(
-        "--limit",
-        type=int,
-        help="only the first N utterances of every split, for a trial (with --extended, of the "
-        "extension's splits)",
+        "--limit", type=int, help="only the first N utterances of every split, for a trial"
     )
     return parser
 
@@ -132,13 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--num-units must be positive, got {args.num_units}")
     if args.talks is not None and args.out is None:
         parser.error("--talks makes sound and goes with --out DIR")
-    if args.extended and (args.talks is not None or not (args.out or args.write_texts)):
-        parser.error("--extended goes with --out DIR, without --talks, or with --write-texts")
     try:
-        if args.write_texts and args.extended:
-            extension = make_extension(read_texts(args.texts), args.seed)
-            write_extension(extension, args.texts / EXTENSION)
-            return 0
         if args.write_texts:
             write_texts(make_utterances(args.seed), args.texts)
             return 0
@@ -158,16 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             vocab_size=args.vocab_size,
             kmeans_utterances=args.kmeans_utterances,
         )
-        present = read_texts(args.texts)
-        splits = {name: rows[: args.limit] for name, rows in present.items()}
+        splits = {name: rows[: args.limit] for name, rows in read_texts(args.texts).items()}
         if args.talks is not None:
             names = args.talks or list(TALK_SETS)
             build_talks(args.out, splits, names, seed=args.seed, jobs=args.jobs)
-            return 0
-        if args.extended:
-            more = read_extension(args.texts / EXTENSION)
-            extended = {name: rows[: args.limit] for name, rows in more.items()}
-            build_extended(args.out, present, extended, options)
             return 0
         build(args.out, splits, options)
     except (ValueError, FileNotFoundError, RuntimeError, ImportError) as error:
