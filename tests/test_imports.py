@@ -85,7 +85,7 @@ FLOORS = [
 # Hold other rooms and nothing of their own.
 EMPTY_PACKAGES = {"echostream.models", "echostream.acceleration"}
 HEAVY = {
-    "simuleval": ("agents/", "echostream/evaluation/", "echostream/bench/glue.py"),
+    "simuleval": ("agents/", "echostream/evaluation/"),
     "fairseq": ("echostream/fairseq_plugin/",),
 }
 

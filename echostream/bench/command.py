@@ -10,6 +10,7 @@ from pathlib import Path
 from echostream.bench.options import CLOCKS, COMPILED, RECOMPUTE
 from echostream.config import add_setting_args, given_settings
 from echostream.config.compute import positive
+from echostream.files import write_atomically
 
 # What measures is imported when it does: see echostream.cli.
 
@@ -58,7 +59,6 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--startup", action="store_true", help="also time fresh processes")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--markdown", type=Path, help="write the tables here too")
-    parser.add_argument("--plot", type=Path, help="draw stages and floors here (PNG or SVG)")
     add_setting_args(parser)
     parser.set_defaults(func=run_bench)
 
@@ -96,11 +96,5 @@ def run_bench(args: argparse.Namespace) -> int:
     print(text, end="")
     for path, content in ((args.json, json.dumps(data, indent=2) + "\n"), (args.markdown, text)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
-    if args.plot is not None:
-        # Takes longer to load than a short measurement.
-        from echostream.bench.figure import plot
-
-        plot(data, args.plot)
+            write_atomically(path, content)
     return 0

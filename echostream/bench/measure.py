@@ -140,7 +140,6 @@ class Measured:
 
     plan: Plan
     samples: dict[str, dict[float, list[Sample]]]
-    glue_ms: dict[str, float | None]
     startup_s: dict[str, float | None]
     noise: list[float]
     load: float
@@ -217,15 +216,8 @@ def measure(plan: Plan, progress: Callable[[], None] = lambda: None) -> Measured
             else:
                 _, states[name] = pipeline.step(piece, RATE, states[name])
         progress()
-    glue: dict[str, float | None] = {}
-    for name in plan.systems:
-        if Path(name).is_dir() and plan.task == "s2st":
-            from echostream.bench.glue import time_glue  # SimulEval, which nothing else needs
-
-            options = {"chunk_ms": plan.chunk_ms, "threads": plan.threads}
-            glue[name] = time_glue(name, clip, clock=clock, **options)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return Measured(plan, samples, glue, {}, noise, load, cores)
+    return Measured(plan, samples, {}, noise, load, cores)
 
 
 def startup_s(name: str, plan: Plan) -> float:

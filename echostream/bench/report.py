@@ -29,7 +29,6 @@ def figures(measured: Measured) -> dict[str, Any]:
             "late_over_early": ends[1]["total"]["median"] / ends[0]["total"]["median"],
             "resident_growth_mib": ends[1]["resident_mib"] - ends[0]["resident_mib"],
             "startup_s": measured.startup_s.get(name),
-            "glue_ms": measured.glue_ms.get(name),
             "sessions": measured.sessions.get(name),
         }
     spread = percentile(measured.noise, 95) / median(measured.noise)
@@ -100,9 +99,8 @@ def markdown(data: dict[str, Any]) -> str:
             lines.append(f"| {name} | {second} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "| system | last / first position | start-up s | resident growth MiB "
-        "| SimulEval's part, ms |",
-        "| --- |" + " --: |" * 4,
+        "| system | last / first position | start-up s | resident growth MiB |",
+        "| --- |" + " --: |" * 3,
     ]
     for name, system in data["systems"].items():
         startup = "-" if system["startup_s"] is None else f"{system['startup_s']:.1f}"
@@ -110,7 +108,6 @@ def markdown(data: dict[str, Any]) -> str:
             f"{system['late_over_early']:.2f}",
             startup,
             f"{system['resident_growth_mib']:.1f}",
-            _ratio(system["glue_ms"]),
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     crowds = {name: s["sessions"] for name, s in data["systems"].items() if s["sessions"]}
