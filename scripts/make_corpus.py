@@ -11,7 +11,7 @@ Finished parts are kept, so an interrupted run goes on where it stopped.
 
 import sys
 
-from echostream.training.corpus.command import main
+from echostream.training.corpus.make_corpus import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,15 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from echostream.acceleration.usual_step import plain_steps
+from echostream.acceleration.steady_state import plain_steps
+from echostream.bench.bench_options import CLOCKS, FORCED_SECTIONS, RECOMPUTE
 from echostream.bench.floor import recording, time_calls
-from echostream.bench.options import CLOCKS, FORCED_SECTIONS, RECOMPUTE
 from echostream.bench.systems import (
     RATE,
     ForcedRecomputePipeline,
@@ -136,7 +135,7 @@ class Sample:
 @dataclass(frozen=True)
 class Measured:
     """Samples by system and position, what else was measured (``sessions``: the figures of
-    :mod:`echostream.bench.sessions` by system), and how quiet the machine was."""
+    :mod:`echostream.bench.crowd` by system), and how quiet the machine was."""
 
     plan: Plan
     samples: dict[str, dict[float, list[Sample]]]

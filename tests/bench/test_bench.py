@@ -14,14 +14,13 @@ import torch
 from echostream.assets import model_dir
 from echostream.bench import measure as measuring
 from echostream.bench import systems as bench_systems
+from echostream.bench.bench_report import figures, markdown
 from echostream.bench.floor import recording, time_calls
 from echostream.bench.measure import STAGES, TOTAL, Plan, measure, speech
-from echostream.bench.report import figures, markdown
 from echostream.bench.systems import Name, Rates, forced_pipeline, load_system
 from echostream.cli import main
 from echostream.config import ChunkConformerConfig, preset
 from echostream.precision import convert
-from echostream.translator.pipeline import Pipeline
 
 RATE = 16000
 FAST = {"seconds": (2.0, 4.0), "repeats": 1}

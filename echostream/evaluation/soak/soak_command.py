@@ -9,7 +9,7 @@ from pathlib import Path
 from echostream.assets import SYSTEMS, model_dir
 from echostream.config import add_setting_args, given_settings
 from echostream.config.compute import add_threads_arg
-from echostream.evaluation.longform.command import add_recognition_args
+from echostream.evaluation.longform.talks_command import add_recognition_args
 from echostream.hub.names import is_model_name, resolve_model
 
 

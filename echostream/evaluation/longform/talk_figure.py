@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from echostream.evaluation.atomic import replacing
-from echostream.evaluation.longform.talks import backlog_of_trace, speech_rate
+from echostream.evaluation.longform.talk_scores import backlog_of_trace, speech_rate
 from echostream.evaluation.runs.run_folder import RunFolder
 
 _WINDOW = 25  # decisions over which compute is averaged

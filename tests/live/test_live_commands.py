@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from echostream import assets, cli
-from echostream.live.command import choose_workers
+from echostream.live.live_commands import choose_workers
 from echostream.live.microphone import Player, translate_queue
 from echostream.live.protocol import encode_speech
 from echostream.live.speak import text_as_it_comes
@@ -73,7 +73,7 @@ def test_translate_keeps_to_the_clock(tmp_path, monkeypatch):
             assert seconds >= 0
             now[0] += seconds
 
-    monkeypatch.setattr("echostream.live.files.time", Clock)
+    monkeypatch.setattr("echostream.live.translate_files.time", Clock)
     flags = ["--out", str(tmp_path / "x.wav"), "--task", "asr", "--realtime"]
     assert cli.main(["translate", str(CLIPS[0]), *flags]) == 0
     assert now[0] - 100 == pytest.approx(soundfile.info(CLIPS[0]).duration)

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from echostream.bench.options import CLOCKS, COMPILED, RECOMPUTE
+from echostream.bench.bench_options import CLOCKS, COMPILED, RECOMPUTE
 from echostream.config import add_setting_args, given_settings
 from echostream.config.compute import positive
 from echostream.files import write_atomically
@@ -66,9 +66,9 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
 def run_bench(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from echostream.bench.bench_report import figures, markdown
+    from echostream.bench.crowd import check_sizes, measure_sessions
     from echostream.bench.measure import Plan, measure, startup_s
-    from echostream.bench.report import figures, markdown
-    from echostream.bench.sessions import check_sizes, measure_sessions
     from echostream.bench.systems import Rates
 
     plan = Plan(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from echostream.acceleration.onnx.cache import ArrayCache, causal_mask, newest_mask
-from echostream.acceleration.onnx.manifest import Manifest, VocoderSpec
+from echostream.acceleration.onnx.onnx_manifest import Manifest, VocoderSpec
 from echostream.acceleration.onnx.states import (
     ArrayListening,
     ArrayMT,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from echostream.checkpoint import VOCODER_PREFIX, load_model_dir
 from echostream.config import to_dict
-from echostream.streamspeech.settings import (
+from echostream.streamspeech.fairseq_settings import (
     ASR_TASK,
     DATA_YAML,
     MT_TASK,

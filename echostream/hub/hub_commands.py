@@ -20,7 +20,7 @@ from echostream.hub.table import KNOWN, KnownModel, ReleasedModel, ShippedModel
 
 
 def add_hub_parsers(commands: argparse._SubParsersAction) -> None:
-    """Register the commands of this room."""
+    """Register the commands of this package."""
     models = commands.add_parser("models", help="list the models that can be had by name")
     models.add_argument("--json", action="store_true", help="as JSON")
     models.set_defaults(func=run_models)

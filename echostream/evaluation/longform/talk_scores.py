@@ -237,12 +237,12 @@ def score_words(
 def score_talks(
     run: RunFolder,
     talks: Mapping[str, Sequence[SpokenSentence]],
-    heard: Mapping[int, Sequence[TimedWord]] | None = None,
+    recognized: Mapping[int, Sequence[TimedWord]] | None = None,
 ) -> TalkScores:
     """Score a run that kept a trace.
 
     Args:
-        heard: what a recogniser heard, by index of the instance (``spoken.hear``).
+        recognized: what ``spoken.recognize_speech`` returns.
 
     Raises:
         ValueError: a talk has no sentences or no trace.
@@ -253,8 +253,8 @@ def score_talks(
     words = {name: words_of_trace(lines) for name, lines in zip(names, traces, strict=True)}
     written = score_words(chosen, words)
     spoken = None
-    if heard is not None:
-        by_name = {n: heard[i.index] for n, i in zip(names, run.utterances, strict=True)}
+    if recognized is not None:
+        by_name = {n: recognized[i.index] for n, i in zip(names, run.utterances, strict=True)}
         spoken = score_words(chosen, by_name)
     compute = [[sum(line["compute_ms"].values()) for line in lines] for lines in traces]
     early = [ms for values in compute for ms in values[: max(len(values) // TENTH, 1)]]

@@ -22,7 +22,7 @@ from echostream.live.ends import (
     gate_for,
     open_pipeline,
 )
-from echostream.live.options import OFFLINE_BEAM
+from echostream.live.live_options import OFFLINE_BEAM
 from echostream.live.speech_gate import GatedStream, SpeechGate
 from echostream.live.utterances import SpokenSession, UtteranceCutter
 from echostream.session import Session

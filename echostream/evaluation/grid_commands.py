@@ -141,8 +141,8 @@ def run_compare(args: argparse.Namespace) -> int:
 def _compare_talks(runs: list[RunFolder], args: argparse.Namespace) -> int:
     """Talks have a table of their own; what it does not have is refused."""
     from echostream.evaluation.longform.folders import holds_talks, noted_recognizer, talk_run
-    from echostream.evaluation.longform.report import report
     from echostream.evaluation.longform.spoken import Recognition
+    from echostream.evaluation.longform.talk_report import report
 
     others = [str(run.path) for run in runs if not holds_talks(run)]
     if others:
@@ -202,8 +202,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from echostream.evaluation.grid.runner import run_grid
     from echostream.evaluation.grid.shards import CellError
     from echostream.evaluation.longform.folders import noted_recognizer, talk_run
-    from echostream.evaluation.longform.report import report
     from echostream.evaluation.longform.spoken import Recognition
+    from echostream.evaluation.longform.talk_report import report
     from echostream.evaluation.runs import comparison, tables
     from echostream.evaluation.runs.run_folder import check_same_utterances, load_run
 

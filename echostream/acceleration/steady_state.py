@@ -1,9 +1,9 @@
-"""The Emformer's step of a usual chunk, computed by something quicker.
+"""The Emformer's step in steady state, computed by something quicker.
 
 A step over tensors alone, of shapes that never change, can be compiled ahead or captured as a graph
 (:mod:`~echostream.acceleration.compiled`, :mod:`~echostream.acceleration.cuda_graphs`). State has
 its full size from a stream's first step, and what is not filled yet is hidden by a mask, which is
-an input like any. So every chunk of usual length takes the quick way, the first one of a stream
+an input like any. So every chunk of full length takes the quick way, the first one of a stream
 apart, which is shorter; rows of different lengths and the stream's end are computed as ever.
 
 Shapes: B rows, S segment frames, R right-context frames, L left-context frames, M memory slots, Q
@@ -30,12 +30,12 @@ StackState = tuple[EmformerLayerState, ...]
 
 
 @dataclass(frozen=True)
-class UsualStep:
-    """The step of a usual chunk as a function of tensors.
+class SteadyStep:
+    """The step of a full chunk as a function of tensors.
 
     Attributes:
         stack: the layers.
-        layout: of one row; all rows of a usual step have its lengths.
+        layout: of one row; all rows of a steady step have its lengths.
         state: of one row, for its structure.
         inputs: (1, S + R, D) frames, (1, 1, Q, M + L + R + S) mask, and the state's tensors.
     """
@@ -46,7 +46,7 @@ class UsualStep:
     inputs: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, model: EchoStreamModel, chunk_ms: int) -> UsualStep:
+    def of(cls, model: EchoStreamModel, chunk_ms: int) -> SteadyStep:
         """
         Raises:
             ValueError: the encoder is no Emformer, or chunks are no whole number of its frames.
@@ -101,7 +101,7 @@ def whole_mask(layout: StepLayout, stack: EmformerStack, x: Tensor) -> Tensor:
 
 
 class QuickStack(EmformerStack):
-    """The layers of another stack, whose usual steps ``quick`` computes.
+    """The layers of another stack, whose steady steps ``quick`` computes.
 
     Attributes:
         quick: None: every step is computed as ever.
@@ -115,8 +115,8 @@ class QuickStack(EmformerStack):
     def compute(
         self, x: Tensor, state: StackState, layout: StepLayout
     ) -> tuple[Tensor, StackState]:
-        usual = layout.averaging is None and layout.right.uniform and not torch.is_grad_enabled()
-        if self.quick is not None and usual and x.size(1) == layout.size + layout.right_size:
+        steady = layout.averaging is None and layout.right.uniform and not torch.is_grad_enabled()
+        if self.quick is not None and steady and x.size(1) == layout.size + layout.right_size:
             found = self.quick([x, whole_mask(layout, self, x), *tensors_of(state)])
             if found is not None:
                 out, *following = found
@@ -125,7 +125,7 @@ class QuickStack(EmformerStack):
 
 
 def use(model: EchoStreamModel, quick: Quick) -> None:
-    """Let the model's encoder take its usual steps quickly."""
+    """Let the model's encoder take its steady steps quickly."""
     model.encoder.emformer = QuickStack(model.encoder.emformer, quick)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from echostream.evaluation.recognizers.words import HeardWord
+from echostream.evaluation.recognizers.words import RecognizedWord
 
 SPECS = "pocketsphinx, moonshine, wav2vec2:PATH, hf:PATH, whisper:SIZE_OR_PATH"
 SAMPLE_RATE = 16000
@@ -30,7 +30,7 @@ class Recognizer(Protocol):
         """Recognise mono speech (T), float32 in [-1, 1]."""
         ...
 
-    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+    def transcribe_words(self, samples: np.ndarray) -> list[RecognizedWord]:
         """The words of :meth:`transcribe` with their times, in order."""
         ...
 
@@ -140,13 +140,13 @@ class PocketsphinxRecognizer:
         hypothesis = self._decoder.hyp()
         return hypothesis.hypstr if hypothesis is not None else ""
 
-    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+    def transcribe_words(self, samples: np.ndarray) -> list[RecognizedWord]:
         self._decode(samples)
         if self._decoder.hyp() is None:
             return []
         # Silence and noises come between the words; "read(2)" is a second way to say "read".
         return [
-            HeardWord(
+            RecognizedWord(
                 re.sub(r"\(\d+\)$", "", part.word),
                 part.start_frame * _SPHINX_FRAME_MS,
                 (part.end_frame + 1) * _SPHINX_FRAME_MS,
@@ -204,9 +204,9 @@ class WhisperRecognizer:
         segments = self._segments(samples, False)
         return strip_punctuation("".join(segment.text for segment in segments))
 
-    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+    def transcribe_words(self, samples: np.ndarray) -> list[RecognizedWord]:
         return [
-            HeardWord(text, 1000 * word.start, 1000 * word.end)
+            RecognizedWord(text, 1000 * word.start, 1000 * word.end)
             for segment in self._segments(samples, True)
             for word in segment.words
             # One of Whisper's words may be several once its dashes are gone, or none.
@@ -257,7 +257,7 @@ class MoonshineRecognizer:
         transcript = self._transcriber.transcribe_without_streaming(audio, self.sample_rate)
         return strip_punctuation(" ".join(line.text for line in transcript.lines))
 
-    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+    def transcribe_words(self, samples: np.ndarray) -> list[RecognizedWord]:
         raise ValueError(
             "moonshine does not say when words are spoken, which talks need; "
             "use another --asr-model, for example pocketsphinx"

@@ -10,15 +10,15 @@ from typing import Any
 
 from echostream.evaluation.atomic import write_text
 from echostream.evaluation.longform.alignment import SpokenSentence
-from echostream.evaluation.longform.figure import plot_talk
-from echostream.evaluation.longform.spoken import Recognition, hear
-from echostream.evaluation.longform.talks import (
+from echostream.evaluation.longform.spoken import Recognition, recognize_speech
+from echostream.evaluation.longform.talk_figure import plot_talk
+from echostream.evaluation.longform.talk_scores import (
     average_lagging,
     check_same_sentences,
     score_talks,
     talk_names,
 )
-from echostream.evaluation.recognizers.loading import recognizer_name
+from echostream.evaluation.recognizers.recognizer import recognizer_name
 from echostream.evaluation.runs.run_folder import RunFolder
 from echostream.evaluation.significance import Significance, paired_bootstrap, significance_table
 
@@ -113,8 +113,8 @@ def _chosen(run: RunFolder, talks: Talks) -> Talks:
 
 
 def _scored(run: RunFolder, talks: Talks, recognition: Recognition | None) -> dict[str, Any]:
-    heard = hear(run, recognition) if recognition and run.is_speech else None
-    figures = asdict(score_talks(run, talks, heard))
+    recognized = recognize_speech(run, recognition) if recognition and run.is_speech else None
+    figures = asdict(score_talks(run, talks, recognized))
     spoken = figures.pop("spoken") or {}
     return figures | {f"asr_{key}": value for key, value in spoken.items()}
 

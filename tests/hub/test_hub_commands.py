@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-import echostream.hub.commands as commands
+import echostream.hub.hub_commands as commands
 from echostream.checkpoint import load_model_dir, read_provenance, save_model_dir
 from echostream.cli import main
 from echostream.hub.names import cached_folder

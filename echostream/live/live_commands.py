@@ -12,9 +12,9 @@ import os
 from pathlib import Path
 
 from echostream import assets
-from echostream.acceleration.onnx.command import add_runtime_arg
+from echostream.acceleration.onnx.export_command import add_runtime_arg
 from echostream.config.compute import DTYPES, add_threads_arg
-from echostream.live.options import OFFLINE_BEAM, add_model_arg, add_run_args, add_vad_arg
+from echostream.live.live_options import OFFLINE_BEAM, add_model_arg, add_run_args, add_vad_arg
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ CPU_BATCH, GPU_BATCH = 8, 256
 
 
 def add_live_parsers(commands: argparse._SubParsersAction) -> None:
-    """Register the commands of this room."""
+    """Register the commands of this package."""
     add_translate_parser(commands)
     add_listen_parser(commands)
     add_speak_parser(commands)
@@ -65,7 +65,7 @@ def add_translate_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _translate(args: argparse.Namespace) -> int:
-    from echostream.live.files import run_translate
+    from echostream.live.translate_files import run_translate
 
     return run_translate(args)
 

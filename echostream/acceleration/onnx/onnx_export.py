@@ -1,5 +1,5 @@
 """``echostream export-onnx``: a model directory to a folder of graphs; see
-:mod:`echostream.acceleration.onnx.manifest` for what is in it."""
+:mod:`echostream.acceleration.onnx.onnx_manifest` for what is in it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import echostream
 from echostream.acceleration.onnx import graphs
-from echostream.acceleration.onnx.features import FilterbankTables
-from echostream.acceleration.onnx.manifest import (
+from echostream.acceleration.onnx.numpy_filterbank import FilterbankTables
+from echostream.acceleration.onnx.onnx_manifest import (
     FRONTEND_FILE,
     MANIFEST_FILE,
     SIDES,

@@ -1,4 +1,4 @@
-"""Options that the commands of this room share; loads nothing heavy (see ``echostream.cli``)."""
+"""Options that the commands of this package share; loads nothing heavy (see ``echostream.cli``)."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from echostream.bench.crowd import crowd_markdown
 from echostream.bench.measure import STAGES, TOTAL, Measured, Sample, median, percentile
-from echostream.bench.sessions import crowd_markdown
 
 NOISY = 1.2  # times the median that a fixed product may take at its 95th percentile
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from echostream.bench.bench_options import CLOCKS
 from echostream.bench.measure import (
     STAGES,
     TOTAL,
@@ -24,7 +25,6 @@ from echostream.bench.measure import (
     percentile,
     speech,
 )
-from echostream.bench.options import CLOCKS
 from echostream.bench.systems import RATE, Name, Rates, forced_pipeline
 from echostream.checkpoint import System
 from echostream.session import Session, advance_sessions

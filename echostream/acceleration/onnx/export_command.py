@@ -24,7 +24,7 @@ def add_export_onnx_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_export_onnx(args: argparse.Namespace) -> int:
-    from echostream.acceleration.onnx.export import export_onnx
+    from echostream.acceleration.onnx.onnx_export import export_onnx
     from echostream.checkpoint import load_model_dir
 
     manifest = export_onnx(load_model_dir(args.model_dir), args.out)

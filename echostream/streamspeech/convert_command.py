@@ -45,7 +45,7 @@ def run_convert(args: argparse.Namespace) -> int:
     from echostream.checkpoint import save_model_dir
     from echostream.streamspeech.checkpoint_files import read_checkpoint
     from echostream.streamspeech.convert import read_streamspeech
-    from echostream.streamspeech.export import export_to_fairseq
+    from echostream.streamspeech.fairseq_export import export_to_fairseq
     from echostream.streamspeech.trained import export_checkpoint, is_training_checkpoint
 
     forward = ("checkpoint", "data_bin", "config_yaml", "multitask_config_yaml", "vocoder")

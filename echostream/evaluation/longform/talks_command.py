@@ -73,8 +73,8 @@ def run_talks(args: argparse.Namespace) -> int:
             f"--alone takes one folder for each run: {len(args.runs)} runs, {len(args.alone)} given"
         )
     from echostream.evaluation.longform.folders import noted_recognizer, talk_run
-    from echostream.evaluation.longform.report import report
     from echostream.evaluation.longform.spoken import Recognition
+    from echostream.evaluation.longform.talk_report import report
     from echostream.evaluation.runs.run_folder import load_run
 
     runs = [load_run(argument) for argument in args.runs]

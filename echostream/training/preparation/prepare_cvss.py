@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from echostream.training.preparation.cvss import Corpus
+from echostream.training.preparation.cvss_tables import (
+    write_lists,
+    write_manifests,
+    write_text_tasks,
+    write_yaml_files,
+)
 from echostream.training.preparation.steps import (
     Options,
     complete_rows,
     extract_features,
     extract_units,
     write_settings,
-)
-from echostream.training.preparation.tables import (
-    write_lists,
-    write_manifests,
-    write_text_tasks,
-    write_yaml_files,
 )
 from echostream.training.units.extractor import UnitExtractor
 
