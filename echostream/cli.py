@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from echostream import __version__
-from echostream.acceleration.onnx.command import add_export_onnx_parser
-from echostream.bench.command import add_bench_parser
+from echostream.acceleration.onnx.export_command import add_export_onnx_parser
+from echostream.bench.bench_command import add_bench_parser
 from echostream.config import ENCODER_FRAME_MS, EmformerConfig
-from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
-from echostream.evaluation.longform.command import add_talks_parser
-from echostream.evaluation.soak.command import add_soak_parser
-from echostream.hub.commands import add_hub_parsers
+from echostream.evaluation.grid_commands import add_compare_parser, add_evaluate_parser
+from echostream.evaluation.longform.talks_command import add_talks_parser
+from echostream.evaluation.soak.soak_command import add_soak_parser
+from echostream.hub.hub_commands import add_hub_parsers
 from echostream.hub.names import resolve_model
-from echostream.live.command import add_live_parsers
-from echostream.streamspeech.command import add_convert_parser
+from echostream.live.live_commands import add_live_parsers
+from echostream.streamspeech.convert_command import add_convert_parser
 from echostream.threads import choose_threads, wait_passively
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from echostream.assets import SYSTEMS
-from echostream.evaluation.longform.report import TalkRun, cell, talk_figures, used_rows
-from echostream.evaluation.longform.talks import read_sentences
+from echostream.evaluation.longform.talk_report import TalkRun, cell, talk_figures, used_rows
+from echostream.evaluation.longform.talk_scores import read_sentences
 from echostream.evaluation.runs.comparison import ComparedRun, compare_runs
 from echostream.evaluation.runs.run_folder import RunFolder, check_same_utterances, load_run
 from echostream.evaluation.runs.tables import figure

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up, then translate the 30 shipped Spanish utterances, and a talk of 27 sentences as one stream,
-# to English speech with EchoStream and its StreamSpeech twin under SimulEval, in chunks of 320 ms, and
+# to English speech with EchoStream and its StreamSpeech baseline under SimulEval, in chunks of 320 ms, and
 # show scores and running examples.
 #
 #   bash scripts/demo.sh [OUTPUT_DIR]       default: outputs/demo

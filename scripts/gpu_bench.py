@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from echostream.acceleration.cuda_graphs import graph_encoder
-from echostream.bench.sessions import crowd_figures, crowd_markdown, crowds
+from echostream.bench.crowd import crowd_figures, crowd_markdown, crowds
 from echostream.bench.systems import Rates, load_system
 
 ROOT = Path(__file__).resolve().parents[1]

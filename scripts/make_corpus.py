@@ -1,7 +1,6 @@
 """Make the corpus echo-mini: texts, speech, features, units and manifests.
 
     python scripts/make_corpus.py --out DIR             everything, from the committed texts
-    python scripts/make_corpus.py --out DIR --extended  more speech, of compositional sentences
     python scripts/make_corpus.py --out DIR --talks     talks for evaluating on continuous speech
     python scripts/make_corpus.py --write-texts         the committed texts again, from the seed
     python scripts/make_corpus.py --write-test-audio    the committed test utterances
@@ -12,7 +11,7 @@ Finished parts are kept, so an interrupted run goes on where it stopped.
 
 import sys
 
-from echostream.training.corpus.command import main
+from echostream.training.corpus.make_corpus import main
 
 if __name__ == "__main__":
     sys.exit(main())

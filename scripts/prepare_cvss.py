@@ -8,7 +8,7 @@ Finished parts are kept, so an interrupted run goes on where it stopped.
 
 import sys
 
-from echostream.training.preparation.command import main
+from echostream.training.preparation.prepare_cvss import main
 
 if __name__ == "__main__":
     sys.exit(main())

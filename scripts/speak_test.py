@@ -17,23 +17,13 @@ import sacrebleu
 from echostream import assets
 from echostream.checkpoint import System, load_model_dir
 from echostream.config.compute import add_threads_arg
-from echostream.evaluation.recognizers.loading import load_recognizer, resample
+from echostream.evaluation.recognizers.recognizer import load_recognizer, resample
+from echostream.evaluation.simuleval_compat.quality import word_error_rate
 from echostream.speaking import TextSpeaker
 from echostream.threads import use_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ROOT / "data/echo_mini/test_audio/target.txt"
-
-
-def word_errors(heard: list[str], said: list[str]) -> int:
-    """Levenshtein distance in words."""
-    row = list(range(len(said) + 1))
-    for place, word in enumerate(heard, start=1):
-        before, row[0] = row[:], place
-        for column, other in enumerate(said, start=1):
-            replaced = before[column - 1] + (word != other)
-            row[column] = min(before[column] + 1, row[column - 1] + 1, replaced)
-    return row[-1]
 
 
 def make_speaker(voice: Path | None, system: System | None, words: int):
@@ -71,10 +61,8 @@ def main() -> int:
             waveform = np.concatenate([piece.waveform for piece in spoken])
             waveform = resample(waveform, speaker.output_rate, recognizer.sample_rate)
             heard.append(recognizer.transcribe(waveform).lower())
-        pairs = [(h.split(), t.split()) for h, t in zip(heard, texts, strict=True)]
-        rate = sum(word_errors(*pair) for pair in pairs) / sum(len(said) for _, said in pairs)
         bleu = sacrebleu.corpus_bleu(heard, [texts]).score
-        print(f"{words:15d} {100 * rate:7.1f}% {bleu:8.1f}", flush=True)
+        print(f"{words:15d} {word_error_rate(heard, texts):7.1f}% {bleu:8.1f}", flush=True)
     return 0
 
 

@@ -8,7 +8,7 @@
 
 import sys
 
-from echostream.training.vocoder.command import main
+from echostream.training.vocoder.train_vocoder import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,7 @@ from echostream.models.decoders.codevocos import CodeVocos, CodeVocosState
 from echostream.models.decoders.codevocos_vocoder import CodeVocosVocoder, StreamingCodeVocos
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
 from echostream.models.decoders.vocoder_integration import StreamingVocoder
-from echostream.training.vocoder.settings import preset
+from echostream.training.vocoder.training_settings import preset
 
 PIECE_S = 0.32
 

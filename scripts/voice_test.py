@@ -19,7 +19,7 @@ import numpy as np
 import sacrebleu
 import soundfile
 
-from echostream.evaluation.recognizers.loading import (
+from echostream.evaluation.recognizers.recognizer import (
     load_recognizer,
     recognizer_name,
     resample,

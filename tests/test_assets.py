@@ -38,11 +38,11 @@ def test_the_box_is_small_half_precision_and_described():
 
 
 def test_the_twin_differs_in_its_encoder_alone(systems):
-    ours, twin = (systems[name].config for name in SYSTEMS)
+    ours, baseline = (systems[name].config for name in SYSTEMS)
     assert isinstance(ours.encoder, EmformerConfig)
-    assert isinstance(twin.encoder, ChunkConformerConfig)
+    assert isinstance(baseline.encoder, ChunkConformerConfig)
     for part in ("frontend", "asr_ctc", "st_ctc", "mt", "t2u", "unit", "vocoder", "policy"):
-        assert getattr(ours, part) == getattr(twin, part), part
+        assert getattr(ours, part) == getattr(baseline, part), part
     sizes = [
         sum(parameter.numel() for parameter in systems[name].model.parameters()) for name in SYSTEMS
     ]

@@ -29,18 +29,18 @@ def test_round_trip(name, tmp_path):
 
 
 def test_presets_are_what_they_say():
-    base, recipe, twin = preset("base"), preset("streamspeech-recipe"), preset("streamspeech")
+    base, recipe, baseline = preset("base"), preset("streamspeech-recipe"), preset("streamspeech")
     assert (base.encoder.layers, base.encoder.embed_dim) == (16, 256)
     assert (base.encoder.attention_heads, base.encoder.ffn_dim) == (4, 2048)
     assert (base.st_ctc.layers, base.mt.layers) == (2, 4)
     assert (base.unit.layers, base.unit.upsample_ratio) == (6, 5)
-    for config in (recipe, twin):
+    for config in (recipe, baseline):
         assert (config.encoder.layers, config.st_ctc.layers, config.t2u.layers) == (12, 0, 2)
         assert (config.mt.layers, config.mt.embed_dim, config.mt.attention_heads) == (4, 512, 8)
         assert (config.unit.layers, config.unit.upsample_ratio) == (2, 25)
         assert (config.target_vocab_size, config.num_units) == (6000, 1000)
     assert isinstance(recipe.encoder, EmformerConfig)
-    assert isinstance(twin.encoder, ChunkConformerConfig)
+    assert isinstance(baseline.encoder, ChunkConformerConfig)
     with pytest.raises(ValueError, match="unknown preset 'huge'; available: base"):
         preset("huge")
 

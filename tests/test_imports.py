@@ -1,4 +1,4 @@
-"""The rooms of the house and who may import whom, read from the source (docs/architecture.md)."""
+"""The layers of packages and who may import whom, read from the source (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_FILE = 600
-# Rooms from the ground up; the first name that fits decides. A room may import itself and rooms
-# below it, on lower floors. Rooms on one floor do not know each other.
-FLOORS = [
+# Layers from the lowest up, with their packages (or files): the longest prefix decides. A package
+# may import itself and those of lower layers. Packages of one layer do not know each other.
+LAYERS = [
     {"config": ("echostream.config",), "version": ("echostream",)},
     {
         "basics": (
@@ -82,10 +82,10 @@ FLOORS = [
     {"bench": ("echostream.bench",)},
     {"commands": ("echostream.cli", "echostream.demo"), "api": ("echostream.api",)},
 ]
-# Hold other rooms and nothing of their own.
+# Hold other packages and nothing of their own.
 EMPTY_PACKAGES = {"echostream.models", "echostream.acceleration"}
 HEAVY = {
-    "simuleval": ("agents/", "echostream/evaluation/", "echostream/bench/glue.py"),
+    "simuleval": ("agents/", "echostream/evaluation/"),
     "fairseq": ("echostream/fairseq_plugin/",),
 }
 
@@ -121,29 +121,29 @@ def imported(tree: ast.Module, modules: set[str]) -> set[str]:
     return names
 
 
-def room_of(module: str) -> tuple[int, str] | None:
-    """Floor and name of a module's room; the longest prefix decides."""
+def package_of(module: str) -> tuple[int, str] | None:
+    """Layer and name of a module's package; the longest prefix decides."""
     best: tuple[int, int, str] | None = None
-    for floor, rooms in enumerate(FLOORS):
-        for room, prefixes in rooms.items():
+    for layer, packages in enumerate(LAYERS):
+        for package, prefixes in packages.items():
             for prefix in prefixes:
                 if module == prefix or module.startswith(prefix + "."):
                     if prefix == "echostream" and module != prefix:
                         continue
                     if best is None or len(prefix) > best[0]:
-                        best = (len(prefix), floor, room)
+                        best = (len(prefix), layer, package)
     return None if best is None else best[1:]
 
 
 def forbidden(sources: dict[str, tuple[str, ast.Module]]) -> list[str]:
-    """Imports that the floors do not allow."""
+    """Imports that the layers do not allow."""
     faults = []
     for module, (path, tree) in sources.items():
-        own = room_of(module)
+        own = package_of(module)
         if own is None:
             continue
         for name in sorted(imported(tree, set(sources))):
-            other = room_of(name)
+            other = package_of(name)
             if other is None or other == own:
                 continue
             if other[0] >= own[0]:
@@ -181,13 +181,13 @@ def sources():
     return read_sources(ROOT)
 
 
-def test_every_module_has_a_room(sources):
-    homeless = [name for name in sources if room_of(name) is None and name not in EMPTY_PACKAGES]
-    assert not homeless
+def test_every_module_has_a_package(sources):
+    unplaced = [name for name in sources if package_of(name) is None and name not in EMPTY_PACKAGES]
+    assert not unplaced
 
 
 def relative_imports(sources: dict[str, tuple[str, ast.Module]]) -> list[str]:
-    """Places with ``from .x import y``, whose names say nothing of the room they come from."""
+    """Places with ``from .x import y``, whose names say nothing of the package they come from."""
     return [
         f"{path}:{node.lineno}"
         for path, tree in sources.values()

@@ -18,8 +18,8 @@ import pandas
 import pytest
 import torch
 
-from echostream.hub.digests import Expected, check_file
 from echostream.hub.fetch import FetchOptions, fetch_released
+from echostream.hub.file_checks import Expected, check_file
 from echostream.hub.remote import HubStore, download_web
 from echostream.hub.table import CONFIG_COMMIT, CONFIG_REPO, KNOWN, VOCODER, WebFile
 
@@ -110,7 +110,7 @@ def test_the_scores_are_the_readmes(output):
 def test_half_the_bytes_say_the_same(model_dir, example, tmp_path):
     """Weights stored in float16, as `echostream fetch` does by default."""
     from echostream.checkpoint import load_model_dir, save_model_dir
-    from echostream.live.files import translate_file
+    from echostream.live.translate_files import translate_file
     from echostream.streamspeech.recompute import RecomputePipeline
 
     save_model_dir(tmp_path / "half", load_model_dir(model_dir), dtype=torch.float16)

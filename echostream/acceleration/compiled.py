@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from echostream import streaming
 from echostream.acceleration.cuda_graphs import graph_encoder
-from echostream.acceleration.usual_step import UsualStep, use
+from echostream.acceleration.steady_state import SteadyStep, use
 from echostream.files import atomic_path
 from echostream.models import causal_convolution, emformer_layer
 from echostream.models.echostream_model import EchoStreamModel
@@ -51,7 +51,7 @@ def cache_folder() -> Path:
 def compile_encoder(
     model: EchoStreamModel, *, chunk_ms: int, folder: Path | None = None
 ) -> Path | None:
-    """Let the encoder compute the steps of one stream's usual chunks with compiled code, or on a
+    """Let the encoder compute the steps of one stream's steady state with compiled code, or on a
     CUDA device those of one or several streams as CUDA graphs.
 
     Args:
@@ -76,7 +76,7 @@ def compile_encoder(
         raise ValueError(
             f"compiled steps are for float32 on the CPU, got {weight.dtype} on {weight.device}"
         )
-    step = UsualStep.of(model, chunk_ms)
+    step = SteadyStep.of(model, chunk_ms)
     folder = cache_folder() if folder is None else folder
     sources = [inspect.getsource(m) for m in (streaming, causal_convolution, emformer_layer)]
     package = folder / f"encoder-{_key(step.stack, step.inputs, sources)}.pt2"

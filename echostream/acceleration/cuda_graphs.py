@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from echostream.acceleration.usual_step import UsualStep, use
+from echostream.acceleration.steady_state import SteadyStep, use
 from echostream.models.echostream_model import EchoStreamModel
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -34,7 +34,7 @@ Step = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 def graph_encoder(
     model: EchoStreamModel, *, chunk_ms: int, batch_sizes: Sequence[int] = BATCH_SIZES
 ) -> None:
-    """Let the encoder compute the steps of usual chunks as CUDA graphs.
+    """Let the encoder compute the steps of the steady state as CUDA graphs.
 
     Args:
         model: in evaluation mode, on a CUDA device, in any number format. Once its weights are
@@ -46,7 +46,7 @@ def graph_encoder(
         ValueError: the encoder is no Emformer, chunks are no whole number of its frames, the model
             is not on a CUDA device, or a batch size is below 1.
     """
-    step = UsualStep.of(model, chunk_ms)
+    step = SteadyStep.of(model, chunk_ms)
     device = step.inputs[0].device
     if device.type != "cuda":
         raise ValueError(f"CUDA graphs need a model on a CUDA device, got one on {device}")

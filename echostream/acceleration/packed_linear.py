@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 MIN_WEIGHTS = 256 * 2048
 MIN_ROWS = 2
-LAYOUT_ROWS = 8  # rows of a usual chunk: oneDNN lays weights out for a number of rows
+LAYOUT_ROWS = 8  # rows of a chunk in steady state: oneDNN lays weights out for a number of rows
 
 
 def has_packed_kernels() -> bool:

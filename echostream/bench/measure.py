@@ -9,15 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from echostream.acceleration.usual_step import plain_steps
+from echostream.acceleration.steady_state import plain_steps
+from echostream.bench.bench_options import CLOCKS, FORCED_SECTIONS, RECOMPUTE
 from echostream.bench.floor import recording, time_calls
-from echostream.bench.options import CLOCKS, FORCED_SECTIONS, RECOMPUTE
 from echostream.bench.systems import (
     RATE,
     ForcedRecomputePipeline,
@@ -136,11 +135,10 @@ class Sample:
 @dataclass(frozen=True)
 class Measured:
     """Samples by system and position, what else was measured (``sessions``: the figures of
-    :mod:`echostream.bench.sessions` by system), and how quiet the machine was."""
+    :mod:`echostream.bench.crowd` by system), and how quiet the machine was."""
 
     plan: Plan
     samples: dict[str, dict[float, list[Sample]]]
-    glue_ms: dict[str, float | None]
     startup_s: dict[str, float | None]
     noise: list[float]
     load: float
@@ -217,15 +215,8 @@ def measure(plan: Plan, progress: Callable[[], None] = lambda: None) -> Measured
             else:
                 _, states[name] = pipeline.step(piece, RATE, states[name])
         progress()
-    glue: dict[str, float | None] = {}
-    for name in plan.systems:
-        if Path(name).is_dir() and plan.task == "s2st":
-            from echostream.bench.glue import time_glue  # SimulEval, which nothing else needs
-
-            options = {"chunk_ms": plan.chunk_ms, "threads": plan.threads}
-            glue[name] = time_glue(name, clip, clock=clock, **options)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return Measured(plan, samples, glue, {}, noise, load, cores)
+    return Measured(plan, samples, {}, noise, load, cores)
 
 
 def startup_s(name: str, plan: Plan) -> float:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from echostream.acceleration.compiled import compile_encoder
 from echostream.audio import CMVN
+from echostream.bench.bench_options import COMPILED, RECOMPUTE
 from echostream.bench.floor import NamedStages
-from echostream.bench.options import COMPILED, RECOMPUTE
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import ChunkConformerConfig, EndpointConfig, preset
 from echostream.config.compute import DTYPES
@@ -180,7 +180,7 @@ class _AtForcedRates:
 
 
 class ForcedPipeline(_AtForcedRates, Pipeline):
-    """The usual pipeline at forced rates."""
+    """The pipeline at forced rates."""
 
 
 class ForcedStreamSpeechPipeline(_AtForcedRates, StreamSpeechPipeline):

@@ -74,7 +74,7 @@ _TINY_CONFORMER = ChunkConformerConfig(
 )
 
 ARCHITECTURES = {
-    # StreamSpeech's published recipe with the Emformer in place of its encoder, and its twin.
+    # StreamSpeech's published recipe with the Emformer in place of its encoder, and the baseline.
     "echostream": lambda: preset("streamspeech-recipe"),
     "echostream_base": lambda: preset("base"),
     "streamspeech": lambda: preset("streamspeech"),

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from echostream.fairseq_plugin.data_config import ASR_TASK, MT_TASK, ST_TASK
 from echostream.fairseq_plugin.losses import ctc_errors, ctc_loss, utterance_spread
+from echostream.fairseq_plugin.mixed_precision import autocast
 from echostream.fairseq_plugin.model import TextPolicy
-from echostream.fairseq_plugin.precision import autocast
 from echostream.fairseq_plugin.sentences import sentence_windows
 from echostream.models.decoders.unit_decoder import strided_visibility
 from echostream.models.echostream_model import NEVER, UNIT_OFFSET

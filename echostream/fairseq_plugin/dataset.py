@@ -17,7 +17,6 @@ from torch import Tensor
 
 from echostream.config import EchoStreamConfig
 from echostream.fairseq_plugin.data_config import MT_TASK, DataConfig, SpecAugmentConfig, TextTask
-from echostream.fairseq_plugin.features import load_features, spec_augment
 from echostream.fairseq_plugin.losses import ctc_frames_needed
 from echostream.fairseq_plugin.manifest import (
     SpeechRow,
@@ -25,6 +24,7 @@ from echostream.fairseq_plugin.manifest import (
     read_speech_manifest,
     read_text_manifest,
 )
+from echostream.fairseq_plugin.source_features import load_features, spec_augment
 from echostream.models.echostream_model import UNIT_OFFSET
 from echostream.text import Vocabulary
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echostream.fairseq_plugin.features import FeatureReference
+from echostream.fairseq_plugin.source_features import FeatureReference
 from echostream.text import Vocabulary, read_lines
 
 logger = logging.getLogger(__name__)

@@ -23,10 +23,10 @@ import torch
 from echostream.config import FrontendConfig
 from echostream.fairseq_plugin.data_config import ASR_TASK, ST_TASK
 from echostream.fairseq_plugin.dataset import EchoStreamDataset, Utterance, pad_rows
-from echostream.fairseq_plugin.features import load_features, spec_augment
 from echostream.fairseq_plugin.losses import ctc_frames_needed
 from echostream.fairseq_plugin.nonspeech import DB, FLOOR, NonspeechPool, mix, speech_span
 from echostream.fairseq_plugin.sentences import SUBSAMPLING
+from echostream.fairseq_plugin.source_features import load_features, spec_augment
 from echostream.text import Vocabulary
 
 SHORT_PAUSE = 0.4  # share of pauses that are hardly any

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from echostream import __version__
 from echostream.checkpoint import read_provenance, save_model_dir
 from echostream.config import CardConfig
-from echostream.hub.digests import Digest, Expected, WrongBytes, check_file
+from echostream.hub.file_checks import Digest, Expected, WrongBytes, check_file
 from echostream.hub.names import cached_folder, find_model
 from echostream.hub.remote import (
     FetchError,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from echostream.files import atomic_path
-from echostream.hub.digests import Expected
+from echostream.hub.file_checks import Expected
 from echostream.hub.table import WEB_BASES, HubFile, WebFile
 
 logger = logging.getLogger(__name__)

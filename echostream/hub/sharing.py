@@ -25,8 +25,8 @@ from echostream.checkpoint import (
     write_provenance,
 )
 from echostream.config import EchoStreamConfig, load_config
-from echostream.hub.digests import Expected, check_file
 from echostream.hub.fetch import FREE_BYTES, clear_leftovers, locked
+from echostream.hub.file_checks import Expected, check_file
 from echostream.hub.names import CONFIG_FILE as MARK
 from echostream.hub.names import SHARED, cached_folder, parse_shared, resolve_model
 from echostream.hub.remote import FetchError, HubStore, require_hub

@@ -17,7 +17,7 @@ PING_TIMEOUT_S = 60.0
 
 
 @dataclass
-class Heard:
+class Received:
     """What a session has brought so far.
 
     Attributes:
@@ -67,7 +67,7 @@ class LiveClient:
 
     def __init__(self, url: str, *, token: str | None = None, origin: str | None = None) -> None:
         self.url, self.token, self.origin = url, token, origin
-        self.heard = Heard()
+        self.received = Received()
         self.session: str | None = None
         self.socket: ClientConnection | None = None
 
@@ -105,12 +105,12 @@ class LiveClient:
     async def resume(self) -> dict[str, Any]:
         """Take the session up on a new connection; ``received`` of the answer says from which
         sample on to send."""
-        await self.tell(type="resume", session=self.session, last_seq=self.heard.last_seq)
+        await self.tell(type="resume", session=self.session, last_seq=self.received.last_seq)
         return await self._greeting()
 
     async def _greeting(self) -> dict[str, Any]:
         message = json.loads(await self.socket.recv())
-        self.heard.take(message, None)
+        self.received.take(message, None)
         self.session = message.get("session", self.session)
         return message
 
@@ -123,25 +123,25 @@ class LiveClient:
         await self.tell(type="end")
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Text messages until the connection closes; speech is collected in ``heard``."""
+        """Text messages until the connection closes; speech is collected in ``received``."""
         while True:
             try:
                 message = json.loads(await self.socket.recv())
                 samples = await self.socket.recv() if message["type"] == "speech" else None
             except ConnectionClosed:
                 return
-            self.heard.take(message, samples)
+            self.received.take(message, samples)
             yield message
 
-    async def finish(self) -> Heard:
+    async def finish(self) -> Received:
         """Listen until the server closes."""
         async for _ in self.messages():
             pass
-        return self.heard
+        return self.received
 
     async def translate(
         self, samples: np.ndarray, sample_rate: int, *, speed: float = 1.0, block_ms: int = 40
-    ) -> Heard:
+    ) -> Received:
         """Speak ``samples`` as if live and listen until the end.
 
         Args:

@@ -13,7 +13,7 @@ from echostream.threads import use_threads
 
 def load_to_compute(model_dir: Path, args: argparse.Namespace, chunk_ms: int) -> System:
     """A model directory as the flags of ``live.options.add_run_args`` say. A chunk Conformer, which
-    serves as an Emformer's twin, is never compiled."""
+    serves as an Emformer's baseline, is never compiled."""
     system = load_model_dir(model_dir, device=args.device, dtype=args.dtype)
     use_threads(system.model, args.threads)
     if args.compile and not system.model.encoder.utterances_only:

@@ -107,13 +107,13 @@ def run_listen(args: argparse.Namespace) -> int:
     pipeline = open_pipeline(system, chunk_ms=args.chunk_ms, task=args.task)
     gate = None if cutter else gate_for(loaded, args.vad)
     rate = int(microphone["default_samplerate"])
-    heard: queue.Queue[np.ndarray] = queue.Queue(QUEUE_BLOCKS)
+    recorded: queue.Queue[np.ndarray] = queue.Queue(QUEUE_BLOCKS)
     lost = threading.Event()
     player = Player()
 
-    def hear(samples: np.ndarray, frames: int, times: Any, status: Any) -> None:
+    def record(samples: np.ndarray, frames: int, times: Any, status: Any) -> None:
         try:
-            heard.put_nowait(samples[:, 0].copy())
+            recorded.put_nowait(samples[:, 0].copy())
         except queue.Full:
             lost.set()
 
@@ -126,7 +126,7 @@ def run_listen(args: argparse.Namespace) -> int:
             blocksize=rate * BLOCK_MS // 1000,
             channels=1,
             device=microphone["index"],
-            callback=hear,
+            callback=record,
         )
     ]
     if loudspeaker is not None:
@@ -147,7 +147,7 @@ def run_listen(args: argparse.Namespace) -> int:
             if cutter
             else Session(pipeline, keep_tokens=False)
         )
-        translate_queue(session, rate, heard, player, lost, gate)
+        translate_queue(session, rate, recorded, player, lost, gate)
     finally:
         for stream in streams:
             stream.close()
@@ -157,7 +157,7 @@ def run_listen(args: argparse.Namespace) -> int:
 def translate_queue(
     session: Session | SpokenSession,
     rate: int,
-    heard: queue.Queue[np.ndarray | None],
+    recorded: queue.Queue[np.ndarray | None],
     player: Player,
     lost: threading.Event,
     gate: SpeechGate | None = None,
@@ -165,7 +165,7 @@ def translate_queue(
     """Translate blocks as they come, print words and hand speech on; None ends the stream."""
     gated = GatedStream(gate)
     while True:
-        block = heard.get()
+        block = recorded.get()
         if lost.is_set():
             lost.clear()
             print("This machine is too slow: some source was lost.", file=sys.stderr)

@@ -106,7 +106,7 @@ class Stream:
 Outcome = tuple[Stream, "list[Decision] | Exception"]
 
 
-def run_together(streams: Sequence[Stream]) -> Iterator[Outcome]:
+def run_batch(streams: Sequence[Stream]) -> Iterator[Outcome]:
     """Advance streams of one pipeline by a chunk each, all at once where the model can; each with
     its decisions or its exception as soon as they are there."""
     for index, result in advance_sessions([stream.session for stream in streams], chunks=1):
@@ -124,7 +124,7 @@ class Scheduler:
 
     def __init__(
         self,
-        run: Callable[[Sequence[Stream]], Iterable[Outcome]] = run_together,
+        run: Callable[[Sequence[Stream]], Iterable[Outcome]] = run_batch,
         *,
         max_batch: int = 16,
         workers: int = 1,

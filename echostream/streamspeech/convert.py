@@ -23,7 +23,7 @@ from echostream.config import EchoStreamConfig, VocoderConfig, load_yaml
 from echostream.models.decoders.vocoder import vocoder_config_from_json
 from echostream.models.echostream_model import EchoStreamModel, freeze
 from echostream.streamspeech.checkpoint_files import StandIn, read_checkpoint
-from echostream.streamspeech.settings import (
+from echostream.streamspeech.fairseq_settings import (
     ASR_TASK,
     MT_TASK,
     TIED,

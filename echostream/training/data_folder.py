@@ -55,7 +55,6 @@ class SpeechEntry:
         src_text, tgt_text: as the corpus has them.
         units: target units without repeats.
         speaker: of the source, if known.
-        archive: file of the features, beside the others of the folder.
     """
 
     id: str
@@ -66,12 +65,11 @@ class SpeechEntry:
     tgt_text: str
     units: Sequence[int]
     speaker: str | None = None
-    archive: str = FBANK_ZIP
 
     @property
     def audio(self) -> str:
         """Where the features are, as manifests write it."""
-        return f"{self.archive}:{self.offset}:{self.size}"
+        return f"{FBANK_ZIP}:{self.offset}:{self.size}"
 
 
 def text_folder(side: str, vocab_size: int) -> str:
@@ -116,15 +114,12 @@ def write_speech_manifest(
     split: str,
     entries: Sequence[SpeechEntry],
     source_lines: Iterable[str],
-    *,
-    suffix: str = "",
 ) -> None:
     """Write ``fbank2unit/<split>.tsv`` and the plain text files beside it.
 
     Args:
         folder: the data folder.
         source_lines: source texts for ``.src``, line by line.
-        suffix: of the name of the folder of manifests.
     """
     rows = [
         (
@@ -141,7 +136,7 @@ def write_speech_manifest(
     ]
     known = all(entry.speaker is not None for entry in entries)
     columns = SPEECH_COLUMNS if known else SPEECH_COLUMNS[:-1]
-    target = folder / f"{MANIFESTS}{suffix}"
+    target = folder / MANIFESTS
     write_table(target / f"{split}.tsv", columns, (row[: len(columns)] for row in rows))
     write_lines(target / f"{split}.txt", (entry.tgt_text.lower() for entry in entries))
     write_lines(target / f"{split}.src", source_lines)
@@ -228,20 +223,19 @@ def feature_settings(vocoder: tuple[str, str], spec_augment: Mapping[str, float]
 
 
 def task_settings(
-    language: str, vocab_size: int, decoder_args: Mapping[str, int], *, suffix: str = ""
+    language: str, vocab_size: int, decoder_args: Mapping[str, int]
 ) -> dict[str, Any]:
     """Content of ``config_mtl_asr_st_ctcst.yaml``.
 
     Args:
         language: of the source.
         decoder_args: ``decoder_layers`` and sizes of the MT decoder.
-        suffix: of the names of the text tasks' folders.
     """
     tasks = {}
     for name, weight in LOSS_WEIGHTS.items():
         is_ctc = name != "target_unigram"
         side = "src" if name == "source_unigram" else "tgt"
-        data = f"../{text_folder(side, vocab_size)}{suffix}"
+        data = f"../{text_folder(side, vocab_size)}"
         layers = 0 if is_ctc else decoder_args["decoder_layers"]
         tasks[name] = {
             "decoder_type": "ctc" if is_ctc else "transformer",

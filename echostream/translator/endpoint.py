@@ -60,7 +60,7 @@ class EndpointFinder:
     def init_state(self) -> EndpointState:
         return EndpointState()
 
-    def step(self, heard: FrameTokens, state: EndpointState) -> tuple[list[int], EndpointState]:
+    def step(self, tokens: FrameTokens, state: EndpointState) -> tuple[list[int], EndpointState]:
         """Judge new frames.
 
         Returns:
@@ -70,14 +70,14 @@ class EndpointFinder:
         boundaries: list[int] = []
         if self.config.method == "off":
             return boundaries, state
-        emitted = dict.fromkeys(range(heard.frames), 0)
+        emitted = dict.fromkeys(range(tokens.frames), 0)
         ended = set()
-        for position, end in zip(heard.positions, heard.ends, strict=True):
+        for position, end in zip(tokens.positions, tokens.ends, strict=True):
             if end and self.config.method == "learned":
                 ended.add(position)
             else:
                 emitted[position] += 1
-        for frame in range(heard.frames):
+        for frame in range(tokens.frames):
             state = self._next(state, emitted[frame])
             # Without a token there is no sentence that could end.
             if state.tokens and (frame in ended or self._too_long_ago(state)):

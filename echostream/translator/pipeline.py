@@ -133,7 +133,7 @@ class Pipeline(StreamPipeline[PipelineState]):
             state = replace(state, model=replace(state.model, listening=listening))
             spans, unheard, state = self._split(emitted, frames, unheard, state)
             for span in spans:
-                text_end = self.text_ends.hear(span.emitted, span.frames, state.text_end)
+                text_end = self.text_ends.observe(span.emitted, span.frames, state.text_end)
                 state = replace(state, text_end=text_end)
                 rest = self.text_ends.find(text_end)
                 if rest is not None:

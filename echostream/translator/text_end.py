@@ -55,7 +55,7 @@ class TextEnds:
     def __init__(self, tokens: int, min_score: float) -> None:
         self.tokens, self.min_score = tokens, min_score
 
-    def hear(self, emitted: CTCOutput, frames: Tensor, state: TextEndState) -> TextEndState:
+    def observe(self, emitted: CTCOutput, frames: Tensor, state: TextEndState) -> TextEndState:
         """Remember (1, S, D) new frames and what was emitted in them."""
         if not self.tokens:
             return state

@@ -8,7 +8,7 @@ import torch
 
 from echostream.acceleration.compiled import compile_encoder
 from echostream.acceleration.cuda_graphs import GraphedStep, graph_encoder
-from echostream.acceleration.usual_step import QuickStack, UsualStep, plain_steps, use
+from echostream.acceleration.steady_state import QuickStack, SteadyStep, plain_steps, use
 from echostream.assets import model_dir
 from echostream.checkpoint import load_model_dir
 from echostream.config import preset
@@ -53,7 +53,7 @@ def graphed_model(device, batch_sizes=(1,), **encoder):
     """A tiny model with graphs, or their stand-in; and the answers that they gave."""
     model = seeded_model(tiny_config(**encoder), 1).to(device)
     if device == "cpu":
-        step = UsualStep.of(model, 320)
+        step = SteadyStep.of(model, 320)
         use(model, GraphedStep(step, step.inputs, batch_sizes, stand_in))
     else:
         graph_encoder(model, chunk_ms=320, batch_sizes=batch_sizes)
@@ -163,7 +163,7 @@ def test_what_cannot_be_captured_is_named():
     model = seeded_model(preset("tiny"), 1)
     with pytest.raises(ValueError, match="need a model on a CUDA device, got one on cpu"):
         graph_encoder(model, chunk_ms=320)
-    step = UsualStep.of(model, 320)
+    step = SteadyStep.of(model, 320)
     for sizes in ((), (0, 1)):
         with pytest.raises(ValueError, match="batch sizes must be at least 1, got"):
             GraphedStep(step, step.inputs, sizes, stand_in)

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from echostream.bench.sessions import speech
+from echostream.bench.crowd import speech
 from echostream.bench.systems import RATE, Rates, forced_pipeline, load_system
 from echostream.session import Session, advance_sessions
 

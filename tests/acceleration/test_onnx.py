@@ -17,9 +17,9 @@ import torch
 
 from echostream.acceleration.onnx import graphs
 from echostream.acceleration.onnx.cache import ArrayCache, causal_mask
-from echostream.acceleration.onnx.export import export_onnx, filterbank_tables
-from echostream.acceleration.onnx.features import ArrayFrontend
-from echostream.acceleration.onnx.manifest import MANIFEST_FILE, Manifest, read_manifest
+from echostream.acceleration.onnx.numpy_filterbank import ArrayFrontend
+from echostream.acceleration.onnx.onnx_export import export_onnx, filterbank_tables
+from echostream.acceleration.onnx.onnx_manifest import MANIFEST_FILE, Manifest, read_manifest
 from echostream.acceleration.onnx.runtime import (
     load_from_args,
     load_onnx_dir,
@@ -372,9 +372,9 @@ def test_damaged_folders_are_refused(tiny_export, tmp_path):
 
 
 def test_what_cannot_be_exported_is_said(tiny, tmp_path):
-    twin = SimpleNamespace(config=replace(tiny.config, encoder=ChunkConformerConfig()))
+    baseline = SimpleNamespace(config=replace(tiny.config, encoder=ChunkConformerConfig()))
     with pytest.raises(ValueError, match="only systems with an Emformer .* is 'chunk_conformer'"):
-        graphs.check_exportable(twin)
+        graphs.check_exportable(baseline)
     assert isinstance(tiny.config.encoder, EmformerConfig)
     double = replace(tiny, model=seeded_model(tiny.config, SEED).double())
     with pytest.raises(ValueError, match="exported in float32 from the CPU, got torch.float64"):
@@ -383,9 +383,9 @@ def test_what_cannot_be_exported_is_said(tiny, tmp_path):
 
 
 def test_exports_replace_exports_and_nothing_else(tiny, tmp_path, monkeypatch):
-    from echostream.acceleration.onnx import export
+    from echostream.acceleration.onnx import onnx_export
 
-    monkeypatch.setattr(export._Plan, "_encoder", lambda plan: 1 / 0)
+    monkeypatch.setattr(onnx_export._Plan, "_encoder", lambda plan: 1 / 0)
     for files in ({"notes.txt": "mine"}, {MANIFEST_FILE: "{}", "notes.txt": "mine"}):
         folder = tmp_path / str(len(files))
         folder.mkdir()

@@ -14,15 +14,13 @@ import torch
 from echostream.assets import model_dir
 from echostream.bench import measure as measuring
 from echostream.bench import systems as bench_systems
+from echostream.bench.bench_report import figures, markdown
 from echostream.bench.floor import recording, time_calls
-from echostream.bench.glue import time_glue
 from echostream.bench.measure import STAGES, TOTAL, Plan, measure, speech
-from echostream.bench.report import figures, markdown
 from echostream.bench.systems import Name, Rates, forced_pipeline, load_system
 from echostream.cli import main
 from echostream.config import ChunkConformerConfig, preset
 from echostream.precision import convert
-from echostream.translator.pipeline import Pipeline
 
 RATE = 16000
 FAST = {"seconds": (2.0, 4.0), "repeats": 1}
@@ -118,12 +116,10 @@ def test_command_writes_both_reports(tmp_path, capsys):
     code = main(
         ["bench", "tiny", "--seconds", "2", "--repeats", "1"]
         + ["--json", str(tmp_path / "a" / "b.json"), "--markdown", str(tmp_path / "b.md")]
-        + ["--plot", str(tmp_path / "c" / "b.png")]
     )
     assert code == 0
     data = json.loads((tmp_path / "a" / "b.json").read_text())
     assert data["systems"]["tiny"]["late_over_early"] == 1.0
-    assert (tmp_path / "c" / "b.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "b.md").read_text() == capsys.readouterr().out == markdown(data)
 
 
@@ -175,14 +171,6 @@ def test_stages_read_the_clock_that_was_asked_for(monkeypatch):
     assert data["clock"] == "cpu"
 
 
-def test_simulevals_part_is_timed():
-    shipped = str(model_dir("echostream"))
-    data = figures(measure(Plan(("tiny", shipped), seconds=(2.0,), repeats=1)))
-    # Presets have no agent.
-    assert data["systems"]["tiny"]["glue_ms"] is None
-    assert data["systems"][shipped]["glue_ms"] > 0
-
-
 def test_trained_weights_write_and_speak_to_the_end():
     """They would end the sentence, and then say no more."""
     shipped = str(model_dir("echostream"))
@@ -190,22 +178,6 @@ def test_trained_weights_write_and_speak_to_the_end():
     found = row["systems"][shipped]["positions"]["14"]
     assert found["tokens_written"] >= 5 and found["units_spoken"] > 0
     assert found["vocoder"]["median"] > 0
-
-
-def test_simulevals_part_leaves_the_pipeline_out(monkeypatch):
-    """By a clock that moves only inside the pipeline."""
-    now = [0.0]
-    step_states = Pipeline.step_states
-
-    def counted(self, *args, **options):
-        for result in step_states(self, *args, **options):
-            now[0] += 1.0
-            yield result
-
-    monkeypatch.setattr(Pipeline, "step_states", counted)
-    options = {"chunk_ms": 320, "threads": 1, "clock": lambda: now[0]}
-    assert time_glue(str(model_dir("echostream")), speech(1.6), **options) == 0.0
-    assert now[0] >= 5.0
 
 
 def test_recomputing_needs_a_streamspeech(capsys):

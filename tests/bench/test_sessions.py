@@ -8,8 +8,7 @@ import json
 
 import pytest
 
-from echostream.bench.measure import STAGES, TOTAL
-from echostream.bench.sessions import (
+from echostream.bench.crowd import (
     STAGGER,
     WARM_ROUNDS,
     crowd,
@@ -17,6 +16,7 @@ from echostream.bench.sessions import (
     crowd_markdown,
     crowds,
 )
+from echostream.bench.measure import STAGES, TOTAL
 from echostream.bench.systems import Rates, forced_pipeline, load_system
 from echostream.cli import main
 from echostream.translator.model_stages import ModelStages

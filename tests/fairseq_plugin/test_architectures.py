@@ -26,9 +26,9 @@ def test_every_architecture_builds(arch):
 
 
 def test_small_twins_are_equally_large():
-    ours, twin = parameters("echostream_mini"), parameters("streamspeech_mini")
+    ours, baseline = parameters("echostream_mini"), parameters("streamspeech_mini")
     assert 4e6 < ours < 6.5e6
-    assert abs(ours - twin) < 0.1 * ours
+    assert abs(ours - baseline) < 0.1 * ours
 
 
 def test_the_published_command_is_the_streamspeech_architecture():

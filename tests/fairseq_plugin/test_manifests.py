@@ -12,8 +12,8 @@ from echostream.fairseq_plugin.data_config import (
     SpecAugmentConfig,
     load_text_tasks,
 )
-from echostream.fairseq_plugin.features import load_features, spec_augment
 from echostream.fairseq_plugin.manifest import read_speech_manifest, read_text_manifest
+from echostream.fairseq_plugin.source_features import load_features, spec_augment
 from tests.fairseq_plugin.corpus import BINS, UNITS, edit_line
 
 FEATURES, TASKS = "config_gcmvn.yaml", "config_mtl_asr_st_ctcst.yaml"

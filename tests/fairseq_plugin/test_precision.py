@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from echostream.fairseq_plugin.precision import autocast, unfused_attention
+from echostream.fairseq_plugin.mixed_precision import autocast, unfused_attention
 
 
 def tensors(seed=0):

@@ -17,10 +17,10 @@ import yaml
 from echostream.audio import CMVN, Frontend
 from echostream.config import FrontendConfig
 from echostream.fairseq_plugin.data_config import DataConfig, load_text_tasks
-from echostream.fairseq_plugin.features import load_features
 from echostream.fairseq_plugin.manifest import read_speech_manifest, read_text_manifest
+from echostream.fairseq_plugin.source_features import load_features
 from echostream.samples import read_audio
-from echostream.training.preparation import command, steps
+from echostream.training.preparation import prepare_cvss, steps
 from echostream.training.preparation.cvss import SPLITS, Corpus, normalize_text
 from echostream.training.units.extractor import UnitExtractor
 from echostream.training.units.kmeans import KMeans
@@ -96,7 +96,7 @@ def contents(folder):
 
 
 def test_the_miniature_becomes_streamspeech_folders(downloaded):
-    assert command.main(arguments(downloaded)) == 0
+    assert prepare_cvss.main(arguments(downloaded)) == 0
     out = downloaded / "cvss/cvss-c/es-en"
     expected = {"src_fbank80.zip", "gcmvn.npz", "fbank2unit/config_gcmvn.yaml",
                 "fbank2unit/config_mtl_asr_st_ctcst.yaml", "fbank2text/config_gcmvn.yaml",
@@ -160,7 +160,7 @@ def test_the_miniature_becomes_streamspeech_folders(downloaded):
 
 def test_a_second_run_changes_nothing(downloaded, monkeypatch):
     out = downloaded / "cvss/cvss-c/es-en"
-    command.main(arguments(downloaded))
+    prepare_cvss.main(arguments(downloaded))
     before = contents(out)
 
     def forbidden(*args, **kwargs):
@@ -168,7 +168,7 @@ def test_a_second_run_changes_nothing(downloaded, monkeypatch):
 
     monkeypatch.setattr(steps, "compute_features", forbidden)
     monkeypatch.setattr(steps, "load_speech", forbidden)
-    command.main(arguments(downloaded))
+    prepare_cvss.main(arguments(downloaded))
     assert contents(out) == before
 
 
@@ -179,7 +179,7 @@ class Interrupted(Exception):
 def test_an_interrupted_run_goes_on(downloaded, monkeypatch):
     out = downloaded / "cvss/cvss-c/es-en"
     reference = downloaded / "reference"
-    command.main(arguments(downloaded, "--out", str(reference)))
+    prepare_cvss.main(arguments(downloaded, "--out", str(reference)))
 
     calls = {"units": 0, "features": 0}
     speech, features = steps.load_speech, steps.compute_features
@@ -195,17 +195,17 @@ def test_an_interrupted_run_goes_on(downloaded, monkeypatch):
 
     monkeypatch.setattr(steps, "load_speech", limited("units", speech, 5))
     with pytest.raises(Interrupted):
-        command.main(arguments(downloaded))
+        prepare_cvss.main(arguments(downloaded))
     partial = out / f"train.km{UNITS}.partial"
     with partial.open("a") as lines:
         lines.write("common_voice_es_1009.mp3.wav|3 3")  # killed in the middle of a line
     monkeypatch.setattr(steps, "load_speech", limited("units", speech, 10**6))
     monkeypatch.setattr(steps, "compute_features", limited("features", features, 7))
     with pytest.raises(Interrupted):
-        command.main(arguments(downloaded))
+        prepare_cvss.main(arguments(downloaded))
     assert calls["units"] == 6 + sum(CLIPS.values()) - 5
     monkeypatch.setattr(steps, "compute_features", limited("features", features, 10**6))
-    command.main(arguments(downloaded))
+    prepare_cvss.main(arguments(downloaded))
     ours, theirs = contents(out), contents(reference)
     for path, data in theirs.items():
         if path.name != "wav_list.txt":
@@ -225,7 +225,7 @@ def test_unusable_clips_are_left_out_and_listed(downloaded):
     lines = table.read_text().split("\n")
     lines[6] = lines[6].replace(lines[6].split("\t")[2], "...")
     table.write_text("\n".join(lines))
-    assert command.main(arguments(downloaded)) == 0
+    assert prepare_cvss.main(arguments(downloaded)) == 0
     listed = dict(line.split("\t") for line in (speech / "skipped.tsv").read_text().splitlines())
     assert set(listed) == {f"common_voice_es_{n}.mp3" for n in (1002, 1004, 1006, 1013)}
     assert "not a readable sound file" in listed["common_voice_es_1002.mp3"]
@@ -238,9 +238,9 @@ def test_unusable_clips_are_left_out_and_listed(downloaded):
 
 @pytest.mark.slow
 def test_several_processes_make_the_same(downloaded):
-    command.main(arguments(downloaded, "--steps", "units", "features"))
+    prepare_cvss.main(arguments(downloaded, "--steps", "units", "features"))
     again = downloaded / "again"
-    command.main(
+    prepare_cvss.main(
         arguments(downloaded, "--steps", "units", "features", "--jobs", "2", "--out", str(again))
     )
     ours, theirs = contents(downloaded / "cvss/cvss-c/es-en"), contents(again)
@@ -260,7 +260,7 @@ def test_damaged_tables_are_named(downloaded, capsys, path, number, text, messag
     lines[number - 1] = text
     (downloaded / path).write_text("\n".join(lines))
     with pytest.raises(SystemExit):
-        command.main(arguments(downloaded))
+        prepare_cvss.main(arguments(downloaded))
     assert message in capsys.readouterr().err
 
 
@@ -273,19 +273,19 @@ def test_missing_parts_are_named(downloaded, capsys):
     ):
         out = ["--out", str(downloaded / "-".join(extra).strip("-"))]
         with pytest.raises(SystemExit):
-            command.main(arguments(downloaded, *extra, *out))
+            prepare_cvss.main(arguments(downloaded, *extra, *out))
         assert message in capsys.readouterr().err
     (downloaded / "covost2/es/covost_v2.es_en.tsv.tar.gz").write_bytes(b"broken")
     (downloaded / "covost2/es/covost_v2.es_en.tsv").unlink()
     with pytest.raises(SystemExit):
-        command.main(arguments(downloaded))
+        prepare_cvss.main(arguments(downloaded))
     assert "cannot be unpacked" in capsys.readouterr().err
 
 
 def test_other_settings_need_another_folder(downloaded, capsys):
-    command.main(arguments(downloaded, "--steps", "configs"))
+    prepare_cvss.main(arguments(downloaded, "--steps", "configs"))
     with pytest.raises(SystemExit):
-        command.main(arguments(downloaded, "--steps", "configs", "--num-units", "30"))
+        prepare_cvss.main(arguments(downloaded, "--steps", "configs", "--num-units", "30"))
     assert "was prepared with" in capsys.readouterr().err
 
 
@@ -306,7 +306,7 @@ def test_cvss_that_is_still_packed(downloaded):
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("fairseq") is None, reason="needs fairseq")
 def test_prepared_data_trains(downloaded):
-    command.main(arguments(downloaded))
+    prepare_cvss.main(arguments(downloaded))
     output = run_training(
         downloaded / "cvss/cvss-c/es-en/fbank2unit", downloaded / "save", "--lr", "0.001",
         "--max-update", "2", "--target-code-size", str(UNITS), "--ctc-upsample-rate", "25",

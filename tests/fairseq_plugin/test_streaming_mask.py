@@ -126,8 +126,8 @@ def test_no_gradient_through_the_policy():
 
 
 def test_segment_ends_cover_the_utterance():
-    ours, twin = make_model(), make_model("streamspeech_tiny")
+    ours, baseline = make_model(), make_model("streamspeech_tiny")
     assert ours.segment_ends(20, 8) == [7, 15, 20]
-    assert twin.segment_ends(20, 8) == [8, 16, 20]
-    assert twin.segment_ends(16, 8) == [8, 16]
-    assert ours.segment_ends(20, WHOLE) == twin.segment_ends(20, WHOLE) == [20]
+    assert baseline.segment_ends(20, 8) == [8, 16, 20]
+    assert baseline.segment_ends(16, 8) == [8, 16]
+    assert ours.segment_ends(20, WHOLE) == baseline.segment_ends(20, WHOLE) == [20]

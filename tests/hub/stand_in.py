@@ -16,7 +16,7 @@ import yaml
 from echostream.audio import CMVN
 from echostream.checkpoint import System, save_model_dir
 from echostream.config import ChunkConformerConfig, EchoStreamConfig, preset
-from echostream.hub.digests import digest_file
+from echostream.hub.file_checks import digest_file
 from echostream.hub.table import (
     DATA_YAML,
     TASKS_YAML,
@@ -29,7 +29,7 @@ from echostream.hub.table import (
     WebFile,
 )
 from echostream.models.echostream_model import seeded_model
-from echostream.streamspeech.export import export_to_fairseq
+from echostream.streamspeech.fairseq_export import export_to_fairseq
 from echostream.synthetic import random_system as tiny_system
 from echostream.text import SPECIALS, WORD_START, Vocabulary
 from tests.hub.server import HubServer, Repo

@@ -18,8 +18,8 @@ import torch
 from echostream import cli
 from echostream.checkpoint import load_model_dir, read_provenance
 from echostream.hub import fetch, remote
-from echostream.hub.digests import WrongBytes, digest_file
 from echostream.hub.fetch import FetchOptions, fetch_released
+from echostream.hub.file_checks import WrongBytes, digest_file
 from echostream.hub.names import cached_folder, find_model, resolve_model
 from echostream.hub.remote import FetchError, Unreachable
 from echostream.streamspeech.convert import read_streamspeech

@@ -38,7 +38,7 @@ def test_the_table_knows_what_it_names():
 
 
 def test_the_french_data_directory_is_the_one_in_the_table():
-    from echostream.hub.digests import digest_file
+    from echostream.hub.file_checks import digest_file
 
     folder = require_reference("streamspeech_fr_en")
     for part in table.KNOWN["streamspeech-fr-en"].data:

@@ -17,7 +17,7 @@ from echostream import cli
 from echostream.agents.echostream_s2st import EchoStreamS2STAgent
 from echostream.agents.streamspeech_s2st import StreamSpeechS2STAgent
 from echostream.evaluation.grid.definition import check_files, load_grid
-from echostream.evaluation.soak.command import named_systems
+from echostream.evaluation.soak.soak_command import named_systems
 from echostream.hub.fetch import fetch_released
 from echostream.hub.names import cached_folder, resolve_model
 from echostream.synthetic import synthetic_clip

@@ -45,8 +45,10 @@ def shipped():
 @pytest.fixture(scope="session")
 def catalog(shipped) -> Catalog:
     folder = assets.model_dir("streamspeech")
-    twin = served(folder, load_model_dir(folder))
-    return Catalog([served(assets.model_dir("echostream"), shipped), twin, recomputing(twin)])
+    baseline = served(folder, load_model_dir(folder))
+    return Catalog(
+        [served(assets.model_dir("echostream"), shipped), baseline, recomputing(baseline)]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ async def healthy(address, name):
 
 async def error_of(client):
     await client.finish()
-    return client.heard.messages[-1], client.socket.close_code
+    return client.received.messages[-1], client.socket.close_code
 
 
 async def binary_before_start(address):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from echostream.live.protocol import encode_speech
-from echostream.live.scheduler import Scheduler, Stream, run_together
+from echostream.live.scheduler import Scheduler, Stream, run_batch
 from echostream.session import Session
 from echostream.translator.model_stages import ModelStages
 from echostream.translator.pipeline import Pipeline
@@ -109,7 +109,7 @@ def test_batches_are_bounded_and_keep_pipelines_apart(shipped, clips):
 
     def run(streams):
         batches.append([stream.session.pipeline for stream in streams])
-        return run_together(streams)
+        return run_batch(streams)
 
     listeners = [Listener(pipelines[index % 2]) for index in range(12)]
     play(listeners, clips[:1] * 12, Scheduler(run, max_batch=4))
@@ -125,7 +125,7 @@ def test_workers_share_out_what_is_ready(shipped):
         if first.acquire(blocking=False):
             sizes.append(len(streams))
             together.wait(PATIENCE_S)
-        return run_together(streams)
+        return run_batch(streams)
 
     pipeline = Idle(shipped)
     listeners = [Listener(pipeline) for _ in range(6)]
@@ -150,7 +150,7 @@ def test_who_sends_faster_than_live_waits_behind_the_others(shipped):
 
     def run(streams):
         order.extend(streams)
-        return run_together(streams)
+        return run_batch(streams)
 
     hasty, *live = (Listener(Idle(shipped)) for _ in range(4))
     scheduler = Scheduler(run)
@@ -214,7 +214,7 @@ def test_a_batch_that_breaks_down_ends_its_streams_and_no_other(shipped):
     def run(streams):
         if streams[0].session.pipeline is broken:
             raise RuntimeError("the batch broke down")
-        return run_together(streams)
+        return run_batch(streams)
 
     scheduler = Scheduler(run)
     bad = [Listener(broken) for _ in range(2)]

@@ -14,7 +14,7 @@ from echostream import cli
 from echostream.agents.streamspeech_s2tt import StreamSpeechS2TTAgent
 from echostream.checkpoint import load_model_dir, save_model_dir
 from echostream.evaluation.soak.sounds import blocks
-from echostream.live import files, speech_gate
+from echostream.live import speech_gate, translate_files
 from echostream.live.catalog import Catalog
 from echostream.live.ends import for_streams, gate_for, open_pipeline
 from echostream.live.speech_gate import (
@@ -159,7 +159,7 @@ def test_long_files_are_streams_and_short_ones_utterances(converted, tmp_path, m
         methods.append(pipeline.endpoints.config.method)
         return Session(pipeline, **options)
 
-    monkeypatch.setattr(files, "Session", session)
+    monkeypatch.setattr(translate_files, "Session", session)
     out = tmp_path / "out"
     out.mkdir()
     for name, seconds in (("short", 1.0), ("long", 3.0)):

@@ -139,10 +139,10 @@ def test_recomputing_twin_brings_the_same_words_as_its_agent(address, catalog):
     samples, rate = read_clip(CLIP)
     heard, ready = run(translate(address, samples, rate, model="streamspeech:recompute"))
     assert ready["model"] == "streamspeech:recompute"
-    twin = catalog.find("streamspeech:recompute")
-    pipeline = catalog.pipeline(twin, 320, "s2st")
+    baseline = catalog.find("streamspeech:recompute")
+    pipeline = catalog.pipeline(baseline, 320, "s2st")
     outputs, state = pipeline.step(samples, rate, pipeline.init_state(), final=True)
-    vocabulary = twin.system.target_vocabulary
+    vocabulary = baseline.system.target_vocabulary
     assert heard.words("translation") == vocabulary.decode(state.prefix)
     speech = np.concatenate([output.waveform for output in outputs])
     assert len(heard.waveform) == len(speech)

@@ -21,9 +21,9 @@ from echostream.checkpoint import load_model_dir
 from echostream.config import preset
 from echostream.streamspeech import convert
 from echostream.streamspeech.checkpoint_files import StandIn, read_checkpoint
-from echostream.streamspeech.command import add_convert_parser
-from echostream.streamspeech.export import add_weight_norm, export_to_fairseq
-from echostream.streamspeech.settings import TIED, VERSIONS, settings_from_config
+from echostream.streamspeech.convert_command import add_convert_parser
+from echostream.streamspeech.fairseq_export import add_weight_norm, export_to_fairseq
+from echostream.streamspeech.fairseq_settings import TIED, VERSIONS, settings_from_config
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no recorded reference data")

@@ -18,10 +18,10 @@ from echostream.training.vocoder.codevocos_training import (
     bridge_pitch,
     gain_targets,
 )
-from echostream.training.vocoder.command import main
 from echostream.training.vocoder.data import SegmentSampler, SpeechWithUnits
-from echostream.training.vocoder.settings import preset
+from echostream.training.vocoder.train_vocoder import main
 from echostream.training.vocoder.trainer import CHECKPOINT
+from echostream.training.vocoder.training_settings import preset
 
 CONFIG = preset("vocos-test")
 FRAME = CONFIG.vocoder.unit_samples

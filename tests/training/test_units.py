@@ -9,10 +9,10 @@ import torch
 from torchaudio.models import wav2vec2_model
 
 from echostream.training.units.extractor import UnitExtractor
-from echostream.training.units.features import HubertFeatures, MFCCFeatures, build_features
 from echostream.training.units.kmeans import KMeans
 from echostream.training.units.quantize import quantize
 from echostream.training.units.sequences import expand_units, read_units, reduce_units, write_units
+from echostream.training.units.unit_features import HubertFeatures, MFCCFeatures, build_features
 
 TINY_HUBERT = {
     "extractor_mode": "group_norm",

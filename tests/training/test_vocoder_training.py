@@ -17,7 +17,6 @@ from echostream.models.echostream_model import seeded_model
 from echostream.synthetic import random_system
 from echostream.training.units.sequences import write_units
 from echostream.training.vocoder import topline, validation
-from echostream.training.vocoder.command import main, settings_from
 from echostream.training.vocoder.data import SegmentSampler, SpeechWithUnits, load_speech
 from echostream.training.vocoder.discriminators import (
     Discriminators,
@@ -25,13 +24,14 @@ from echostream.training.vocoder.discriminators import (
     feature_loss,
     generator_loss,
 )
-from echostream.training.vocoder.settings import (
+from echostream.training.vocoder.spectral_losses import MelLoss, STFTLoss
+from echostream.training.vocoder.train_vocoder import main, settings_from
+from echostream.training.vocoder.trainer import CHECKPOINT, VocoderTrainer, build_generator
+from echostream.training.vocoder.training_settings import (
     DiscriminatorConfig,
     VocoderTrainingConfig,
     preset,
 )
-from echostream.training.vocoder.spectral_losses import MelLoss, STFTLoss
-from echostream.training.vocoder.trainer import CHECKPOINT, VocoderTrainer, build_generator
 
 CONFIG = preset("test")
 FRAME = CONFIG.vocoder.unit_samples
@@ -365,7 +365,7 @@ def test_settings_round_trip_through_yaml(tmp_path):
 
 
 def test_num_units_sets_the_embeddings():
-    from echostream.training.vocoder.command import build_parser
+    from echostream.training.vocoder.train_vocoder import build_parser
 
     required = ["--out", "o", "--units", "u", "--audio", "a"]
     required += ["--valid-units", "v", "--valid-audio", "w"]

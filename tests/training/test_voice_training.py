@@ -9,7 +9,7 @@ import torch
 
 from echostream.models.decoders.phone_prosody import PhoneProsodyConfig
 from echostream.training.units.sequences import read_units, reduce_units
-from echostream.training.vocoder.command import main as train_vocoder
+from echostream.training.vocoder.train_vocoder import main as train_vocoder
 from echostream.training.voice import assemble, material, prosody
 from echostream.training.voice.material import make_inventory, read_utterances, write_material
 from echostream.training.voice.prosody import ProsodyTrainer, ProsodyTrainingConfig, cut_piece
@@ -204,7 +204,7 @@ def small_vocoder():
     from dataclasses import replace
 
     from echostream.config import to_dict
-    from echostream.training.vocoder.settings import preset
+    from echostream.training.vocoder.training_settings import preset
 
     config = preset("vocos-test")
     vocoder = replace(

@@ -197,7 +197,7 @@ class Listed:
     def __init__(self):
         self.wishes = []
 
-    def hear(self, emitted, frames, state):
+    def observe(self, emitted, frames, state):
         return state
 
     def find(self, state):

@@ -39,7 +39,7 @@ def frames(first, count):
 
 
 def listen(finder, state, scores, asr=(), st=(), first=0):
-    return finder.hear(heard(scores, asr, st), frames(first, len(scores)), state)
+    return finder.observe(heard(scores, asr, st), frames(first, len(scores)), state)
 
 
 def test_the_next_sentence_begins_behind_the_likeliest_end():
@@ -106,10 +106,10 @@ class Scripted(TextEnds):
         super().__init__(1, 0.0)
         self.chunk, self.back, self.heard_chunks = chunk, back, 0
 
-    def hear(self, heard, frames, state):
+    def observe(self, heard, frames, state):
         self.heard_chunks += 1
         state = replace(state, wished=0)  # nothing is forgotten
-        return super().hear(heard, frames, state)
+        return super().observe(heard, frames, state)
 
     def find(self, state):
         if self.heard_chunks != self.chunk:
@@ -199,12 +199,12 @@ def test_missed_ends_of_streams_side_by_side(shipped, touching):
 
 def test_the_twin_hears_nothing_again():
     """A chunk Conformer starts anew with every sentence; it has no such ends."""
-    twin = load_model_dir(model_dir("streamspeech"))
-    endpoint = replace(twin.config.endpoint, text_end_tokens=4)
-    assert Pipeline(twin, endpoint=endpoint).text_ends.tokens == 0
+    baseline = load_model_dir(model_dir("streamspeech"))
+    endpoint = replace(baseline.config.endpoint, text_end_tokens=4)
+    assert Pipeline(baseline, endpoint=endpoint).text_ends.tokens == 0
     for method in ("off", "pause"):
         config = EndpointConfig(method, text_end_tokens=4)
-        assert Pipeline(twin, endpoint=config).text_ends.tokens == 0
+        assert Pipeline(baseline, endpoint=config).text_ends.tokens == 0
 
 
 @pytest.mark.parametrize(

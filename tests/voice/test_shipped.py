@@ -38,7 +38,7 @@ def test_it_is_small_and_whole():
 def test_a_recogniser_understands_most_of_it(speaker):
     """Two words at a time; numbers are said."""
     pytest.importorskip("pocketsphinx")
-    from echostream.evaluation.recognizers.loading import load_recognizer, resample
+    from echostream.evaluation.recognizers.recognizer import load_recognizer, resample
 
     recognizer = load_recognizer("pocketsphinx")
     heard = []

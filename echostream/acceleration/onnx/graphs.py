@@ -2,7 +2,7 @@
 
 A function takes new input, masks and what is remembered, and returns output and what is new to
 remember. Counters, rollbacks, windows and everything else that is a decision stays with the caller
-(:mod:`echostream.acceleration.onnx.model`). Arithmetic is the modules' own.
+(:mod:`echostream.acceleration.onnx.onnx_model`). Arithmetic is the modules' own.
 
 Keys and values of a stack of layers are one tensor, (P, n, 2, H, D/H) for P positions: its slices
 in time are contiguous, and a runtime appends to it and drops from it without knowing layers.

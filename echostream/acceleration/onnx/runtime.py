@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from echostream.acceleration.onnx.features import ArrayFrontend, FilterbankTables
-from echostream.acceleration.onnx.manifest import (
+from echostream.acceleration.onnx.numpy_filterbank import ArrayFrontend, FilterbankTables
+from echostream.acceleration.onnx.onnx_manifest import (
     FRONTEND_FILE,
     SIDES,
     Manifest,
     read_checked,
     read_manifest,
 )
-from echostream.acceleration.onnx.model import OnnxModel, Run
+from echostream.acceleration.onnx.onnx_model import OnnxModel, Run
 from echostream.acceleration.onnx.states import ArrayListening, ArrayMT, ArraySpeech
 from echostream.config import EchoStreamConfig, Settings, settings_from_args
 from echostream.models.ctc_output import CTCOutput

@@ -11,7 +11,7 @@ from typing import Any
 
 from echostream.config import from_dict, load_yaml, read_settings, settings_of
 from echostream.config.loading import MAY_BE_MISSING
-from echostream.evaluation.digests import digest
+from echostream.evaluation.result_digest import digest
 from echostream.hub.names import find_model, how_to_fetch, is_model_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

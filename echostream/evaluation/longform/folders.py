@@ -11,8 +11,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from echostream.evaluation.longform.report import TalkRun
-from echostream.evaluation.longform.talks import read_sentences
+from echostream.evaluation.longform.talk_report import TalkRun
+from echostream.evaluation.longform.talk_scores import read_sentences
 from echostream.evaluation.runs.run_folder import CELL_FILE, RunFolder, load_run
 
 logger = logging.getLogger(__name__)

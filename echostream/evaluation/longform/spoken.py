@@ -25,8 +25,8 @@ import soundfile
 from tqdm import tqdm
 
 from echostream.evaluation.longform.alignment import TimedWord
-from echostream.evaluation.recognizers.loading import full_spec, load_recognizer, resample
-from echostream.evaluation.recognizers.words import HeardWord
+from echostream.evaluation.recognizers.recognizer import full_spec, load_recognizer, resample
+from echostream.evaluation.recognizers.words import RecognizedWord
 from echostream.evaluation.runs.logged_instances import LoggedSpeechToSpeech, speech_layout
 from echostream.evaluation.runs.run_folder import RunFolder
 from echostream.evaluation.runs.run_latency import overlapped_emissions
@@ -176,7 +176,7 @@ def _key(stretch: Stretch, recognition: Recognition) -> str:
     return hashlib.sha1(about.encode() + samples.tobytes()).hexdigest()
 
 
-def _recognize(stretch: Stretch, recognition: Recognition) -> list[HeardWord]:
+def _recognize(stretch: Stretch, recognition: Recognition) -> list[RecognizedWord]:
     recognizer = load_recognizer(
         recognition.spec, device=recognition.device, language=recognition.language
     )
@@ -186,7 +186,7 @@ def _recognize(stretch: Stretch, recognition: Recognition) -> list[HeardWord]:
 
 def _recognize_all(
     stretches: Sequence[Stretch], recognition: Recognition
-) -> Iterator[list[HeardWord]]:
+) -> Iterator[list[RecognizedWord]]:
     work = partial(_recognize, recognition=recognition)
     if recognition.jobs == 1 or len(stretches) < 2:
         yield from map(work, stretches)
@@ -197,7 +197,7 @@ def _recognize_all(
         yield from pool.map(work, stretches)
 
 
-def _read_known(path: Path) -> dict[str, list[HeardWord]]:
+def _read_known(path: Path) -> dict[str, list[RecognizedWord]]:
     known = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").split("\n"):
@@ -205,11 +205,11 @@ def _read_known(path: Path) -> dict[str, list[HeardWord]]:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the end of a recognition that was killed
-            known[entry["key"]] = [HeardWord(*word) for word in entry["words"]]
+            known[entry["key"]] = [RecognizedWord(*word) for word in entry["words"]]
     return known
 
 
-def hear(run: RunFolder, recognition: Recognition) -> dict[int, list[TimedWord]]:
+def recognize_speech(run: RunFolder, recognition: Recognition) -> dict[int, list[TimedWord]]:
     """Recognise the speech of a run.
 
     Returns:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from echostream.evaluation.recognizers.words import HeardWord
+from echostream.evaluation.recognizers.words import RecognizedWord
 
 SAMPLE_RATE = 16000
 
@@ -39,13 +39,13 @@ def greedy_ctc(emissions: Tensor, tokens: Sequence[str], blank: int, silence: st
 
 def greedy_ctc_words(
     emissions: Tensor, tokens: Sequence[str], blank: int, silence: str, frame_ms: float
-) -> list[HeardWord]:
+) -> list[RecognizedWord]:
     """The words of :func:`greedy_ctc`, each from its first letter's frame to its last one's.
 
     Args:
         frame_ms: how far apart frames are.
     """
-    words: list[HeardWord] = []
+    words: list[RecognizedWord] = []
     text, start, end, frame = "", 0, 0, 0
     # A silence at the end closes the last word.
     for token, run in [
@@ -54,7 +54,7 @@ def greedy_ctc_words(
     ]:
         if token is None or (token != blank and tokens[token] == silence):
             if text:
-                words.append(HeardWord(text.lower(), start * frame_ms, end * frame_ms))
+                words.append(RecognizedWord(text.lower(), start * frame_ms, end * frame_ms))
             text = ""
         elif token != blank:
             start = start if text else frame
@@ -113,7 +113,7 @@ class CTCRecognizer:
             return ""
         return greedy_ctc(self.emissions(samples), self.tokens, self._blank, self._silence)
 
-    def transcribe_words(self, samples: np.ndarray) -> list[HeardWord]:
+    def transcribe_words(self, samples: np.ndarray) -> list[RecognizedWord]:
         if len(samples) < self._min_samples:
             return []
         emissions = self.emissions(samples)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class HeardWord:
+class RecognizedWord:
     """A recognised word and when it is said, in ms from the first sample."""
 
     text: str

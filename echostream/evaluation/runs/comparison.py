@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sacrebleu
 
-from echostream.evaluation.recognizers.loading import full_spec
+from echostream.evaluation.recognizers.recognizer import full_spec
 from echostream.evaluation.runs import yaal
 from echostream.evaluation.runs.run_folder import RunFolder, read_transcript_report
 from echostream.evaluation.runs.run_latency import latency_scores

@@ -13,7 +13,7 @@ import soundfile
 from tqdm import tqdm
 
 from echostream.evaluation.atomic import write_text
-from echostream.evaluation.recognizers.loading import (
+from echostream.evaluation.recognizers.recognizer import (
     Recognizer,
     full_spec,
     load_recognizer,

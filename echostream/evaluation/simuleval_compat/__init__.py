@@ -20,7 +20,7 @@ from echostream.evaluation.simuleval_compat import (
     log_files,
     logged_output,
     quality_metrics,
-    remote,
+    remote_evaluation,
     scores,
 )
 from echostream.evaluation.simuleval_compat.patch import Patch
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 PATCHES = (
     *logged_output.PATCHES,
     *log_files.PATCHES,
-    *remote.PATCHES,
+    *remote_evaluation.PATCHES,
     *scores.PATCHES,
     *quality_metrics.PATCHES,
 )

@@ -17,8 +17,8 @@ import sacrebleu
 from simuleval.evaluator.instance import SpeechOutputInstance
 from simuleval.evaluator.scorers.quality_scorer import QualityScorer, add_sacrebleu_args
 
-from echostream.evaluation.recognizers.loading import recognizer_name
-from echostream.evaluation.recognizers.loading import split_spec as check_spec
+from echostream.evaluation.recognizers.recognizer import recognizer_name
+from echostream.evaluation.recognizers.recognizer import split_spec as check_spec
 
 logger = logging.getLogger(__name__)
 

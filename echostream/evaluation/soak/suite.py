@@ -15,14 +15,14 @@ from typing import Any
 from tqdm import tqdm
 
 from echostream.evaluation.atomic import write_text
-from echostream.evaluation.digests import digest
 from echostream.evaluation.longform.folders import SENTENCES_FILE, talk_run
-from echostream.evaluation.longform.report import ROWS, cell, talk_figures
 from echostream.evaluation.longform.spoken import Recognition
-from echostream.evaluation.longform.talks import read_sentences
+from echostream.evaluation.longform.talk_report import ROWS, cell, talk_figures
+from echostream.evaluation.longform.talk_scores import read_sentences
+from echostream.evaluation.result_digest import digest
 from echostream.evaluation.runs.run_folder import load_run
+from echostream.evaluation.soak.long_stream import Setup, long_stream, without_speech
 from echostream.evaluation.soak.sounds import HEADINGS
-from echostream.evaluation.soak.streams import Setup, long_stream, without_speech
 
 logger = logging.getLogger(__name__)
 

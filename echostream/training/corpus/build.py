@@ -29,8 +29,8 @@ from echostream.training.corpus.speakers import speaker
 from echostream.training.corpus.text_files import Utterance
 from echostream.training.data_folder import MANIFESTS
 from echostream.training.units.extractor import CENTROIDS, SETTINGS, UnitExtractor
-from echostream.training.units.features import MFCCFeatures
 from echostream.training.units.sequences import read_units, write_units
+from echostream.training.units.unit_features import MFCCFeatures
 
 logger = logging.getLogger(__name__)
 

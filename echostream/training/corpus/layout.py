@@ -13,7 +13,6 @@ import numpy as np
 from echostream.training import data_folder
 from echostream.training.corpus.pairs import normalize
 from echostream.training.corpus.text_files import Utterance
-from echostream.training.feature_archive import FBANK_ZIP
 from echostream.training.units.sequences import reduce_units
 
 SOURCE_LANGUAGE = "es"
@@ -34,15 +33,8 @@ def write_speech_manifest(
     utterances: Sequence[Utterance],
     features: Mapping[str, tuple[int, int, int]],
     units: Mapping[str, np.ndarray],
-    *,
-    suffix: str = "",
-    archives: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``fbank2unit/<split>.tsv`` and the plain text files beside it.
-
-    Args:
-        suffix: of the folder's name.
-        archives: feature archive of utterances that are not in the common one.
 
     Raises:
         ValueError: an utterance has no features or no units.
@@ -60,11 +52,10 @@ def write_speech_manifest(
                 utterance.tgt_text,
                 reduce_units(units[utterance.id])[0],
                 utterance.speaker,
-                (archives or {}).get(utterance.id, FBANK_ZIP),
             )
         )
     sources = (utterance.src_text.lower() for utterance in utterances)
-    data_folder.write_speech_manifest(folder, split, entries, sources, suffix=suffix)
+    data_folder.write_speech_manifest(folder, split, entries, sources)
 
 
 def write_text_task(
@@ -82,27 +73,16 @@ def _side_texts(side: str, utterances: Sequence[Utterance]) -> list[tuple[str, s
     return [(u.id, normalize(u.src_text if side == "src" else u.tgt_text)) for u in utterances]
 
 
-def write_pieces(
-    target: Path, side: str, splits: Mapping[str, Sequence[Utterance]], model: Path
-) -> None:
-    """Write ``<split>.tsv`` with the pieces of every text, by a vocabulary that is there."""
-    texts = {split: _side_texts(side, utterances) for split, utterances in splits.items()}
-    data_folder.write_pieces(target, model, texts)
-
-
-def write_configs(
-    folder: Path, vocab_size: int, decoder_args: Mapping[str, int], suffix: str = ""
-) -> None:
+def write_configs(folder: Path, vocab_size: int, decoder_args: Mapping[str, int]) -> None:
     """Write the two YAML files beside the manifests.
 
     Args:
         decoder_args: ``decoder_layers`` and sizes of the MT decoder.
-        suffix: of the names of the folders of manifests and text tasks.
     """
-    manifests = folder / f"{data_folder.MANIFESTS}{suffix}"
+    manifests = folder / data_folder.MANIFESTS
     features = data_folder.feature_settings(_VOCODER, _SPECAUGMENT)
     data_folder.write_yaml(manifests / data_folder.FEATURE_YAML, features)
-    tasks = data_folder.task_settings(SOURCE_LANGUAGE, vocab_size, decoder_args, suffix=suffix)
+    tasks = data_folder.task_settings(SOURCE_LANGUAGE, vocab_size, decoder_args)
     data_folder.write_yaml(manifests / data_folder.TASK_YAML, tasks)
 
 

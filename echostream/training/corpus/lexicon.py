@@ -116,22 +116,6 @@ class Lexicon:
             ) from None
 
 
-def read_table(kind: str, name: str) -> Iterator[tuple[list[str], Entry]]:
-    """Tags and entry of each line of a table.
-
-    Args:
-        kind: the present table that ``name`` is laid out like.
-
-    Raises:
-        ValueError: a malformed line, named by file and number.
-    """
-    for where, (tags, *columns) in _rows(name):
-        try:
-            yield tags.split(","), _READERS[kind](columns)
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"{where}: malformed line: {error}") from error
-
-
 @cache
 def load_lexicon() -> Lexicon:
     """Read the package's tables.
@@ -140,9 +124,13 @@ def load_lexicon() -> Lexicon:
         ValueError: a malformed line, named by file and number.
     """
     by_tag: dict[str, list[Entry]] = {}
-    for name in _READERS:
-        for tags, entry in read_table(name, name):
-            for tag in tags:
+    for name, read in _READERS.items():
+        for where, (tags, *columns) in _rows(name):
+            try:
+                entry = read(columns)
+            except (ValueError, IndexError) as error:
+                raise ValueError(f"{where}: malformed line: {error}") from error
+            for tag in tags.split(","):
                 by_tag.setdefault(tag, []).append(entry)
     tables = [
         yaml.safe_load((DATA / f"irregular_{name}.yaml").read_text("utf-8"))

@@ -7,6 +7,8 @@ from functools import cache
 
 from echostream.training.corpus.lexicon import DATA
 
+TABLE = "speakers.tsv"
+
 
 @dataclass(frozen=True)
 class Speaker:
@@ -16,8 +18,6 @@ class Speaker:
         voice: espeak-ng voice with its variant, as "es-419+f2".
         pitch: 0 to 99.
         rate_wpm: words per minute.
-        formant_scale: of the vocal tract's resonances, over those of the variant; 1.1 is a
-            shorter tract.
         split: the only split in which the speaker is heard.
     """
 
@@ -26,29 +26,27 @@ class Speaker:
     voice: str
     pitch: int
     rate_wpm: int
-    formant_scale: float = 1.0
 
 
 @cache
 def load_speakers() -> tuple[Speaker, ...]:
-    """Read the speaker tables.
+    """Read the speaker table.
 
     Raises:
         ValueError: a malformed line, named by number, or an id twice.
     """
     speakers: dict[str, Speaker] = {}
-    for table in ("speakers.tsv", "extended_speakers.tsv"):
-        for number, line in enumerate((DATA / table).read_text("utf-8").splitlines(), 1):
-            if not line or line.startswith("#"):
-                continue
-            try:
-                name, split, voice, pitch, rate, *scale = line.split("\t")
-                speaker = Speaker(name, split, voice, int(pitch), int(rate), *map(float, scale))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{table}:{number}: malformed line: {error}") from error
-            if name in speakers:
-                raise ValueError(f"{table}:{number}: speaker {name!r} occurs twice")
-            speakers[name] = speaker
+    for number, line in enumerate((DATA / TABLE).read_text("utf-8").splitlines(), 1):
+        if not line or line.startswith("#"):
+            continue
+        try:
+            name, split, voice, pitch, rate = line.split("\t")
+            speaker = Speaker(name, split, voice, int(pitch), int(rate))
+        except ValueError as error:
+            raise ValueError(f"{TABLE}:{number}: malformed line: {error}") from error
+        if name in speakers:
+            raise ValueError(f"{TABLE}:{number}: speaker {name!r} occurs twice")
+        speakers[name] = speaker
     return tuple(speakers.values())
 
 

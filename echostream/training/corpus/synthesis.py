@@ -19,7 +19,6 @@ import soundfile
 import soxr
 
 from echostream.files import atomic_path
-from echostream.training.corpus.rooms import add_noises, add_room
 from echostream.training.corpus.speakers import Speaker
 
 SAMPLE_RATE = 16000
@@ -80,14 +79,11 @@ def _run(command: list[str], what: str, output: Path) -> np.ndarray:
 
 def espeak(text: str, speaker: Speaker) -> np.ndarray:
     """Clean Spanish speech, (T,) at 16 kHz."""
-    scale = speaker.formant_scale
-    rate_wpm = round(speaker.rate_wpm / scale)  # scaling makes speech faster or slower
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "speech.wav"
         command = ["espeak-ng", "-v", speaker.voice, "-p", str(speaker.pitch)]
-        command += ["-s", str(rate_wpm), "-w", str(output), "--", text]
-        speech = _run(command, repr(text), output)
-    return speech if scale == 1 else soxr.resample(speech, SAMPLE_RATE * scale, SAMPLE_RATE)
+        command += ["-s", str(speaker.rate_wpm), "-w", str(output), "--", text]
+        return _run(command, repr(text), output)
 
 
 def flite(text: str) -> np.ndarray:
@@ -145,7 +141,4 @@ def stray(speaker: Speaker, rng: np.random.Generator) -> Speaker:
 def synthesize_source(identifier: str, text: str, speaker: Speaker, seed: int) -> np.ndarray:
     """One source utterance as the corpus has it."""
     rng = generator_for(seed, "source", identifier)
-    speech = espeak(text, stray(speaker, rng))
-    if speaker.split == "extension":
-        speech = add_noises(add_room(speech, rng), rng)
-    return add_recording_conditions(speech, rng)
+    return add_recording_conditions(espeak(text, stray(speaker, rng)), rng)

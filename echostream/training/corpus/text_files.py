@@ -98,15 +98,8 @@ def write_texts(utterances: Mapping[str, list[Utterance]], folder: Path) -> None
     write_atomically(folder / CHECKSUMS, "".join(f"{sums[split]}  {split}.tsv\n" for split in sums))
 
 
-def parse_lines(lines: Iterable[str], path: Path) -> list[Utterance]:
-    """Rows of a split file.
-
-    Args:
-        path: names the file in errors.
-
-    Raises:
-        ValueError: a malformed line, named by file and number.
-    """
+def _parse(lines: Iterable[str], path: Path) -> list[Utterance]:
+    """Rows of a split file."""
     reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     header = next(reader, [])
     if header != HEADER:
@@ -135,5 +128,5 @@ def read_texts(folder: Path) -> dict[str, list[Utterance]]:
         if not path.is_file():
             raise FileNotFoundError(f"no such corpus text: {path}")
         with path.open(encoding="utf-8", newline="") as stream:
-            utterances[split] = parse_lines(stream, path)
+            utterances[split] = _parse(stream, path)
     return utterances

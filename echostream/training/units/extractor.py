@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from echostream.files import write_atomically
-from echostream.training.units.features import (
+from echostream.training.units.kmeans import KMeans
+from echostream.training.units.unit_features import (
     FeatureExtractor,
     HubertFeatures,
     MFCCFeatures,
     build_features,
 )
-from echostream.training.units.kmeans import KMeans
 
 SETTINGS, CENTROIDS = "units.json", "kmeans.safetensors"
 

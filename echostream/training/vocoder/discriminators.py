@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from echostream.training.vocoder.settings import DiscriminatorConfig
+from echostream.training.vocoder.training_settings import DiscriminatorConfig
 
 LEAKY_SLOPE = 0.1
 _PERIOD_KERNEL, _PERIOD_STRIDE = 5, 3

@@ -11,8 +11,8 @@ from pathlib import Path
 from echostream.checkpoint import load_model_dir
 from echostream.config.compute import add_threads_arg
 from echostream.threads import use_threads
-from echostream.training.vocoder.command import read_target_texts
 from echostream.training.vocoder.data import load_speech_for
+from echostream.training.vocoder.train_vocoder import read_target_texts
 from echostream.training.vocoder.validation import recogniser_is_installed, validate
 
 

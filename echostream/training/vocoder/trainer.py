@@ -32,8 +32,8 @@ from echostream.training.vocoder.discriminators import (
     feature_loss,
     generator_loss,
 )
-from echostream.training.vocoder.settings import VocoderTrainingConfig
 from echostream.training.vocoder.spectral_losses import MelLoss, STFTLoss
+from echostream.training.vocoder.training_settings import VocoderTrainingConfig
 
 logger = logging.getLogger(__name__)
 

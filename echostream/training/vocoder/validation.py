@@ -32,7 +32,7 @@ def recogniser_is_installed() -> bool:
 def transcribe(sounds: Sequence[np.ndarray]) -> list[str]:
     """What pocketsphinx hears in 16 kHz speech."""
     # SimulEval's metrics live beside the recognisers; training alone needs neither.
-    from echostream.evaluation.recognizers.loading import load_recognizer
+    from echostream.evaluation.recognizers.recognizer import load_recognizer
 
     recognizer = load_recognizer("pocketsphinx")
     return [recognizer.transcribe(sound) for sound in sounds]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from echostream.evaluation.commands import run_evaluate
 from echostream.evaluation.grid import simuleval_main
 from echostream.evaluation.grid.definition import load_grid
 from echostream.evaluation.grid.runner import run_grid
+from echostream.evaluation.grid_commands import run_evaluate
 from echostream.synthetic import synthetic_clip
 from tests.evaluation.conftest import ROOT, build_corpus
 from tests.evaluation.grid.test_grid import write_grid

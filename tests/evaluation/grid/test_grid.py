@@ -28,7 +28,7 @@ from echostream.evaluation.grid.definition import (
 )
 from echostream.evaluation.grid.runner import is_finished, run_grid
 from echostream.evaluation.grid.shards import CellError, shards
-from echostream.evaluation.recognizers.loading import split_spec
+from echostream.evaluation.recognizers.recognizer import split_spec
 from tests.evaluation.conftest import ROOT, Corpus, build_corpus
 
 SCRIPTS = [
@@ -42,7 +42,7 @@ TABLES = ("table.md", "table.tex", "table.csv", "table.json")
 
 COMMAND = """
 import argparse, sys
-from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
+from echostream.evaluation.grid_commands import add_compare_parser, add_evaluate_parser
 parser = argparse.ArgumentParser()
 commands = parser.add_subparsers(required=True)
 add_evaluate_parser(commands)

@@ -11,15 +11,15 @@ pytest.importorskip("omnisteval")
 
 from echostream.cli import main  # noqa: E402
 from echostream.evaluation.longform import spoken  # noqa: E402
-from echostream.evaluation.longform.report import TalkRun, talk_figures  # noqa: E402
 from echostream.evaluation.longform.spoken import (  # noqa: E402
     Playback,
     Recognition,
     find_stretches,
-    hear,
+    recognize_speech,
 )
-from echostream.evaluation.longform.talks import read_sentences  # noqa: E402
-from echostream.evaluation.recognizers.words import HeardWord  # noqa: E402
+from echostream.evaluation.longform.talk_report import TalkRun, talk_figures  # noqa: E402
+from echostream.evaluation.longform.talk_scores import read_sentences  # noqa: E402
+from echostream.evaluation.recognizers.words import RecognizedWord  # noqa: E402
 from echostream.evaluation.runs.run_folder import load_run  # noqa: E402
 from tests.evaluation.longform.test_talks import (  # noqa: E402
     SENTENCES,
@@ -94,7 +94,7 @@ class Fake:
     def transcribe_words(self, samples):
         Fake.calls += 1
         heard = 1000 * (len(samples) / RATE - 0.2)
-        return [HeardWord(f"W{round(heard / 100)}", 0.0, heard)]
+        return [RecognizedWord(f"W{round(heard / 100)}", 0.0, heard)]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def speak(run, rate=RATE):
 
 def test_words_are_heard_when_they_have_been_played(tmp_path, fake):
     run = speak(write_run(tmp_path / "run", SENTENCES, compute_ms=30.0))
-    heard = hear(run, fake)
+    heard = recognize_speech(run, fake)
     assert list(heard) == [0] and len(heard[0]) == len(SENTENCES)
     assert {word.text for word in heard[0]} == {"w10", "w12"}
     for number, word in enumerate(heard[0]):
@@ -129,27 +129,27 @@ def test_words_are_heard_when_they_have_been_played(tmp_path, fake):
 
 def test_what_was_recognised_is_kept(tmp_path, fake):
     run = speak(write_run(tmp_path / "run", SENTENCES))
-    first = hear(run, fake)
+    first = recognize_speech(run, fake)
     assert Fake.calls == 10
     path = run.path / spoken.WORDS_FILE
     # Killed in the middle of a line: the rest is recognised again, the beginning is not.
     path.write_text(path.read_text()[: len(path.read_text()) // 2])
     kept = sum(1 for line in path.read_text().splitlines() if line.endswith("]]}"))
-    assert hear(run, fake) == first and Fake.calls == 20 - kept and 3 <= kept <= 5
-    assert hear(run, fake) == first and Fake.calls == 20 - kept
+    assert recognize_speech(run, fake) == first and Fake.calls == 20 - kept and 3 <= kept <= 5
+    assert recognize_speech(run, fake) == first and Fake.calls == 20 - kept
     # Other speech in the same place, or another recogniser, is something else.
-    hear(run, Recognition("whisper:base"))
+    recognize_speech(run, Recognition("whisper:base"))
     assert Fake.calls == 30 - kept
     samples, rate = soundfile.read(run.utterances[0].wav_path)
     soundfile.write(run.utterances[0].wav_path, 0.5 * samples, rate)
-    hear(run, fake)
+    recognize_speech(run, fake)
     assert Fake.calls == 40 - kept
 
 
 def test_runs_that_cannot_be_heard_are_named(tmp_path, listed, fake):  # noqa: F811
     run = write_run(tmp_path / "run", SENTENCES)
     with pytest.raises(ValueError, match="utterance 0 spoke, but .*0_pred.wav is missing"):
-        hear(run, fake)
+        recognize_speech(run, fake)
     (run.path / "instances.log").write_text(
         json.dumps(
             {
@@ -161,7 +161,7 @@ def test_runs_that_cannot_be_heard_are_named(tmp_path, listed, fake):  # noqa: F
     )  # fmt: skip
     text = load_run(run.path)
     with pytest.raises(ValueError, match="holds no speech"):
-        hear(text, fake)
+        recognize_speech(text, fake)
     # In a table, text stands beside speech that was recognised.
     trace = run.path / "trace.jsonl"
     lines = [{**json.loads(line), "samples": 0} for line in trace.read_text().splitlines()]
@@ -176,7 +176,7 @@ class Perfect(Fake):
     def transcribe_words(self, samples):
         number = round(float(np.abs(samples).max()) * 20) - 1
         words = SENTENCES[number].split()
-        return [HeardWord(word, 0.0, 200 + 100.0 * i) for i, word in enumerate(words)]
+        return [RecognizedWord(word, 0.0, 200 + 100.0 * i) for i, word in enumerate(words)]
 
 
 @pytest.fixture
@@ -234,6 +234,6 @@ def test_speech_as_heard_is_scored_like_text(tmp_path, listed, perfect, capsys):
 def test_two_processes_hear_what_one_hears(tmp_path, monkeypatch):
     pytest.importorskip("pocketsphinx")
     run = speak(write_run(tmp_path / "run", SENTENCES[:2]))
-    alone = hear(run, Recognition("pocketsphinx"))
+    alone = recognize_speech(run, Recognition("pocketsphinx"))
     (run.path / spoken.WORDS_FILE).unlink()
-    assert hear(run, Recognition("pocketsphinx", jobs=2)) == alone
+    assert recognize_speech(run, Recognition("pocketsphinx", jobs=2)) == alone

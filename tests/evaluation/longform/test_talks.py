@@ -8,15 +8,15 @@ import pytest
 pytest.importorskip("omnisteval")
 
 from echostream.cli import main  # noqa: E402
-from echostream.evaluation.longform.figure import plot_talk  # noqa: E402
-from echostream.evaluation.longform.report import (  # noqa: E402
+from echostream.evaluation.longform.talk_figure import plot_talk  # noqa: E402
+from echostream.evaluation.longform.talk_report import (  # noqa: E402
     TalkRun,
     report,
     table,
     talk_figures,
     used_rows,
 )
-from echostream.evaluation.longform.talks import (  # noqa: E402
+from echostream.evaluation.longform.talk_scores import (  # noqa: E402
     backlog_of_trace,
     read_sentences,
     score_talks,

@@ -17,7 +17,7 @@ from torch.nn.utils import weight_norm
 
 from echostream.evaluation.recognizers import ctc as ctc_recognizers
 from echostream.evaluation.recognizers import fairseq_wav2vec2
-from echostream.evaluation.recognizers.loading import (
+from echostream.evaluation.recognizers.recognizer import (
     MoonshineRecognizer,
     WhisperRecognizer,
     load_recognizer,
@@ -26,7 +26,7 @@ from echostream.evaluation.recognizers.loading import (
     split_spec,
     strip_punctuation,
 )
-from echostream.evaluation.recognizers.words import HeardWord
+from echostream.evaluation.recognizers.words import RecognizedWord
 from tests.evaluation.conftest import ROOT
 
 CLIP = ROOT / "data" / "echo_mini" / "test_audio" / "test_00011.flac"  # Spanish, but speech
@@ -185,7 +185,7 @@ def test_words_of_a_greedy_path_lie_where_their_letters_are() -> None:
     path = [1, 2, 2, 0, 2, 3, 3, 1, 1, 0, 1, 3, 0]
     emissions = torch.nn.functional.one_hot(torch.tensor(path), len(tokens)).float()
     words = ctc_recognizers.greedy_ctc_words(emissions, tokens, 0, "|", 20.0)
-    assert words == [HeardWord("aab", 20.0, 140.0), HeardWord("b", 220.0, 240.0)]
+    assert words == [RecognizedWord("aab", 20.0, 140.0), RecognizedWord("b", 220.0, 240.0)]
     assert ctc_recognizers.greedy_ctc_words(emissions[:1], tokens, 0, "|", 20.0) == []
 
 
@@ -228,10 +228,10 @@ def test_words_of_whisper_lose_their_punctuation() -> None:
 
     recognizer._model = Namespace(transcribe=transcribe)
     assert recognizer.transcribe_words(speech()) == [
-        HeardWord("Well", 500.0, 1000.0),
-        HeardWord("known", 500.0, 1000.0),
-        HeardWord("it's", 1000, 2000),
-        HeardWord("fine", 2500.0, 3000.0),
+        RecognizedWord("Well", 500.0, 1000.0),
+        RecognizedWord("known", 500.0, 1000.0),
+        RecognizedWord("it's", 1000, 2000),
+        RecognizedWord("fine", 2500.0, 3000.0),
     ]
     assert asked == [True]
 

@@ -15,9 +15,9 @@ import pytest
 import soundfile
 import yaml
 
-from echostream.evaluation.commands import add_compare_parser, add_evaluate_parser
 from echostream.evaluation.figures.curves import plot_curves, representatives
 from echostream.evaluation.figures.timeline import plot_timeline, words_from_trace
+from echostream.evaluation.grid_commands import add_compare_parser, add_evaluate_parser
 from echostream.evaluation.runs import comparison, run_latency, tables, yaal
 from echostream.evaluation.runs.logged_instances import speech_layout
 from echostream.evaluation.runs.run_folder import (

@@ -15,11 +15,12 @@ pytest.importorskip("omnisteval")
 from echostream.checkpoint import save_model_dir
 from echostream.cli import main
 from echostream.config import EndpointConfig
-from echostream.evaluation.longform.report import ROWS
+from echostream.evaluation.longform.talk_report import ROWS
 from echostream.evaluation.runs.run_folder import load_run
 from echostream.evaluation.runs.transcripts import remove_inserted_silence
-from echostream.evaluation.soak import sounds, streams, suite
-from echostream.evaluation.soak.command import named_systems
+from echostream.evaluation.soak import long_stream as streams
+from echostream.evaluation.soak import sounds, suite
+from echostream.evaluation.soak.soak_command import named_systems
 from echostream.models.echostream_model import seeded_model
 from echostream.session import Session
 from echostream.synthetic import synthetic_clip
