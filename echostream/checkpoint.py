@@ -27,12 +27,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from echostream.audio import CMVN, Frontend
+from echostream.audio import CMVN, build_frontend
 from echostream.config import EchoStreamConfig, Settings, load_config, save_config
 from echostream.files import atomic_directory, install_directory
 from echostream.hub.names import resolve_model
 from echostream.models.echostream_model import EchoStreamModel, freeze
 from echostream.precision import check_dtype, convert
+from echostream.samples import WindowedFrontend
 from echostream.text import Vocabulary
 
 CONFIG_FILE = "config.yaml"
@@ -68,8 +69,8 @@ class System:
                     f"included), the configuration says {size}"
                 )
 
-    def frontend(self) -> Frontend:
-        return Frontend(self.config.frontend, self.cmvn)
+    def frontend(self) -> WindowedFrontend:
+        return build_frontend(self.config.frontend, self.cmvn)
 
     def with_settings(self, settings: Settings) -> System:
         """The same weights under other settings."""

@@ -167,6 +167,7 @@ class FrontendState:
         resampler: filter state.
         pending: (T,) samples at the model's rate that start the next window.
         frames: filterbank frames handed out.
+        peak: the largest value so far, for a filterbank that scales by it.
     """
 
     sample_rate: int | None
@@ -174,6 +175,7 @@ class FrontendState:
     resampler: ResamplerState | None
     pending: np.ndarray
     frames: int
+    peak: float = 0.0
 
 
 class WindowedFrontend:

@@ -41,6 +41,7 @@ LAYERS = [
         "encoders": (
             "echostream.models.encoder",
             "echostream.models.echostream_encoder",
+            "echostream.models.whisper_stem",
             "echostream.models.chunk_conformer_encoder",
         ),
         "decoders": ("echostream.models.decoders",),

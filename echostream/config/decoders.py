@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from echostream.config.checks import require, require_heads, require_layers, require_window
+from echostream.config.loading import MAY_BE_MISSING
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class MTDecoderConfig:
 
     ``context_tokens`` and ``source_context_frames`` bound what attention looks back at, and with
     it the streaming state; ``None`` leaves them unbounded.
+
+    The last fields are for weights of Whisper's decoder: GELU, learned positions (so many; what
+    stands behind them shares the last), embeddings that are not scaled, and a ``prompt`` of tokens
+    that every sentence starts with in place of end-of-sentence. The prompt is never written.
     """
 
     layers: int = 4
@@ -38,9 +43,22 @@ class MTDecoderConfig:
     dropout: float = 0.1
     context_tokens: int | None = 512
     source_context_frames: int | None = 1500
+    activation: Literal["relu", "gelu"] = field(default="relu", metadata=MAY_BE_MISSING)
+    learned_positions: int = field(default=0, metadata=MAY_BE_MISSING)
+    scale_embeddings: bool = field(default=True, metadata=MAY_BE_MISSING)
+    prompt: tuple[int, ...] = field(default=(), metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         require_heads("mt", self.embed_dim, self.attention_heads)
+        require(
+            self.learned_positions >= 0,
+            f"mt: learned_positions must not be negative, got {self.learned_positions}",
+        )
+        require(
+            not self.learned_positions or self.learned_positions > len(self.prompt),
+            f"mt: {self.learned_positions} learned_positions must exceed the prompt of "
+            f"{len(self.prompt)} tokens",
+        )
         require_layers("mt", self.layers)
         require_window("mt", "context_tokens", self.context_tokens)
         require_window("mt", "source_context_frames", self.source_context_frames)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from echostream.config.checks import require, require_heads, require_layers
+from echostream.config.loading import MAY_BE_MISSING
 
 ENCODER_FRAME_MS = 40  # 10 ms fbank shift times 4x subsampling
 
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """Kaldi-compatible log-mel filterbank."""
+    """Log-mel filterbank: Kaldi's, or Whisper's.
+
+    Whisper's windows are centred on their frames, and its values are scaled by the loudest so far
+    (in an utterance by itself, Whisper takes the loudest of all).
+    """
 
     sample_rate: int = 16000
     num_mel_bins: int = 80
     window_ms: int = 25
     shift_ms: int = 10
+    kind: Literal["kaldi", "whisper"] = field(default="kaldi", metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         require(
@@ -43,11 +49,21 @@ class EmformerConfig:
     ``conv_channels`` counts the channels of both Conv2d layers, or those of the first
     Conv1d-GLU layer before its gate. ``depthwise_kernel_size`` frames enter a causal convolution
     behind the attention of every layer; 0 leaves it out, as the paper and torchaudio do.
+
+    The last fields are for weights that were not born as an Emformer (Whisper's encoder):
+
+    - ``subsampler`` ``whisper``: its stem of two convolutions halves the frame rate only. The
+      stack then works on frames of 20 ms, which its contexts count; pairs of its frames become one
+      encoder frame.
+    - ``output_norm``: the Emformer normalises what each layer gives out, other pre-norm stacks
+      only what the last does.
+    - ``positions``: sinusoids added behind the subsampler, counted from a stream's beginning
+      modulo ``position_period``, so that they never end.
     """
 
     kind: Literal["emformer"] = "emformer"
     input_dim: int = 80
-    subsampler: Literal["conv2d", "conv1d_glu"] = "conv2d"
+    subsampler: Literal["conv2d", "conv1d_glu", "whisper"] = "conv2d"
     conv_channels: int = 64
     conv_kernel_sizes: tuple[int, ...] = (5, 5)
     embed_dim: int = 256
@@ -62,9 +78,26 @@ class EmformerConfig:
     memory_size: int = 4
     tanh_on_memory: bool = False
     depthwise_kernel_size: int = 0
+    output_norm: Literal["layers", "stack"] = field(default="layers", metadata=MAY_BE_MISSING)
+    positions: Literal["none", "sinusoid"] = field(default="none", metadata=MAY_BE_MISSING)
+    position_period: int = field(default=1500, metadata=MAY_BE_MISSING)
+
+    @property
+    def stack_frames(self) -> int:
+        """Frames of the stack in one encoder frame."""
+        return 2 if self.subsampler == "whisper" else 1
 
     def __post_init__(self) -> None:
         require_heads("encoder", self.embed_dim, self.attention_heads)
+        require(
+            self.position_period > 0,
+            f"encoder: position_period must be positive, got {self.position_period}",
+        )
+        require(
+            self.right_context_frames % self.stack_frames == 0,
+            "encoder: right_context_frames must fill whole encoder frames of "
+            f"{self.stack_frames}, got {self.right_context_frames}",
+        )
         require_layers("encoder", self.layers)
         require(self.segment_frames > 0, "encoder: segment_frames must be positive")
         for name in (

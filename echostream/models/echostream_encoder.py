@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from echostream.config import EmformerConfig
 from echostream.models.emformer_layer import EmformerStack, EmformerState
 from echostream.models.encoder import Encoded
+from echostream.models.transformer_layer import sinusoid
+from echostream.models.whisper_stem import WhisperStem
 from echostream.streaming import (
     PerRow,
     lengths_to_padding_mask,
@@ -42,6 +44,7 @@ class _StridedStack(nn.Module):
     left: int
     right: int
     kernels: tuple[int, ...]
+    lookahead = 0  # frames behind a group of four that are waited for
 
     def _shape_input(self, features: Tensor) -> Tensor:
         raise NotImplementedError
@@ -212,12 +215,14 @@ class EncoderState:
     """Streaming state of :class:`EchoStreamSpeechEncoder`; shapes never change.
 
     Attributes:
-        pending: (B, 3, bins) features that do not make up an encoder frame yet, at the end.
+        pending: (B, 3, bins) features that do not make up an encoder frame yet, at the end; with
+            Whisper's stem (B, 4, bins).
         subsampler: inputs that the convolutions still read.
         lookahead: (B, R, D) subsampled frames held back as right context, at the end.
         emformer: caches and memory banks.
         waiting: how many frames of ``pending`` each row holds.
         held: and of ``lookahead``.
+        stack_frames: frames of the stack in one encoder frame.
     """
 
     pending: Tensor
@@ -226,11 +231,14 @@ class EncoderState:
     emformer: EmformerState
     waiting: PerRow
     held: PerRow
+    stack_frames: int = 1
 
     @property
     def frames(self) -> PerRow:
         """Encoder frames handed out in each row."""
-        return self.emformer.frames
+        if self.stack_frames == 1:
+            return self.emformer.frames
+        return PerRow(frames // self.stack_frames for frames in self.emformer.frames)
 
 
 class EchoStreamSpeechEncoder(nn.Module):
@@ -238,7 +246,8 @@ class EchoStreamSpeechEncoder(nn.Module):
 
     The weights serve any segment length, so one checkpoint serves every chunk size: ``step``
     encodes whatever its input completes as one segment, ``forward`` takes the partition to use.
-    There are no positions: streams are unbounded, and the convolutions mark local order.
+    Streams are unbounded: there are no positions, since the convolutions mark local order, or
+    positions come round again.
 
     Args:
         config: sizes and contexts.
@@ -247,10 +256,17 @@ class EchoStreamSpeechEncoder(nn.Module):
     def __init__(self, config: EmformerConfig) -> None:
         super().__init__()
         self.config = config
-        subsampler = {"conv2d": Conv2dSubsampler, "conv1d_glu": Conv1dSubsampler}
+        subsampler = {
+            "conv2d": Conv2dSubsampler,
+            "conv1d_glu": Conv1dSubsampler,
+            "whisper": WhisperStem,
+        }
         self.subsample = subsampler[config.subsampler](config)
         self.emformer = EmformerStack(config)
         self.dropout = nn.Dropout(config.dropout)
+        dim, self.stack_frames = config.embed_dim, config.stack_frames
+        self.layer_norm = nn.LayerNorm(dim) if config.output_norm == "stack" else nn.Identity()
+        self.merge = nn.Identity() if self.stack_frames == 1 else FrameMerge(dim, self.stack_frames)
 
     joins_rows = True
     utterances_only = False
@@ -263,7 +279,8 @@ class EchoStreamSpeechEncoder(nn.Module):
         """The partition of ``frames`` encoder frames that a stream in chunks of
         ``segment_frames`` (default: the configured ones) has."""
         segment = self.config.segment_frames if segment_frames is None else segment_frames
-        return segment_lengths(frames, segment, self.config.right_context_frames)
+        right = self.config.right_context_frames // self.stack_frames
+        return segment_lengths(frames, segment, right)
 
     def forward(
         self,
@@ -271,6 +288,7 @@ class EchoStreamSpeechEncoder(nn.Module):
         src_lengths: Tensor,
         segment_frames: int | Sequence[int] | None = None,
         return_all_hiddens: bool = False,
+        position_offsets: Tensor | None = None,
     ) -> dict[str, list[Tensor]]:
         """Encode whole utterances, segment by segment under a mask.
 
@@ -280,11 +298,13 @@ class EchoStreamSpeechEncoder(nn.Module):
             segment_frames: frames per segment, or the lengths of all segments; None: the
                 configured default.
             return_all_hiddens: collect every layer's output.
+            position_offsets: (B,) frames of the stack that each row stands behind the beginning of
+                its stream, for training; None: 0. Without positions nothing depends on it.
 
         Returns:
             fairseq's encoder dictionary: ``encoder_out`` [(S, B, D)], ``encoder_padding_mask``
             [(B, S)] (empty without padding), ``encoder_embedding`` [], ``encoder_states``
-            [(S, B, D), ...], ``src_tokens`` [], ``src_lengths`` [].
+            [(S, B, D), ...] of frames of the stack, ``src_tokens`` [], ``src_lengths`` [].
         """
         if src_tokens.dim() != 3 or src_tokens.size(2) != self.config.input_dim:
             raise ValueError(
@@ -292,17 +312,21 @@ class EchoStreamSpeechEncoder(nn.Module):
                 f"got {tuple(src_tokens.shape)}"
             )
         x, lengths = self.subsample(src_tokens, src_lengths)
+        frames = x.size(1) // self.stack_frames
         if segment_frames is None or isinstance(segment_frames, int):
-            segments = self.segments(x.size(1), segment_frames)
+            segments = self.segments(frames, segment_frames)
         else:
             segments = list(segment_frames)
-            if sum(segments) != x.size(1):
-                raise ValueError(
-                    f"segments cover {sum(segments)} frames, but there are {x.size(1)}"
-                )
+            if sum(segments) != frames:
+                raise ValueError(f"segments cover {sum(segments)} frames, but there are {frames}")
+        x = self._positioned(
+            x, [0] * len(x) if position_offsets is None else position_offsets.tolist()
+        )
         states: list[Tensor] | None = [] if return_all_hiddens else None
+        segments = [segment * self.stack_frames for segment in segments]
         out = self.emformer(self.dropout(x), lengths, segments, hidden_states=states)
-        padding_mask = lengths_to_padding_mask(lengths, x.size(1))
+        out = self.merge(self.layer_norm(out))
+        padding_mask = lengths_to_padding_mask(lengths // self.stack_frames, frames)
         return {
             "encoder_out": [out.transpose(0, 1)],
             "encoder_padding_mask": [padding_mask] if bool(padding_mask.any()) else [],
@@ -315,13 +339,26 @@ class EchoStreamSpeechEncoder(nn.Module):
     def init_state(self, batch_size: int = 1) -> EncoderState:
         config, probe, none = self.config, next(self.parameters()), PerRow.of(0, batch_size)
         return EncoderState(
-            probe.new_zeros(batch_size, SUBSAMPLING - 1, config.input_dim),
+            probe.new_zeros(batch_size, self._pending_frames, config.input_dim),
             self.subsample.init_state(batch_size),
             probe.new_zeros(batch_size, config.right_context_frames, config.embed_dim),
             self.emformer.init_state(batch_size),
             waiting=none,
             held=none,
+            stack_frames=self.stack_frames,
         )
+
+    @property
+    def _pending_frames(self) -> int:
+        return SUBSAMPLING - 1 + self.subsample.lookahead
+
+    def _positioned(self, x: Tensor, offsets: Sequence[int]) -> Tensor:
+        """(B, S, D) frames of the stack, behind so many others, with their positions."""
+        if self.config.positions == "none":
+            return x
+        index = torch.arange(x.size(1)) + torch.tensor(offsets)[:, None]
+        index = index.to(x.device) % self.config.position_period
+        return x + sinusoid(index, x.size(2), dtype=x.dtype)
 
     def step(
         self,
@@ -348,7 +385,10 @@ class EchoStreamSpeechEncoder(nn.Module):
         ends = per_row(final, rows)
         x, used, state = self._complete(features, new, ends, state)
         x, subsampler = self.subsample.step(x, state.subsampler, used)
-        arrived = PerRow(-(-length // SUBSAMPLING) for length in used)
+        arrived = PerRow(-(-length // SUBSAMPLING) * self.stack_frames for length in used)
+        x = self._positioned(
+            x, [a + b for a, b in zip(state.emformer.frames, state.held, strict=True)]
+        )
         right = self.config.right_context_frames
         total, kept = arrived, state.lookahead
         if right:
@@ -365,7 +405,10 @@ class EchoStreamSpeechEncoder(nn.Module):
             # Rows without a segment bring nothing that others could see.
             behind = [h if s else 0 for h, s in zip(held, segment, strict=True)]
             out, emformer = self.emformer.step(x, emformer, behind, lengths=segment)
-        return out, EncoderState(state.pending, subsampler, kept, emformer, state.waiting, held)
+        following = replace(
+            state, subsampler=subsampler, lookahead=kept, emformer=emformer, held=held
+        )
+        return self.merge(self.layer_norm(out)), following
 
     def open_stream(self, batch_size: int, chunk_ms: int) -> EncoderState:
         """Fresh state; steps bring chunks of any length."""
@@ -389,14 +432,32 @@ class EchoStreamSpeechEncoder(nn.Module):
     ) -> tuple[Tensor, list[int], EncoderState]:
         """Join new features to those that wait: (B, 4 S, bins) whole encoder frames' worth, padded,
         how many of them are valid, and the state that keeps the rest."""
-        held = SUBSAMPLING - 1
+        held, ahead = self._pending_frames, self.subsample.lookahead
         available = [a + b for a, b in zip(state.waiting, new, strict=True)]
         used = [
-            count if end else count - count % SUBSAMPLING
+            count if end else max(count - ahead, 0) // SUBSAMPLING * SUBSAMPLING
             for count, end in zip(available, ends, strict=True)
         ]
         known = torch.cat([state.pending, features], dim=1)
-        size = -(-max(used) // SUBSAMPLING) * SUBSAMPLING
+        size = -(-max(used) // SUBSAMPLING) * SUBSAMPLING + ahead
         x = window(known, [held - count for count in state.waiting], size)
+        if ahead and min(available) < size:
+            x = x.masked_fill(~valid_mask(available, size, x.device)[..., None], 0.0)
         rest = PerRow(a - b for a, b in zip(available, used, strict=True))
         return x, used, replace(state, pending=shift_in(state.pending, features, new), waiting=rest)
+
+
+class FrameMerge(nn.Module):
+    """Neighbouring frames of the stack to one encoder frame; at first their mean."""
+
+    def __init__(self, dim: int, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+        self.linear = nn.Linear(frames * dim, dim)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.eye(dim).repeat(1, frames) / frames)
+            self.linear.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, frames * S, D) to (B, S, D)."""
+        return self.linear(x.unflatten(1, (-1, self.frames)).flatten(2))

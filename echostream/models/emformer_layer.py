@@ -129,7 +129,8 @@ class EmformerLayer(nn.Module):
         self.ffn_layer_norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, config.ffn_dim)
         self.fc2 = nn.Linear(config.ffn_dim, dim)
-        self.output_layer_norm = nn.LayerNorm(dim)
+        normalises = config.output_norm == "layers"
+        self.output_layer_norm = nn.LayerNorm(dim) if normalises else nn.Identity()
         self.activation = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[config.activation]
         self.dropout = nn.Dropout(config.dropout)
         kernel = config.depthwise_kernel_size

@@ -102,6 +102,7 @@ class TransformerLayer(nn.Module):
 
     Args:
         source_dim: width of the cross-attention source, or None for no cross-attention.
+        activation: ``relu`` or ``gelu``.
     """
 
     def __init__(
@@ -112,8 +113,10 @@ class TransformerLayer(nn.Module):
         dropout: float,
         *,
         source_dim: int | None = None,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
+        self.activation = {"relu": F.relu, "gelu": F.gelu}[activation]
         self.self_attn = MultiheadAttention(embed_dim, heads, dropout=dropout)
         self.self_attn_layer_norm = nn.LayerNorm(embed_dim)
         if source_dim is not None:
@@ -163,7 +166,7 @@ class TransformerLayer(nn.Module):
             if looking is not None:
                 looking(normed)
             x = x + self.dropout(self.encoder_attn(normed, *source, source_mask))
-        hidden = self.dropout(F.relu(self.fc1(self.final_layer_norm(x))))
+        hidden = self.dropout(self.activation(self.fc1(self.final_layer_norm(x))))
         return x + self.dropout(self.fc2(hidden))
 
 

@@ -30,7 +30,7 @@ from echostream.models.transformer_layer import (
     sinusoid,
     visible_mask,
 )
-from echostream.streaming import PerRow, per_row, take_rows
+from echostream.streaming import PerRow, join_rows, per_row, rows_apart, take_rows
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class TransformerMTDecoder(nn.Module):
         config: sizes.
         source_dim: encoder width.
         vocab_size: V with special symbols.
-        pad, eos: ids of padding and end-of-sentence; the latter also starts a sentence.
+        pad, eos: ids of padding and end-of-sentence; the latter also starts a sentence, unless the
+            configuration names a prompt.
     """
 
     def __init__(
@@ -98,10 +99,25 @@ class TransformerMTDecoder(nn.Module):
         nn.init.zeros_(self.embed_tokens.weight[pad])
         self.layers = nn.ModuleList(
             TransformerLayer(
-                dim, config.attention_heads, config.ffn_dim, config.dropout, source_dim=source_dim
+                dim,
+                config.attention_heads,
+                config.ffn_dim,
+                config.dropout,
+                source_dim=source_dim,
+                activation=config.activation,
             )
             for _ in range(config.layers)
         )
+        self.embed_positions = None
+        if config.learned_positions:
+            self.embed_positions = nn.Embedding(config.learned_positions, dim)
+            nn.init.normal_(self.embed_positions.weight, std=dim**-0.5)
+        self.prompt = config.prompt or (eos,)
+        if max(self.prompt) >= vocab_size:
+            raise ValueError(
+                f"mt: the prompt {list(self.prompt)} names tokens behind the vocabulary of "
+                f"{vocab_size}"
+            )
         self.layer_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -109,17 +125,33 @@ class TransformerMTDecoder(nn.Module):
         return MTState(
             init_cache(self.layers, "self_attn", batch_size),
             init_cache(self.layers, "encoder_attn", batch_size),
-            PerRow.of(self.eos, batch_size),
+            PerRow.of(self.prompt[-1], batch_size),
         )
 
     def read(
         self, encoder_out: Tensor, state: MTState, *, lengths: Sequence[int] | None = None
     ) -> MTState:
         """Append (B, S, D_source) new encoder frames to what cross-attention sees; ``lengths`` of
-        them are valid in each row (None: all)."""
+        them are valid in each row (None: all). A prompt is read with a row's first frames."""
         window = self.config.source_context_frames
         sources = read_source(self.layers, encoder_out, state.sources, window, lengths)
-        return replace(state, sources=sources)
+        state = replace(state, sources=sources)
+        waiting = [
+            bool(frames) and not position
+            for frames, position in zip(sources.lengths, state.cache.lengths, strict=True)
+        ]
+        if len(self.prompt) == 1 or not any(waiting):
+            return state
+        if all(waiting):
+            return self._begin(state)
+        rows = zip(rows_apart(state, len(waiting)), waiting, strict=True)
+        return join_rows([self._begin(row) if waits else row for row, waits in rows])
+
+    def _begin(self, state: MTState) -> MTState:
+        """Read the prompt but for its last token, which the first position reads."""
+        rows = len(state.last_tokens)
+        tokens = torch.tensor([self.prompt[:-1]] * rows, device=self.embed_tokens.weight.device)
+        return self._step(tokens, state, None)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, D) decoder states to (B, T, V)."""
@@ -134,8 +166,14 @@ class TransformerMTDecoder(nn.Module):
             index = index + torch.tensor(offsets, device=tokens.device)[:, None]
         else:
             index = index + offsets[0]
-        positions = sinusoid(index, self.config.embed_dim, dtype=self.embed_tokens.weight.dtype)
-        x = math.sqrt(self.config.embed_dim) * self.embed_tokens(tokens)
+        x = self.embed_tokens(tokens)
+        if self.config.scale_embeddings:
+            x = math.sqrt(self.config.embed_dim) * x
+        if self.embed_positions is None:
+            positions = sinusoid(index, self.config.embed_dim, dtype=x.dtype)
+        else:
+            index = index - self.pad - 1
+            positions = self.embed_positions(index.clamp(0, self.config.learned_positions - 1))
         return self.dropout(x + positions * valid[..., None])
 
     def step(
@@ -212,7 +250,8 @@ class TransformerMTDecoder(nn.Module):
         """Teacher-forced decoding.
 
         Args:
-            prev_output_tokens: (B, T), padded with ``pad``.
+            prev_output_tokens: (B, T), padded with ``pad``; the first, which starts a sentence,
+                stands for the prompt where there is one.
             encoder_out: (S, B, D_source).
             encoder_padding_mask: (B, S), True at padding.
             visible_source: (B, T) how many source frames had been read when each position's
@@ -222,6 +261,13 @@ class TransformerMTDecoder(nn.Module):
             (B, T, V) logits and (T, B, D) decoder states.
         """
         source = encoder_out.transpose(0, 1)
+        ahead = len(self.prompt) - 1
+        if self.config.prompt:
+            prompt = prev_output_tokens.new_tensor(self.prompt).expand(len(source), -1)
+            prev_output_tokens = torch.cat([prompt, prev_output_tokens[:, 1:]], dim=1)
+            if visible_source is not None and visible_source.size(1) > 1:
+                first = visible_source[:, :1].expand(-1, ahead)
+                visible_source = torch.cat([first, visible_source], dim=1)
         if visible_source is None and encoder_padding_mask is not None:
             # A window counts back from each row's own end.
             visible_source = (~encoder_padding_mask).sum(dim=1, keepdim=True)
@@ -243,7 +289,7 @@ class TransformerMTDecoder(nn.Module):
         x = self._embed(prev_output_tokens, [0] * rows)
         for layer in self.layers:
             x = layer(x, mask, layer.encoder_attn.project(source), source_mask)
-        hidden = self.layer_norm(x)
+        hidden = self.layer_norm(x[:, ahead:])
         return self.logits(hidden), hidden.transpose(0, 1)
 
     def _log_probs(self, hidden: Tensor, positions: Sequence[int]) -> Tensor:
@@ -251,7 +297,10 @@ class TransformerMTDecoder(nn.Module):
         positions; never padding, and no end of a sentence that is too short."""
         log_probs = self.logits(hidden[:, -1]).float().log_softmax(dim=-1)
         log_probs[:, self.pad] = -torch.inf
-        first = [row for row, position in enumerate(positions) if position < self.min_tokens]
+        if self.config.prompt:
+            log_probs[:, list(self.prompt)] = -torch.inf
+        least = self.min_tokens + len(self.prompt) - 1
+        first = [row for row, position in enumerate(positions) if position < least]
         if first:
             log_probs[first, self.eos] = -torch.inf
         return log_probs

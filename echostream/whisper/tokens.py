@@ -1,0 +1,148 @@
+"""Whisper's byte-level subwords, cut to what a target language needs.
+
+Whisper's vocabulary serves 99 languages: half of a small model's weights are its embeddings. Of
+them those are kept that occur in sample texts, and every printable ASCII character, so that any
+text can be spelled, also at the start of a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from echostream.text import SPECIALS, WORD_START
+
+PROMPT = ("<|startoftranscript|>", "<|{language}|>", "<|{task}|>", "<|notimestamps|>")
+END = "<|endoftext|>"
+BYTE_SPACE = "\u0120"  # how byte-level subwords write a space
+_PLAIN = re.compile(r"\s?[!-~]+")
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a ``tokenizer.json``, or that of a folder.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a tokenizer.
+    """
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"no such tokenizer: {path}")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare exceptions
+        raise ValueError(f"{path}: not a tokenizer: {error}") from error
+
+
+def tokenize(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Whisper's tokens of a text alone; a sentence begins with a space."""
+    return tokenizer.encode(" " + " ".join(text.split()), add_special_tokens=False).ids
+
+
+@dataclass(frozen=True)
+class CutVocabulary:
+    """A part of Whisper's vocabulary.
+
+    Attributes:
+        pieces: behind the four special symbols, as :class:`echostream.text.Vocabulary` takes them;
+            the prompt's tokens are the last.
+        origins: Whisper's token of each id, special symbols included; -1 where it has none.
+        prompt: ids of the tokens that a sentence starts with.
+    """
+
+    pieces: tuple[str, ...]
+    origins: tuple[int, ...]
+    prompt: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Tokenizer,
+        texts: Iterable[str],
+        *,
+        language: str,
+        task: str = "translate",
+        least: int = 1,
+    ) -> CutVocabulary:
+        """What ``texts`` in the target language need.
+
+        Args:
+            language: of the speech, as Whisper abbreviates it.
+            task: ``translate`` (to English) or ``transcribe``.
+            least: how often a subword must occur.
+
+        Raises:
+            ValueError: the tokenizer does not know a token of the prompt.
+        """
+        counts = Counter(token for text in texts for token in tokenize(tokenizer, text))
+        used = {token for token, count in counts.items() if count >= least}
+        vocabulary = tokenizer.get_vocab()
+        for code in range(33, 127):
+            names = (chr(code), BYTE_SPACE + chr(code))
+            used.update(vocabulary[name] for name in names if name in vocabulary)
+        kept = []
+        for token in sorted(used):
+            surface = tokenizer.decode([token])
+            if _PLAIN.fullmatch(surface):
+                kept.append((re.sub(r"^\s", WORD_START, surface), token))
+        names = [part.format(language=language, task=task) for part in PROMPT]
+        for name in (*names, END):
+            if tokenizer.token_to_id(name) is None:
+                raise ValueError(f"the tokenizer does not know {name}")
+        first = len(SPECIALS) + len(kept)
+        return cls(
+            (*(piece for piece, _ in kept), *names),
+            (
+                -1,
+                -1,
+                tokenizer.token_to_id(END),
+                -1,
+                *(token for _, token in kept),
+                *(tokenizer.token_to_id(name) for name in names),
+            ),
+            tuple(range(first, first + len(names))),
+        )
+
+
+class CutTokenizer:
+    """Text to ids of a :class:`CutVocabulary`.
+
+    Args:
+        tokenizer: Whisper's.
+        vocabulary: the part of it that is kept.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: CutVocabulary) -> None:
+        self.tokenizer = tokenizer
+        self.ids = {origin: index for index, origin in enumerate(vocabulary.origins) if origin >= 0}
+        self.characters = {
+            piece: index
+            for index, piece in enumerate(vocabulary.pieces, start=len(SPECIALS))
+            if len(piece.removeprefix(WORD_START)) == 1
+        }
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; subwords that were cut are spelled, characters that are not ASCII left
+        out."""
+        found: list[int] = []
+        for token in tokenize(self.tokenizer, text):
+            if token in self.ids:
+                found.append(self.ids[token])
+            else:
+                found += self._spelled(self.tokenizer.decode([token]))
+        return found
+
+    def _spelled(self, surface: str) -> Sequence[int]:
+        word = surface.strip()
+        pieces = [WORD_START + word[:1], *word[1:]] if surface != word else list(word)
+        found = []
+        for piece in pieces:
+            for part in (piece,) if piece in self.characters else (piece[:1], piece[1:]):
+                if part in self.characters:
+                    found.append(self.characters[part])
+        return found
