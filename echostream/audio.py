@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torchaudio.compliance.kaldi as kaldi
 from torch import Tensor
-from torch.nn import functional as F
 from torchaudio.functional import melscale_fbanks
 
 from echostream.config import FrontendConfig

@@ -98,9 +98,7 @@ def start_encoder(encoder: EchoStreamSpeechEncoder, weights: WhisperWeights) -> 
     for index in range(weights.layers("encoder")):
         source, target = f"encoder.layers.{index}.self_attn.", f"emformer.layers.{index}."
         for leaf in ("weight", "bias"):
-            own = {
-                letter: _projection(weights, f"{source}{letter}_proj", leaf) for letter in "qkv"
-            }
+            own = {letter: _projection(weights, f"{source}{letter}_proj", leaf) for letter in "qkv"}
             found[f"{target}q_proj.{leaf}"] = own["q"]
             found[f"{target}kv_proj.{leaf}"] = torch.cat([own["k"], own["v"]])
             found[f"{target}out_proj.{leaf}"] = weights.tensors[f"{source}out_proj.{leaf}"]

@@ -1,0 +1,1 @@
+"""Training that starts from a released recogniser: a streaming translator out of Whisper."""

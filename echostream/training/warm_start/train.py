@@ -1,0 +1,139 @@
+"""Train a streaming translator out of Whisper: ``python -m echostream.training.warm_start.train``.
+
+Stopped at any place, the same command goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import time
+from pathlib import Path
+
+import torch
+
+from echostream.checkpoint import save_model_dir
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
+from echostream.training.warm_start.clips import SpeechPool
+from echostream.training.warm_start.measure import Measured, measure, read_clips
+from echostream.training.warm_start.texts import plain_source
+from echostream.training.warm_start.trainer import TrainingOptions, WarmStartTrainer
+from echostream.whisper.system import start_from_whisper, train_source_vocabulary
+from echostream.whisper.tokens import CutTokenizer, CutVocabulary, read_tokenizer
+from echostream.whisper.warm_start import start_encoder
+from echostream.whisper.weights import read_whisper
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def read_translations(path: Path) -> list[tuple[str, str, str]]:
+    """A table of ``id``, source and target text, separated by tabs, without a header."""
+    rows = []
+    with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        for number, row in enumerate(reader, start=1):
+            if len(row) != 3:
+                raise ValueError(
+                    f"{path}, line {number}: expected id, source and target, got {len(row)} columns"
+                )
+            rows.append((row[0], row[1], row[2]))
+    return rows
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--whisper", type=Path, required=True, help="Whisper's weights and tokens")
+    parser.add_argument(
+        "--texts", type=Path, required=True, help="id, source, target: of the speech"
+    )
+    parser.add_argument(
+        "--more-targets", type=Path, nargs="*", default=[], help="target texts for the vocabulary"
+    )
+    parser.add_argument("--speech", type=Path, nargs="+", required=True, help="aligned speech")
+    parser.add_argument("--sounds", type=Path, nargs="*", default=[], help="speech without text")
+    parser.add_argument("--held-out", type=Path, nargs="*", default=[], help="tables to measure on")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--language", default="es")
+    parser.add_argument("--source-pieces", type=int, default=500)
+    parser.add_argument("--least", type=int, default=4, help="times that a kept subword occurs")
+    parser.add_argument("--decoder-layers", type=int, nargs="*", help="of Whisper; default: all")
+    parser.add_argument("--measure-minutes", type=float, default=12.0)
+    parser.add_argument("--save-minutes", type=float, default=4.0)
+    for field in dataclasses.fields(TrainingOptions):
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, type=type(field.default), default=field.default)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    options = TrainingOptions(
+        **{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingOptions)}
+    )
+    torch.manual_seed(options.seed)
+    weights, tokenizer = read_whisper(args.whisper), read_tokenizer(args.whisper)
+    rows = read_translations(args.texts)
+    targets = [target for _, _, target in rows]
+    for path in args.more_targets:
+        targets += path.read_text(encoding="utf-8").splitlines()
+    vocabulary = CutVocabulary.of(tokenizer, targets, language=args.language, least=args.least)
+    source = train_source_vocabulary(
+        (plain_source(text, args.language) for _, text, _ in rows), args.source_pieces
+    )
+    system = start_from_whisper(weights, vocabulary, source, decoder_layers=args.decoder_layers)
+    teacher = EchoStreamSpeechEncoder(system.config.encoder)
+    start_encoder(teacher, weights)
+    pool = SpeechPool(args.speech, args.sounds, {name: target for name, _, target in rows})
+    pool.refresh()
+    tokens = CutTokenizer(tokenizer, vocabulary)
+    trainer = WarmStartTrainer(system, teacher, tokens, pool, options)
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.out / CHECKPOINT
+    if checkpoint.is_file():
+        trainer.load(checkpoint)
+    held_out = {path.stem: read_clips(path) for path in args.held_out}
+    _say("speech", "{:.2f} h with text, {:.2f} h without".format(*pool.hours))
+    _run(trainer, held_out, checkpoint, args)
+    save_model_dir(args.out / "model", system)
+
+
+def _run(
+    trainer: WarmStartTrainer, held_out: dict[str, list], checkpoint: Path, args: argparse.Namespace
+) -> None:
+    saved = measured = trainer.progress.spent_s
+    sums: dict[str, list[float]] = {}
+    while trainer.share < 1.0:
+        for name, value in trainer.update().items():
+            sums.setdefault(name, []).append(value)
+        progress = trainer.progress
+        if progress.updates in (5, 20, 50) or progress.updates % 100 == 0:
+            losses = ", ".join(f"{n} {sum(v) / len(v):.3f}" for n, v in sums.items())
+            speed = progress.audio_s / max(progress.spent_s, 1e-9)
+            _say(f"update {progress.updates}", f"{losses}; {speed:.1f} s of audio a second")
+            sums = {}
+        if progress.spent_s - saved > 60 * args.save_minutes:
+            saved = progress.spent_s
+            trainer.save(checkpoint)
+            if trainer.pool.refresh():
+                _say("speech", "{:.2f} h with text, {:.2f} h without".format(*trainer.pool.hours))
+        if progress.spent_s - measured > 60 * args.measure_minutes:
+            measured = progress.spent_s
+            _report(trainer, held_out)
+    trainer.save(checkpoint)
+    _report(trainer, held_out)
+
+
+def _report(trainer: WarmStartTrainer, held_out: dict[str, list]) -> None:
+    minutes = trainer.progress.spent_s / 60
+    for name, clips in held_out.items():
+        found: Measured = measure(trainer.system, clips)
+        _say(f"{minutes:.1f} min, {name}", str(found))
+
+
+def _say(what: str, text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

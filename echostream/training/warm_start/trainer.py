@@ -1,0 +1,368 @@
+"""A streaming translator out of Whisper: distillation, recognition and translation at once.
+
+The student is an :class:`~echostream.models.echostream_model.EchoStreamModel` whose encoder and
+text decoder start from Whisper. Its encoder sees blocks and a bounded past; frame by frame it
+learns to say what Whisper's own encoder says of the clean clip with all of it in view (relative
+squared distance of the last layer, half of that of two layers between). That needs audio alone. On
+speech with text the recognition head, the head that counts words of the translation and the text
+decoder learn beside it.
+
+Clips hold several utterances and stand at random places of a stream, since positions come round
+again and a stream has no beginning that matters.
+
+Shapes: B clips, T log-mel frames, S frames of the stack (20 ms), N sentences.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from echostream.audio import log_mel, running_peak, scale_log_mel
+from echostream.checkpoint import System
+from echostream.config import FrontendConfig
+from echostream.files import atomic_path
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
+from echostream.text import Vocabulary
+from echostream.training.warm_start.augment import augment
+from echostream.training.warm_start.clips import RATE, Clip, SpeechPool, draw_batch
+from echostream.training.warm_start.texts import plain_source
+from echostream.whisper.tokens import CutTokenizer
+
+FRAME_SAMPLES = RATE * 40 // 1000  # of one encoder frame
+WARM_UP_UPDATES = 40
+LEAST_RATE = 0.03  # of the learning rate at the end
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes:
+        minutes: how long in all, resumed runs included; learning rates fall to it.
+        batch_seconds: of audio in one update.
+        encoder_rate, head_rate, decoder_rate: learning rates; heads are what is new.
+        asr_weight, st_weight, mt_weight: of the losses beside distillation.
+        sounds_share: of batches without text.
+        long_segments: share of batches in segments of 640 instead of 320 ms.
+        offset_frames: most frames of the stack that a clip stands behind a stream's beginning.
+        alone: share of the time, at the start, in which heads and text decoder learn from the encoder
+            and do not teach it: fresh heads know nothing yet.
+        augmented: share of batches that the student hears through :func:`augment`.
+        seed: of all that is drawn.
+    """
+
+    minutes: float = 60.0
+    batch_seconds: float = 64.0
+    encoder_rate: float = 2e-4
+    head_rate: float = 1e-3
+    decoder_rate: float = 5e-5
+    asr_weight: float = 0.2
+    st_weight: float = 0.05
+    mt_weight: float = 0.2
+    sounds_share: float = 0.3
+    long_segments: float = 0.2
+    offset_frames: int = 1500
+    alone: float = 0.12
+    augmented: float = 0.8
+    seed: int = 1
+
+
+@dataclass
+class Progress:
+    """What a run has come to.
+
+    Attributes:
+        updates: optimiser steps.
+        spent_s: wall time of all runs together.
+        audio_s: audio heard.
+    """
+
+    updates: int = 0
+    spent_s: float = 0.0
+    audio_s: float = 0.0
+
+
+def batch_features(
+    waveforms: Tensor, lengths: Tensor, config: FrontendConfig, *, running: bool
+) -> tuple[Tensor, Tensor]:
+    """(B, T) waveforms to (B, frames, bins) log-mel and (B,) valid frames, a multiple of four.
+
+    Args:
+        running: scaled by the loudest so far, as in a stream, and not by the loudest of all.
+    """
+    half = config.window_samples // 2
+    size = -(-waveforms.size(1) // FRAME_SAMPLES) * FRAME_SAMPLES
+    padded = F.pad(waveforms, (half, half + size - waveforms.size(1)))
+    features = log_mel(padded, config)[:, : size // config.shift_samples]
+    frames = (lengths + FRAME_SAMPLES - 1) // FRAME_SAMPLES * 4
+    if running:
+        return scale_log_mel(features, running_peak(features)), frames
+    hidden = torch.arange(features.size(1)) >= frames[:, None]
+    peak = features.amax(dim=2).masked_fill(hidden, -torch.inf).amax(dim=1)
+    return scale_log_mel(features, peak[:, None, None]), frames
+
+
+def stack_outputs(
+    encoder: EchoStreamSpeechEncoder,
+    features: Tensor,
+    frames: Tensor,
+    *,
+    segment_frames: int | Sequence[int],
+    offsets: Tensor,
+) -> tuple[list[Tensor], Tensor]:
+    """Every layer's (B, S, D) outputs, the last normalised, and the (B, S / 2, D) encoder
+    frames."""
+    out = encoder(
+        features,
+        frames,
+        segment_frames=segment_frames,
+        return_all_hiddens=True,
+        position_offsets=offsets,
+    )
+    states = [state.transpose(0, 1) for state in out["encoder_states"]]
+    states[-1] = encoder.layer_norm(states[-1])
+    return states, out["encoder_out"][0].transpose(0, 1)
+
+
+def relative_distance(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Squared distance over the teacher's squared length, averaged over valid frames.
+
+    Args:
+        student, teacher: (B, S, D).
+        valid: (B, S).
+    """
+    squared = (student.float() - teacher.float()).square().sum(dim=-1)
+    return (squared / teacher.float().square().sum(dim=-1).clamp(min=1.0))[valid].mean()
+
+
+class WarmStartTrainer:
+    """One update after another.
+
+    Args:
+        system: the student; its encoder starts from the teacher.
+        teacher: an encoder of the same shape with Whisper's own weights.
+        tokens: of the translations.
+        pool: speech.
+        options: see there.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        teacher: EchoStreamSpeechEncoder,
+        tokens: CutTokenizer,
+        pool: SpeechPool,
+        options: TrainingOptions,
+    ) -> None:
+        self.system, self.model, self.pool, self.options = system, system.model, pool, options
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.tokens = tokens
+        self.model.train().requires_grad_(True)
+        encoder = self.model.encoder
+        encoder.subsample.requires_grad_(False)
+        layers = encoder.config.layers
+        self.taps = (layers // 3 - 1, 2 * layers // 3 - 1, layers - 1)
+        self.progress = Progress()
+        merge = list(encoder.merge.parameters())
+        old = [
+            parameter
+            for name, parameter in encoder.named_parameters()
+            if parameter.requires_grad and not name.startswith("merge.")
+        ]
+        heads = [
+            *self.model.source_unigram_decoder.parameters(),
+            *self.model.ctc_target_unigram_decoder.parameters(),
+        ]
+        decoder = list(self.model.target_unigram_decoder.parameters())
+        self.groups = [(old, options.encoder_rate), (merge + heads, options.head_rate)]
+        self.groups.append((decoder, options.decoder_rate))
+        self.optimizer = torch.optim.AdamW(
+            [{"params": parameters} for parameters, _ in self.groups],
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            fused=True,
+        )
+
+    @property
+    def share(self) -> float:
+        """Of the time that is over."""
+        return self.progress.spent_s / (60.0 * self.options.minutes)
+
+    def update(self) -> dict[str, float]:
+        """One batch; returns its losses by name."""
+        started, options, progress = time.time(), self.options, self.progress
+        # Drawn from the number of the update, so that a resumed run goes on as one that was not.
+        rng = random.Random(options.seed * 1_000_003 + progress.updates)
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + progress.updates)
+        clips = draw_batch(self.pool, options.batch_seconds, rng, sounds=options.sounds_share)
+        losses = self.losses(clips, rng, generator)
+        rise = min(1.0, (progress.updates + 1) / WARM_UP_UPDATES)
+        fall = max(LEAST_RATE, 1.0 - self.share)
+        for group, (_, rate) in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = rate * rise * fall
+        weights = {"asr": options.asr_weight, "st": options.st_weight, "mt": options.mt_weight}
+        total = sum(weights.get(name, 1.0) * loss for name, loss in losses.items())
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        for parameters, _ in self.groups:
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.optimizer.step()
+        progress.updates += 1
+        progress.spent_s += time.time() - started
+        progress.audio_s += sum(len(clip.samples) for clip in clips) / RATE
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def losses(
+        self, clips: Sequence[Clip], rng: random.Random, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """``distance`` and ``hidden``, and with text ``asr``, ``st`` and ``mt``."""
+        options, config = self.options, self.system.config.frontend
+        clean = pad_sequence([torch.from_numpy(clip.samples) for clip in clips], batch_first=True)
+        lengths = torch.tensor([len(clip.samples) for clip in clips])
+        offsets = torch.randint(0, options.offset_frames + 1, (len(clips),), generator=generator)
+        heard = clean
+        if rng.random() < options.augmented:
+            heard = augment(clean, lengths, generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                features, frames = batch_features(clean, lengths, config, running=False)
+                goals, _ = stack_outputs(
+                    self.teacher,
+                    features,
+                    frames,
+                    segment_frames=[features.size(1) // 4],
+                    offsets=offsets,
+                )
+            features, frames = batch_features(heard, lengths, config, running=True)
+            own, encoded = stack_outputs(
+                self.model.encoder,
+                features,
+                frames,
+                segment_frames=16 if rng.random() < options.long_segments else 8,
+                offsets=offsets,
+            )
+            valid = torch.arange(own[-1].size(1)) < (frames // 2)[:, None]
+            first, second, last = self.taps
+            width = (own[-1].size(-1),)
+            losses = {
+                "distance": relative_distance(own[last], goals[last], valid),
+                "hidden": 0.5
+                * sum(
+                    relative_distance(
+                        F.layer_norm(own[tap].float(), width),
+                        F.layer_norm(goals[tap].float(), width),
+                        valid,
+                    )
+                    for tap in (first, second)
+                ),
+            }
+            if clips[0].speech[0].source is not None:
+                if self.share < options.alone:
+                    encoded = encoded.detach()
+                losses |= self._text_losses(clips, encoded, frames // 4, rng)
+        return losses
+
+    def _text_losses(
+        self, clips: Sequence[Clip], encoded: Tensor, frames: Tensor, rng: random.Random
+    ) -> dict[str, Tensor]:
+        """Of the heads and the text decoder; ``encoded`` (B, S, D), of which ``frames`` are
+        valid."""
+        source = self.system.source_vocabulary
+        asr, st, rows = [], [], []
+        for row, clip in enumerate(clips):
+            transcript: list[int] = []
+            translation: list[int] | None = []
+            for (start, end), speech in zip(clip.parts, clip.speech, strict=True):
+                transcript += [*source.encode(plain_source(speech.source)), Vocabulary.eos]
+                if speech.target is None:
+                    translation = None
+                    continue
+                words = self.tokens.encode(speech.target)
+                if translation is not None:
+                    translation += [*words, Vocabulary.eos]
+                last = -(-end // FRAME_SAMPLES) + rng.randint(2, 12)
+                rows.append((row, start // FRAME_SAMPLES, min(last, int(frames[row])), words))
+            asr.append(transcript)
+            st.append(translation)
+        time_major = encoded.transpose(0, 1)
+        losses = {"asr": _ctc(self.model.source_unigram_decoder(time_major), frames, asr)}
+        if all(one is not None for one in st):
+            losses["st"] = _ctc(self.model.ctc_target_unigram_decoder(time_major), frames, st)
+        if rows:
+            losses["mt"] = self._mt_loss(encoded, rows, rng)
+        return losses
+
+    def _mt_loss(
+        self, encoded: Tensor, rows: list[tuple[int, int, int, list[int]]], rng: random.Random
+    ) -> Tensor:
+        pad, eos = Vocabulary.pad, Vocabulary.eos
+        source = pad_sequence([encoded[row, start:end] for row, start, end, _ in rows])
+        counts = torch.tensor([end - start for _, start, end, _ in rows])
+        hidden = torch.arange(source.size(0)) >= counts[:, None]
+        words = [torch.tensor(tokens) for *_, tokens in rows]
+        start = torch.tensor([eos])
+        inputs = pad_sequence([torch.cat([start, w]) for w in words], True, pad)
+        goals = pad_sequence([torch.cat([w, start]) for w in words], True, pad)
+        visible = torch.stack(
+            [
+                _visible(len(w) + 1, goals.size(1), int(n), rng)
+                for w, n in zip(words, counts, strict=True)
+            ]
+        )
+        logits, _ = self.model.target_unigram_decoder(inputs, source, hidden, visible)
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), goals.flatten(), ignore_index=pad, label_smoothing=0.05
+        )
+
+    def save(self, path: Path) -> None:
+        """Write all that a run needs to go on."""
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+
+    def load(self, path: Path) -> None:
+        """Go on where a run stopped."""
+        content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.progress = Progress(**content["progress"])
+
+
+def _ctc(logits: Tensor, frames: Tensor, goals: list[list[int]]) -> Tensor:
+    """Of (S, B, V) logits, per target token."""
+    lengths = torch.tensor([len(goal) for goal in goals])
+    loss = F.ctc_loss(
+        logits.float().log_softmax(dim=-1),
+        torch.tensor([token for goal in goals for token in goal]),
+        frames,
+        lengths,
+        blank=Vocabulary.blank,
+        reduction="none",
+        zero_infinity=True,
+    )
+    return (loss / lengths.clamp(min=1)).mean()
+
+
+def _visible(tokens: int, size: int, frames: int, rng: random.Random) -> Tensor:
+    """(size,) source frames that each of so many tokens sees: all, or along with the speech, some
+    time behind it."""
+    if rng.random() < 0.5:
+        return torch.full((size,), frames)
+    behind = rng.randint(12, 50)
+    at = (torch.arange(1, size + 1) * frames / tokens).long() + behind
+    at[tokens - 1 :] = frames  # the end of the sentence is known when all was heard
+    return at.clamp(max=frames)

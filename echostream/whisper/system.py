@@ -1,0 +1,97 @@
+"""A whole system whose encoder and text decoder start from Whisper."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import sentencepiece
+
+from echostream.audio import CMVN
+from echostream.checkpoint import System
+from echostream.config import CTCHeadConfig, EchoStreamConfig, T2UEncoderConfig, UnitDecoderConfig
+from echostream.models.echostream_model import EchoStreamModel
+from echostream.text import SPECIALS, Vocabulary
+from echostream.whisper.tokens import CutVocabulary
+from echostream.whisper.warm_start import (
+    start_decoder,
+    start_encoder,
+    whisper_decoder,
+    whisper_encoder,
+    whisper_frontend,
+)
+from echostream.whisper.weights import WhisperWeights
+
+
+def train_source_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
+    """A SentencePiece unigram vocabulary of plain transcripts, special symbols not counted."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=size,
+        model_type="unigram",
+        character_coverage=1.0,
+        bos_id=-1,
+        eos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    return Vocabulary([piece for piece in pieces if piece not in SPECIALS], processor)
+
+
+def start_from_whisper(
+    weights: WhisperWeights,
+    vocabulary: CutVocabulary,
+    source_vocabulary: Vocabulary,
+    *,
+    decoder_layers: Sequence[int] | None = None,
+    head_layers: int = 2,
+    memory_size: int = 0,
+) -> System:
+    """A system with Whisper's encoder and decoder; its heads are fresh.
+
+    Args:
+        weights: of Whisper.
+        vocabulary: of the translation.
+        source_vocabulary: of the transcript.
+        decoder_layers: which of Whisper's decoder layers are kept; None: all.
+        head_layers: of the two CTC heads.
+        memory_size: of the encoder's memory bank.
+    """
+    encoder = whisper_encoder(weights, memory_size=memory_size)
+    decoder = whisper_decoder(weights, vocabulary, layers=decoder_layers)
+    head = CTCHeadConfig(
+        layers=head_layers,
+        attention_heads=weights.heads,
+        ffn_dim=2 * weights.width,
+        context_frames=128,
+    )
+    target_vocabulary = Vocabulary(vocabulary.pieces)
+    config = EchoStreamConfig(
+        source_vocab_size=len(source_vocabulary),
+        target_vocab_size=len(target_vocabulary),
+        num_units=1,
+        frontend=whisper_frontend(weights),
+        encoder=encoder,
+        asr_ctc=head,
+        st_ctc=replace(head),
+        mt=decoder,
+        t2u=T2UEncoderConfig(layers=0),
+        unit=UnitDecoderConfig(
+            layers=1,
+            upsample_ratio=1,
+            embed_dim=weights.width,
+            attention_heads=weights.heads,
+            ffn_dim=64,
+        ),
+        vocoder=None,
+    )
+    model = EchoStreamModel(config)
+    start_encoder(model.encoder, weights)
+    start_decoder(model.target_unigram_decoder, weights, vocabulary, layers=decoder_layers)
+    cmvn = CMVN.identity(weights.bins)
+    return System(config, model, source_vocabulary, target_vocabulary, cmvn)
