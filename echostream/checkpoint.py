@@ -31,6 +31,7 @@ from echostream.audio import CMVN, build_frontend
 from echostream.config import EchoStreamConfig, Settings, load_config, save_config
 from echostream.files import atomic_directory, install_directory
 from echostream.hub.names import resolve_model
+from echostream.int8_storage import from_int8, to_int8
 from echostream.models.echostream_model import EchoStreamModel, freeze
 from echostream.precision import check_dtype, convert
 from echostream.samples import WindowedFrontend
@@ -87,20 +88,23 @@ def save_model_dir(
     """Write a model directory, replacing one that is there.
 
     Args:
-        dtype: store floating-point weights in this precision.
+        dtype: store floating-point weights in this precision; ``torch.int8`` stores large matrices
+            in eight bits (:mod:`echostream.int8_storage`).
         provenance: where it came from, as JSON values.
     """
     with atomic_directory(Path(path), _is_model_dir, "a model directory") as staging:
         save_config(system.config, staging / CONFIG_FILE)
         weights, vocoder = {}, {}
         for name, tensor in system.model.state_dict().items():
-            if dtype is not None and tensor.is_floating_point():
+            if dtype not in (None, torch.int8) and tensor.is_floating_point():
                 tensor = tensor.to(dtype)
             tensor = tensor.detach().cpu().contiguous()
             if name.startswith(VOCODER_PREFIX):
                 vocoder[name[len(VOCODER_PREFIX) :]] = tensor
             else:
                 weights[name] = tensor
+        if dtype == torch.int8:
+            weights, vocoder = to_int8(weights), to_int8(vocoder)
         save_file(weights, staging / MODEL_FILE)
         if vocoder:
             save_file(vocoder, staging / VOCODER_FILE)
@@ -242,9 +246,9 @@ def load_model_dir(
     config = load_config(path / CONFIG_FILE)
     with Unfilled():
         model = EchoStreamModel(config)
-    weights = read_safetensors(path / MODEL_FILE)
+    weights = from_int8(read_safetensors(path / MODEL_FILE), str(path / MODEL_FILE))
     if config.vocoder is not None:
-        vocoder = read_safetensors(path / VOCODER_FILE)
+        vocoder = from_int8(read_safetensors(path / VOCODER_FILE), str(path / VOCODER_FILE))
         weights.update({VOCODER_PREFIX + key: tensor for key, tensor in vocoder.items()})
     load_state(model, weights, str(path))
     try:

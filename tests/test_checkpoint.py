@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import echostream.checkpoint as checkpoint
 from echostream.checkpoint import load_model_dir, save_model_dir
+from echostream.int8_storage import from_int8
 
 
 @pytest.fixture
@@ -63,6 +64,25 @@ def edit(name, key, tensor):
 def shorter_vocabulary(path):
     lines = (path / "target.dict.txt").read_text().splitlines(keepends=True)
     (path / "target.dict.txt").write_text("".join(lines[:-1]))
+
+
+def test_int8_storage(system, tmp_path):
+    """A quarter of the bytes; every number within half a step of its row's scale."""
+    save_model_dir(tmp_path / "whole", system)
+    save_model_dir(tmp_path / "small", system, dtype=torch.int8)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "small")]
+    assert sizes[1] < 0.6 * sizes[0]  # small matrices stay whole
+    found = load_model_dir(tmp_path / "small").model.state_dict()
+    for name, tensor in load_model_dir(tmp_path / "whole").model.state_dict().items():
+        rows = tensor.flatten(1) if tensor.dim() > 1 else tensor[:, None]
+        step = rows.abs().amax(dim=1) / 127
+        error = (found[name].view_as(rows) - rows).abs().amax(dim=1)
+        assert bool((error <= 0.501 * step).all()), name
+
+
+def test_int8_scale_without_its_matrix():
+    with pytest.raises(ValueError, match=r"x\.safetensors: a\.row_scale of shape \(3,\)"):
+        from_int8({"a.row_scale": torch.ones(3), "a": torch.ones(3, 2)}, "x.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ LAYERS = [
             "echostream.arrays",
             "echostream.audio",
             "echostream.files",
+            "echostream.int8_storage",
             "echostream.samples",
             "echostream.streaming",
             "echostream.text",
@@ -71,7 +72,7 @@ LAYERS = [
     {"session": ("echostream.session",)},
     {"onnx": ("echostream.acceleration.onnx",)},
     {"evaluation": ("echostream.evaluation",)},
-    {"streamspeech": ("echostream.streamspeech",)},
+    {"streamspeech": ("echostream.streamspeech",), "whisper": ("echostream.whisper",)},
     {
         "agents": ("echostream.agents",),
         "training": ("echostream.training",),

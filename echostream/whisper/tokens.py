@@ -82,10 +82,13 @@ class CutVocabulary:
         counts = Counter(token for text in texts for token in tokenize(tokenizer, text))
         used = {token for token, count in counts.items() if count >= least}
         vocabulary = tokenizer.get_vocab()
-        for code in range(33, 127):
-            names = (chr(code), BYTE_SPACE + chr(code))
-            used.update(vocabulary[name] for name in names if name in vocabulary)
+        letters = [chr(code) for code in range(33, 127)]
+        starts = [BYTE_SPACE + letter for letter in letters]
+        used.update(vocabulary[name] for name in (*letters, *starts) if name in vocabulary)
         kept = []
+        if any(name not in vocabulary for name in starts):
+            # A word may begin with a letter that no subword begins with.
+            kept.append((WORD_START, vocabulary[BYTE_SPACE]))
         for token in sorted(used):
             surface = tokenizer.decode([token])
             if _PLAIN.fullmatch(surface):
@@ -123,7 +126,7 @@ class CutTokenizer:
         self.characters = {
             piece: index
             for index, piece in enumerate(vocabulary.pieces, start=len(SPECIALS))
-            if len(piece.removeprefix(WORD_START)) == 1
+            if len(piece.removeprefix(WORD_START)) <= 1
         }
 
     def encode(self, text: str) -> list[int]:
@@ -140,9 +143,6 @@ class CutTokenizer:
     def _spelled(self, surface: str) -> Sequence[int]:
         word = surface.strip()
         pieces = [WORD_START + word[:1], *word[1:]] if surface != word else list(word)
-        found = []
-        for piece in pieces:
-            for part in (piece,) if piece in self.characters else (piece[:1], piece[1:]):
-                if part in self.characters:
-                    found.append(self.characters[part])
-        return found
+        if pieces and pieces[0] not in self.characters:
+            pieces[:1] = list(pieces[0])
+        return [self.characters[piece] for piece in pieces if piece in self.characters]

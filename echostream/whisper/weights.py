@@ -139,7 +139,8 @@ def _read_ctranslate2(path: Path) -> dict[str, Tensor]:
     for name in [name for name in arrays if name.endswith("/weight_scale")]:
         scale = arrays.pop(name).astype(np.float32)
         weight = name.removesuffix("_scale")
-        arrays[weight] = arrays[weight].astype(np.float32) / scale.reshape(-1, 1)
+        whole = arrays[weight].astype(np.float32)
+        arrays[weight] = whole / scale.reshape(-1, *[1] * (whole.ndim - 1))
     return {
         name: torch.from_numpy(np.array(array, dtype=np.float32))
         for key, value in arrays.items()

@@ -29,6 +29,13 @@ VARIANTS = {
     "convolution and right context": {"depthwise_kernel_size": 5, "right_context_frames": 2},
     "no left context": {"left_context_frames": 0, "depthwise_kernel_size": 3},
     "other subsampler": {"subsampler": "conv1d_glu"},
+    "Whisper's layers": {
+        "subsampler": "whisper",
+        "activation": "gelu",
+        "output_norm": "stack",
+        "positions": "sinusoid",
+        "position_period": 30,
+    },
 }
 
 

@@ -55,8 +55,8 @@ class TrainingOptions:
         sounds_share: of batches without text.
         long_segments: share of batches in segments of 640 instead of 320 ms.
         offset_frames: most frames of the stack that a clip stands behind a stream's beginning.
-        alone: share of the time, at the start, in which heads and text decoder learn from the encoder
-            and do not teach it: fresh heads know nothing yet.
+        alone: share of the time, at the start, in which heads and text decoder do not teach the
+            encoder: fresh heads know nothing yet.
         augmented: share of batches that the student hears through :func:`augment`.
         seed: of all that is drawn.
     """
