@@ -25,6 +25,7 @@ from echostream.hub.names import resolve_model
 from echostream.live.live_commands import add_live_parsers
 from echostream.streamspeech.convert_command import add_convert_parser
 from echostream.threads import choose_threads, wait_passively
+from echostream.whisper.init_command import add_init_parser
 
 if TYPE_CHECKING:
     from echostream.checkpoint import System
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.set_defaults(func=run_info)
 
     add_convert_parser(commands)
+    add_init_parser(commands)
     add_export_onnx_parser(commands)
     add_evaluate_parser(commands)
     add_compare_parser(commands)

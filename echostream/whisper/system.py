@@ -25,19 +25,27 @@ from echostream.whisper.weights import WhisperWeights
 
 
 def train_source_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
-    """A SentencePiece unigram vocabulary of plain transcripts, special symbols not counted."""
+    """A SentencePiece unigram vocabulary of plain transcripts, special symbols not counted.
+
+    Raises:
+        ValueError: the texts have too few different pieces.
+    """
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        vocab_size=size,
-        model_type="unigram",
-        character_coverage=1.0,
-        bos_id=-1,
-        eos_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            vocab_size=size,
+            model_type="unigram",
+            character_coverage=1.0,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).rpartition("] ")[2]
+        raise ValueError(f"no vocabulary of {size} source subwords: {reason}") from error
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
     return Vocabulary([piece for piece in pieces if piece not in SPECIALS], processor)
@@ -48,6 +56,7 @@ def start_from_whisper(
     vocabulary: CutVocabulary,
     source_vocabulary: Vocabulary,
     *,
+    decoder_weights: WhisperWeights | None = None,
     decoder_layers: Sequence[int] | None = None,
     head_layers: int = 2,
     memory_size: int = 0,
@@ -57,13 +66,15 @@ def start_from_whisper(
     Args:
         weights: of Whisper.
         vocabulary: of the translation.
+        decoder_weights: of another Whisper, for the text decoder; None: of the same.
         source_vocabulary: of the transcript.
         decoder_layers: which of Whisper's decoder layers are kept; None: all.
         head_layers: of the two CTC heads.
         memory_size: of the encoder's memory bank.
     """
     encoder = whisper_encoder(weights, memory_size=memory_size)
-    decoder = whisper_decoder(weights, vocabulary, layers=decoder_layers)
+    decoder_weights = weights if decoder_weights is None else decoder_weights
+    decoder = whisper_decoder(decoder_weights, vocabulary, layers=decoder_layers)
     head = CTCHeadConfig(
         layers=head_layers,
         attention_heads=weights.heads,
@@ -84,14 +95,14 @@ def start_from_whisper(
         unit=UnitDecoderConfig(
             layers=1,
             upsample_ratio=1,
-            embed_dim=weights.width,
-            attention_heads=weights.heads,
+            embed_dim=decoder_weights.width,
+            attention_heads=decoder_weights.heads,
             ffn_dim=64,
         ),
         vocoder=None,
     )
     model = EchoStreamModel(config)
     start_encoder(model.encoder, weights)
-    start_decoder(model.target_unigram_decoder, weights, vocabulary, layers=decoder_layers)
+    start_decoder(model.target_unigram_decoder, decoder_weights, vocabulary, layers=decoder_layers)
     cmvn = CMVN.identity(weights.bins)
     return System(config, model, source_vocabulary, target_vocabulary, cmvn)

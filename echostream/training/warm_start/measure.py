@@ -20,8 +20,8 @@ from echostream.models.decoders.ctc_collapse import CollapseState, label_emissio
 from echostream.models.decoders.ctc_decoder import greedy_labels
 from echostream.text import Vocabulary
 from echostream.training.warm_start.clips import RATE, read_speech
-from echostream.training.warm_start.texts import plain_source
 from echostream.training.warm_start.trainer import batch_features
+from echostream.whisper.plain_texts import plain_source
 
 SILENCE_S = 0.5  # behind each clip
 MOST_TOKENS = 60  # of one translation

@@ -17,8 +17,8 @@ from echostream.checkpoint import save_model_dir
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.training.warm_start.clips import SpeechPool
 from echostream.training.warm_start.measure import Measured, measure, read_clips
-from echostream.training.warm_start.texts import plain_source
 from echostream.training.warm_start.trainer import TrainingOptions, WarmStartTrainer
+from echostream.whisper.plain_texts import plain_source
 from echostream.whisper.system import start_from_whisper, train_source_vocabulary
 from echostream.whisper.tokens import CutTokenizer, CutVocabulary, read_tokenizer
 from echostream.whisper.warm_start import start_encoder

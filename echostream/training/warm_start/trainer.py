@@ -35,7 +35,7 @@ from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.text import Vocabulary
 from echostream.training.warm_start.augment import augment
 from echostream.training.warm_start.clips import RATE, Clip, SpeechPool, draw_batch
-from echostream.training.warm_start.texts import plain_source
+from echostream.whisper.plain_texts import plain_source
 from echostream.whisper.tokens import CutTokenizer
 
 FRAME_SAMPLES = RATE * 40 // 1000  # of one encoder frame

@@ -1,0 +1,116 @@
+"""``echostream init``: a model directory whose parts start from a released recogniser."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SOURCE = "whisper:"
+
+
+def add_init_parser(commands: argparse._SubParsersAction) -> None:
+    """Register the command."""
+    init = commands.add_parser(
+        "init",
+        help="make an untrained model that starts from Whisper",
+        description="Whisper's encoder becomes a streaming Emformer, its decoder the text decoder, "
+        "with a vocabulary cut to the target texts. The heads are new: train the model before you "
+        "use it.",
+    )
+    init.add_argument("out", type=Path, metavar="OUT", help="model directory to write")
+    init.add_argument(
+        "--init-encoder",
+        required=True,
+        metavar="whisper:DIR",
+        help="folder or file of Whisper's weights: Hugging Face, OpenAI or CTranslate2",
+    )
+    init.add_argument(
+        "--init-decoder",
+        metavar="whisper:DIR",
+        help="the same, for the text decoder, with tokenizer.json (default: that of the encoder)",
+    )
+    init.add_argument(
+        "--source-texts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="transcripts, one a line: the recognition head's vocabulary is learned from them",
+    )
+    init.add_argument(
+        "--target-texts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="translations, one a line: subwords that they need are kept",
+    )
+    init.add_argument("--language", default="es", help="of the speech (default: es)")
+    init.add_argument(
+        "--source-pieces", type=int, default=500, help="size of the source vocabulary"
+    )
+    init.add_argument(
+        "--least", type=int, default=4, help="how often a kept subword occurs (default: 4)"
+    )
+    init.add_argument(
+        "--decoder-layers",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="which decoder layers are kept, from 0 (default: all)",
+    )
+    init.add_argument(
+        "--memory-size", type=int, default=0, help="slots of the encoder's memory bank (default: 0)"
+    )
+    init.set_defaults(func=run_init)
+
+
+def whisper_path(text: str) -> Path:
+    """The path in ``whisper:PATH``.
+
+    Raises:
+        ValueError: another kind of start.
+    """
+    if not text.startswith(SOURCE) or text == SOURCE:
+        raise ValueError(f"weights to start from are named whisper:DIR, got {text!r}")
+    return Path(text.removeprefix(SOURCE))
+
+
+def run_init(args: argparse.Namespace) -> int:
+    from echostream.checkpoint import save_model_dir
+    from echostream.text import read_lines
+    from echostream.whisper.plain_texts import plain_source
+    from echostream.whisper.system import start_from_whisper, train_source_vocabulary
+    from echostream.whisper.tokens import CutVocabulary, read_tokenizer
+    from echostream.whisper.weights import read_whisper
+
+    folder = whisper_path(args.init_encoder)
+    decoder = whisper_path(args.init_decoder or args.init_encoder)
+    weights = read_whisper(folder)
+    tokenizer = read_tokenizer(decoder if decoder.is_dir() else decoder.parent)
+    vocabulary = CutVocabulary.of(
+        tokenizer,
+        read_lines(args.target_texts, "file of target texts"),
+        language=args.language,
+        least=args.least,
+    )
+    source = train_source_vocabulary(
+        [
+            plain_source(line, args.language)
+            for line in read_lines(args.source_texts, "file of source texts")
+        ],
+        args.source_pieces,
+    )
+    system = start_from_whisper(
+        weights,
+        vocabulary,
+        source,
+        decoder_weights=read_whisper(decoder) if decoder != folder else weights,
+        decoder_layers=args.decoder_layers,
+        memory_size=args.memory_size,
+    )
+    save_model_dir(args.out, system)
+    millions = sum(p.numel() for p in system.model.parameters()) / 1e6
+    print(
+        f"{args.out}: {millions:.1f} M weights, {len(source)} source and {len(vocabulary.origins)} "
+        "target subwords; not trained yet"
+    )
+    return 0
