@@ -50,7 +50,8 @@ LAYERS = [
             "echostream.models.echostream_model",
             "echostream.models.ctc_output",
             "echostream.models.text_states",
-        )
+        ),
+        "voice": ("echostream.voice",),
     },
     {"acceleration": ("echostream.acceleration",)},
     {
@@ -64,7 +65,7 @@ LAYERS = [
             "echostream.translator.state",
             "echostream.speaking",
             "echostream.synthetic",
-            "echostream.voice",
+            "echostream.voice.speaker",
         )
     },
     {"session": ("echostream.session",)},
