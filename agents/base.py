@@ -160,7 +160,7 @@ class EchoStreamAgent(GenericAgent):
         model = self.pipeline.system.model
         device = normalize_device(device)
         check_dtype(self.dtype, device)
-        model.to(device)
+        self.pipeline.system.move(device)
         if fp16:
             model.half()
         self.reset()

@@ -7,7 +7,7 @@ Who needs state in their hands (rollback, many streams in one step, stages) take
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ def load(
     chunk_ms: int | None = None,
     beam: int = 1,
     threads: int | None = None,
+    voice: str | Path | None = None,
 ) -> Translator:
     """Load a model.
 
@@ -50,6 +51,8 @@ def load(
         chunk_ms: source per decision; None: what the model recommends, else 320.
         beam: beam width of the text decoder.
         threads: of the model, on a CPU; None: as many as suit its size.
+        voice: ``shipped`` or a folder (docs/voice.md), to speak English instead of the model's
+            own way of speaking.
 
     Raises:
         FileNotFoundError: no such model here; says the nearest names, or how to fetch it.
@@ -57,6 +60,9 @@ def load(
     """
     system = load_model_dir(model, device=device, dtype=dtype)
     use_threads(system.model, threads)
+    if voice is not None:
+        speech = replace(system.config.speech, voice=str(voice))
+        system = replace(system, config=replace(system.config, speech=speech))
     return Translator(system, task=task, chunk_ms=chunk_ms, beam=beam)
 
 

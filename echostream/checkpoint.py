@@ -6,6 +6,7 @@
     cmvn.npz               global mean and std of the filterbank
     source.dict.txt        fairseq dictionary of the transcript, and source.spm.model
     target.dict.txt        fairseq dictionary of the translation, and target.spm.model
+    voice/                 the voice that speaks its translation (if ``speech.voice`` is ``own``)
     provenance.json        where it came from: files, hashes, licences (if it was fetched)
 
 Nothing in it is executed on loading. Saving goes through a temporary directory, so that a
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +29,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from echostream.audio import CMVN, build_frontend
-from echostream.config import EchoStreamConfig, Settings, load_config, save_config
+from echostream.config import (
+    EchoStreamConfig,
+    Settings,
+    SpeechConfig,
+    load_config,
+    save_config,
+)
 from echostream.files import atomic_directory, install_directory
 from echostream.hub.names import resolve_model
 from echostream.int8_storage import from_int8, to_int8
@@ -36,6 +43,12 @@ from echostream.models.echostream_model import EchoStreamModel, freeze
 from echostream.precision import check_dtype, convert
 from echostream.samples import WindowedFrontend
 from echostream.text import Vocabulary
+from echostream.voice.folder import INVENTORY_FILE, PROSODY_FILE, Voice
+from echostream.voice.folder import VOCODER_FILE as VOICE_VOCODER_FILE
+from echostream.voice.named import OWN, OWN_FOLDER, open_voice, voice_folder
+
+if TYPE_CHECKING:  # its packages are optional
+    from echostream.voice.streaming import StreamingVoice
 
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
@@ -44,20 +57,31 @@ CMVN_FILE = "cmvn.npz"
 PROVENANCE_FILE = "provenance.json"
 VOCODER_PREFIX = "vocoder.generator."
 _FILLING = {name for name in dir(torch.nn.init) if name.endswith("_") and name[0] != "_"}
-KNOWN_FILES = {CONFIG_FILE, MODEL_FILE, VOCODER_FILE, CMVN_FILE, PROVENANCE_FILE} | {
+VOICE_FILES = {
+    f"{OWN_FOLDER}/{name}" for name in (INVENTORY_FILE, PROSODY_FILE, VOICE_VOCODER_FILE)
+}
+KNOWN_FILES = {CONFIG_FILE, MODEL_FILE, VOCODER_FILE, CMVN_FILE, PROVENANCE_FILE} | VOICE_FILES
+KNOWN_FILES |= {
     f"{side}.{kind}" for side in ("source", "target") for kind in ("dict.txt", "spm.model")
 }
 
 
 @dataclass
 class System:
-    """A loaded model directory."""
+    """A loaded model directory.
+
+    Attributes:
+        folder: where it lies; None for one that was made.
+        voices: those that were loaded, by their names in settings.
+    """
 
     config: EchoStreamConfig
     model: EchoStreamModel
     source_vocabulary: Vocabulary
     target_vocabulary: Vocabulary
     cmvn: CMVN
+    folder: Path | None = None
+    voices: dict[str, StreamingVoice] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name, vocabulary, size in (
@@ -72,6 +96,31 @@ class System:
 
     def frontend(self) -> WindowedFrontend:
         return build_frontend(self.config.frontend, self.cmvn)
+
+    def voice(self, speech: SpeechConfig | None = None) -> StreamingVoice | None:
+        """What speaks the translation, where it is not the unit decoder; loaded once, to where the
+        model is.
+
+        Args:
+            speech: other settings than the system's.
+
+        Raises:
+            FileNotFoundError: there is no such voice.
+            ValueError: it is damaged, or what it needs is not on this machine.
+        """
+        name = (self.config.speech if speech is None else speech).voice
+        if name is None:
+            return None
+        if name not in self.voices:
+            device = next(self.model.parameters()).device
+            self.voices[name] = open_voice(voice_folder(name, self.folder), device)
+        return self.voices[name]
+
+    def move(self, device: str) -> None:
+        """Move model and voices."""
+        self.model.to(device)
+        for voice in self.voices.values():
+            voice.voice.to(device)
 
     def with_settings(self, settings: Settings) -> System:
         """The same weights under other settings."""
@@ -115,6 +164,10 @@ def save_model_dir(
             ("target", system.target_vocabulary),
         ):
             vocabulary.save(staging / f"{name}.dict.txt", staging / f"{name}.spm.model")
+        if system.config.speech.voice == OWN:
+            known = system.voices.get(OWN)
+            voice = known.voice if known else Voice.load(voice_folder(OWN, system.folder))
+            voice.save(staging / OWN_FOLDER)
         if provenance is not None:
             write_provenance(staging, provenance)
 
@@ -150,8 +203,8 @@ def install(staging: Path, path: Path) -> None:
 
 def _is_model_dir(path: Path) -> bool:
     """Whether a directory holds a model and nothing else, so that replacing it loses nothing."""
-    names = {entry.name for entry in path.iterdir()}
-    return {CONFIG_FILE, MODEL_FILE} <= names <= KNOWN_FILES
+    names = {entry.relative_to(path).as_posix() for entry in path.rglob("*")}
+    return {CONFIG_FILE, MODEL_FILE} <= names <= KNOWN_FILES | {OWN_FOLDER}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -258,6 +311,7 @@ def load_model_dir(
             Vocabulary.load(path / "source.dict.txt", path / "source.spm.model"),
             Vocabulary.load(path / "target.dict.txt", path / "target.spm.model"),
             CMVN.from_npz(path / CMVN_FILE),
+            path,
         )
     except ValueError as error:
         if str(error).startswith(str(path)):

@@ -59,8 +59,8 @@ def install_directory(
         FileExistsError: something else is there, which stays as it is.
     """
     # Some writers, and mkdtemp for its directory, leave what they make to the owner alone.
-    for file in staging.iterdir():
-        file.chmod(0o644)
+    for entry in staging.rglob("*"):
+        entry.chmod(0o755 if entry.is_dir() else 0o644)
     staging.chmod(0o755)
     if not path.exists():
         staging.rename(path)

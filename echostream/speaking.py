@@ -21,14 +21,13 @@ from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import EchoStreamState
 from echostream.models.encoder import with_tail
 from echostream.models.text_states import TextStates
-from echostream.text import SPECIALS, Vocabulary
+from echostream.text import SENTENCE_END, SPECIALS, Vocabulary
 
 logger = logging.getLogger(__name__)
 
 SILENCE_S = 1.0
 RUN_END = re.compile(r"\s")
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-SENTENCE_END = re.compile(r"[.!?\u2026][)\]\"'\u2019\u201d]*$")
 
 
 def is_lower_case(vocabulary: Vocabulary) -> bool:

@@ -6,6 +6,7 @@ of ``dict.txt``. StreamSpeech's text CTC heads use ``<s>`` as blank.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import sentencepiece
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 WORD_START = "\u2581"  # SentencePiece marks the start of a word with it
+SENTENCE_END = re.compile(r"[.!?\u2026][)\]\"'\u2019\u201d]*$")  # at the end of a word
 
 
 def read_lines(path: Path, what: str) -> list[str]:

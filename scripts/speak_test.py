@@ -30,10 +30,10 @@ def make_speaker(voice: Path | None, system: System | None, words: int):
     """A voice if one is named, else the system."""
     if voice is None:
         return TextSpeaker(system, words=words)
-    from echostream.voice.folder import Voice
+    from echostream.voice.named import open_voice
     from echostream.voice.speaker import VoiceSpeaker
 
-    return VoiceSpeaker(Voice.load(voice), words=words)
+    return VoiceSpeaker(open_voice(voice), words=words)
 
 
 def main() -> int:

@@ -29,17 +29,23 @@ from echostream.evaluation.runs.silence import find_silences, summarize
 from echostream.evaluation.simuleval_compat.quality import word_error_rate
 from echostream.files import write_atomically
 from echostream.training.voice.material import FRAME_MS, Utterance, frame_units, read_utterances
-from echostream.voice.folder import Voice
+from echostream.voice.named import open_voice
 from echostream.voice.normalize import spoken_text
 from echostream.voice.speaker import VoiceSpeaker
+from echostream.voice.streaming import StreamingVoice
 
 REAL = "real speech"
 
 
 def ways_of_speaking(
-    voice: Voice, utterances: list[Utterance], folder: Path, words: list[int], lag_ms: float
+    speaking: StreamingVoice,
+    utterances: list[Utterance],
+    folder: Path,
+    words: list[int],
+    lag_ms: float,
 ) -> dict[str, list[np.ndarray]]:
     """Name of each way to the sounds of all utterances."""
+    voice = speaking.voice
     sounds: dict[str, list[np.ndarray]] = {REAL: []}
     units = sounds["units, vocoded"] = []
     for utterance in utterances:
@@ -51,7 +57,7 @@ def ways_of_speaking(
         wave, _ = voice.vocoder.generate(told.tolist(), dur_prediction=False)
         units.append(wave.numpy())
     for count in words:
-        speaker = VoiceSpeaker(voice, words=count)
+        speaker = VoiceSpeaker(speaking, words=count)
         name = f"text, {count} words at a time" if count else "text, in one piece"
         sounds[name] = []
         for utterance in utterances:
@@ -76,20 +82,20 @@ def main() -> int:
     parser.add_argument("--asr-model", nargs="+", default=["pocketsphinx"])
     parser.add_argument("--report", type=Path, help="write transcripts and figures, JSON")
     args = parser.parse_args()
-    voice = Voice.load(args.voice)
+    voice = open_voice(args.voice)
     utterances = [u for u in read_utterances(args.speech) if u.split == "test" and len(u.f0)]
     utterances = utterances[: args.limit]
     texts = [plain(spoken_text(utterance.text)) for utterance in utterances]
     sounds = ways_of_speaking(voice, utterances, args.speech, args.words, args.lag_ms)
     report: dict[str, dict] = {name: {} for name in sounds}
     for name, waves in sounds.items():
-        rate = voice.vocoder.sample_rate
+        rate = voice.sample_rate
         report[name]["silence"] = summarize([find_silences(wave, rate) for wave in waves])
         report[name]["seconds"] = sum(map(len, waves)) / rate
     for spec in args.asr_model:
         recognizer = load_recognizer(spec)
         for name, waves in sounds.items():
-            rates = voice.vocoder.sample_rate, recognizer.sample_rate
+            rates = voice.sample_rate, recognizer.sample_rate
             heard = [plain(recognizer.transcribe(resample(wave, *rates))) for wave in waves]
             bleu = sacrebleu.corpus_bleu(heard, [texts]).score
             wer = word_error_rate(heard, texts)

@@ -65,6 +65,9 @@ CHANGED = {
     "speech.fill_chunks": "1.5",
     "speech.min_speed": "0.9",
     "speech.min_piece_ms": "640",
+    "speech.voice": "shipped",
+    "speech.voice_words": "3",
+    "speech.voice_ahead": "4",
 }
 # Names that scripts, configurations and users know.
 KNOWN = (

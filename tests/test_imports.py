@@ -52,7 +52,8 @@ LAYERS = [
             "echostream.models.echostream_model",
             "echostream.models.ctc_output",
             "echostream.models.text_states",
-        )
+        ),
+        "voice": ("echostream.voice",),
     },
     {"acceleration": ("echostream.acceleration",)},
     {
@@ -66,7 +67,7 @@ LAYERS = [
             "echostream.translator.state",
             "echostream.speaking",
             "echostream.synthetic",
-            "echostream.voice",
+            "echostream.voice.speaker",
         )
     },
     {"session": ("echostream.session",)},

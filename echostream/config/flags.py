@@ -35,7 +35,8 @@ class Setting:
         section, name: where it is kept, ``policy`` and ``stride_n``.
         about: help, unit and bounds.
         words: what may be written for it, with its values; empty where a number is expected.
-        number: ``int`` or ``float`` where a number may be written, otherwise None.
+        number: ``int`` or ``float`` where a number may be written, ``str`` where any text may,
+            otherwise None.
     """
 
     section: str
@@ -64,7 +65,7 @@ class Setting:
         """What may be written, in words."""
         parts = [f"one of {', '.join(self.words)}"] if self.words else []
         if self.number is not None:
-            kind = "an integer" if self.number is int else "a number"
+            kind = {int: "an integer", float: "a number", str: "a text"}[self.number]
             parts.append(" ".join(filter(None, (kind, self.about.range))))
         return " or ".join(parts)
 
@@ -147,7 +148,7 @@ def _written(hint: Any, where: str) -> tuple[dict[str, Any], type | None]:
             isinstance(word, str) for word in typing.get_args(option)
         ):
             return words | {word: word for word in typing.get_args(option)}, None
-        if option in (int, float):
+        if option in (int, float, str):
             return words, option
     raise TypeError(f"{where}: no flag can be made of {hint}")
 

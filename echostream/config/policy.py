@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from echostream.config.checks import require
 from echostream.config.fields import check_ranges, setting
 
 
@@ -122,6 +123,12 @@ class SpeechConfig:
     would end before so many chunks have passed is spoken slower, at ``min_speed`` at the slowest.
     Speech of less than ``min_piece_ms`` waits for more, unless other speech is being played or the
     sentence ends.
+
+    ``voice`` says who speaks: ``None`` the model's unit decoder and vocoder; ``shipped`` the voice
+    that comes with the package (English), ``own`` the one in the model directory's ``voice/``, and
+    anything else is the folder of one (:mod:`echostream.voice.folder`). A voice waits for
+    ``voice_words`` words, or the sentence's end. It may see up to ``voice_ahead`` subwords that the
+    text decoder would write next, to say what comes before them as it is said inside a sentence.
     """
 
     whole_words: bool = setting(
@@ -142,9 +149,24 @@ class SpeechConfig:
         unit="ms",
         at_least=0,
     )
+    voice: str | None = setting(
+        None,
+        "who speaks: the model's unit decoder (none), the package's voice (shipped), that of the "
+        "model directory (own), or the folder of a voice",
+        unit="dir",
+        may_be_missing=True,
+    )
+    voice_words: int = setting(2, "words that a voice waits for", at_least=1, may_be_missing=True)
+    voice_ahead: int = setting(
+        0,
+        "subwords that are not written yet, but guessed, that a voice sees; 0: none",
+        at_least=0,
+        may_be_missing=True,
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "speech")
+        require(self.voice != "", "speech: voice must be null or name a voice, got ''")
 
 
 @dataclass(frozen=True)

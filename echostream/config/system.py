@@ -30,7 +30,9 @@ from echostream.config.vocoder import DurationPredictorConfig, VocoderConfig
 @dataclass(frozen=True)
 class EchoStreamConfig:
     """The whole system. Vocabulary sizes include the four special symbols of fairseq
-    dictionaries; ``num_units`` counts real units, without specials and blank."""
+    dictionaries; ``num_units`` counts real units, without specials and blank. With 0 of them the
+    model has no unit decoder, ``t2u`` and ``unit`` say nothing, and a voice speaks its text
+    (``speech.voice``)."""
 
     source_vocab_size: int = 6000
     target_vocab_size: int = 6000
@@ -50,13 +52,18 @@ class EchoStreamConfig:
     speech: SpeechConfig = field(default_factory=SpeechConfig, metadata=MAY_BE_MISSING)
     card: CardConfig = field(default_factory=CardConfig, metadata=MAY_BE_MISSING)
 
+    @property
+    def speaks(self) -> bool:
+        """Whether there is a vocoder or a voice."""
+        return self.vocoder is not None or self.speech.voice is not None
+
     def __post_init__(self) -> None:
         for name in ("source_vocab_size", "target_vocab_size"):
             value = getattr(self, name)
             require(value > 4, f"{name} must exceed the 4 special symbols, got {value}")
-        require(self.num_units > 0, f"num_units must be positive, got {self.num_units}")
+        require(self.num_units >= 0, f"num_units must not be negative, got {self.num_units}")
         require(
-            self.mt.embed_dim == self.unit.embed_dim,
+            not self.num_units or self.mt.embed_dim == self.unit.embed_dim,
             "mt.embed_dim and unit.embed_dim must be equal, "
             f"got {self.mt.embed_dim} and {self.unit.embed_dim}",
         )
@@ -73,6 +80,7 @@ class EchoStreamConfig:
             if part.layers:
                 require_heads(name, width, part.attention_heads)
         if self.vocoder is not None:
+            require(self.num_units > 0, "a model without units (num_units 0) has no vocoder")
             require(
                 self.vocoder.num_embeddings >= self.num_units,
                 "vocoder.num_embeddings must cover num_units, "

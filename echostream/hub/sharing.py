@@ -74,7 +74,7 @@ def push(
             f"{folder} holds what others released ({told}); sharing it is theirs to allow. "
             "--accept-licence: you have the right to"
         )
-    names = sorted(path.name for path in folder.iterdir() if path.name in KNOWN_FILES)
+    names = sorted(name for name in KNOWN_FILES if (folder / name).is_file())
     operations = [
         hub.CommitOperationAdd(CARD_FILE, card_text(repo, system.config).encode("utf-8")),
         *(hub.CommitOperationAdd(name, folder / name) for name in names),
@@ -158,6 +158,7 @@ def fetch_shared(name: str, *, store: HubStore | None = None, cache: Path | None
                 cached = store.cached(source)
                 path = cached or store.download(source)
                 digest = check_file(path, expected)
+                (work / file).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, work / file)
                 if cached is None:
                     store.remove(path)

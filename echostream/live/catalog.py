@@ -49,12 +49,14 @@ class ServedModel:
 
     @property
     def output_rate(self) -> int:
-        vocoder = self.system.config.vocoder
+        voice, vocoder = self.system.voice(), self.system.config.vocoder
+        if voice is not None:
+            return voice.sample_rate
         return vocoder.sampling_rate if vocoder else self.system.config.frontend.sample_rate
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        can = ("asr", "s2tt", "s2st") if self.system.config.vocoder else ("asr", "s2tt")
+        can = ("asr", "s2tt", "s2st") if self.system.config.speaks else ("asr", "s2tt")
         made_for = self.system.config.card.tasks
         return tuple(task for task in can if task in made_for) or can
 

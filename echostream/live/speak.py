@@ -22,6 +22,7 @@ from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.live.microphone import Player, find_device, load_sounddevice
 from echostream.speaking import Spoken, TextSpeaker
 from echostream.threads import use_threads
+from echostream.voice.named import open_voice
 
 if TYPE_CHECKING:  # its packages are optional
     from echostream.voice.speaker import VoiceSpeaker
@@ -48,19 +49,17 @@ def load_speaker(args: argparse.Namespace) -> TextSpeaker | VoiceSpeaker:
     if args.model_dir is not None:
         system = load_model_dir(args.model_dir, device=args.device, dtype=args.dtype)
         use_threads(system.model, args.threads)
-        return TextSpeaker(system, words=2 if args.words is None else args.words)
-    try:
-        from echostream.voice.folder import Voice
-        from echostream.voice.speaker import VoiceSpeaker
+        voice = system.voice()
+        if voice is None:
+            return TextSpeaker(system, words=2 if args.words is None else args.words)
+    else:
+        folder = assets.VOICE if args.voice is None else args.voice
+        voice = open_voice(folder, normalize_device(args.device))
+        use_threads(voice.voice.vocoder, args.threads)
+    # Its packages are optional.
+    from echostream.voice.speaker import VoiceSpeaker
 
-        voice = Voice.load(assets.VOICE if args.voice is None else args.voice)
-        use_threads(voice.vocoder, args.threads)
-        return VoiceSpeaker(voice.to(normalize_device(args.device)), words=args.words or 0)
-    except (ImportError, RuntimeError) as error:
-        raise ValueError(
-            f"the voice cannot speak here ({error}); it needs espeak-ng and "
-            "pip install 'echostream[voice]', or give --model-dir"
-        ) from error
+    return VoiceSpeaker(voice, words=args.words or 0)
 
 
 def speak_text(speaker: TextSpeaker | VoiceSpeaker, pieces: Iterable[str]) -> Iterator[Spoken]:

@@ -95,12 +95,12 @@ class EchoStreamState:
 
     Attributes:
         listening: lives as long as the stream.
-        mt, speech: live sentence by sentence.
+        mt, speech: live sentence by sentence; no speech without a unit decoder.
     """
 
     listening: ListeningState
     mt: MTState
-    speech: SpeechState
+    speech: SpeechState | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ModelOutput:
         asr: (S, B, V_source) logits.
         st: (S, B, V_target) logits.
         mt: (B, T, V_target) logits.
-        unit: (B, T * r, units) logits.
+        unit: (B, T * r, units) logits; None without a unit decoder.
         encoder_out: fairseq's encoder dictionary.
         waveform: (samples,) per batch row, if asked for.
     """
@@ -119,7 +119,7 @@ class ModelOutput:
     asr: Tensor
     st: Tensor
     mt: Tensor
-    unit: Tensor
+    unit: Tensor | None
     encoder_out: dict[str, list[Tensor]]
     waveform: list[Tensor] | None = None
 
@@ -145,10 +145,13 @@ class EchoStreamModel(nn.Module):
             pad=Vocabulary.pad,
             eos=Vocabulary.eos,
         )
-        self.synthesizer_encoder = T2UEncoder(config.t2u, config.mt.embed_dim)
-        self.decoder = CTCTransformerUnitDecoder(
-            config.unit, config.num_units + UNIT_OFFSET + 1, pad=Vocabulary.pad
-        )
+        self.synthesizer_encoder: T2UEncoder | None = None
+        self.decoder: CTCTransformerUnitDecoder | None = None
+        if config.num_units:
+            self.synthesizer_encoder = T2UEncoder(config.t2u, config.mt.embed_dim)
+            self.decoder = CTCTransformerUnitDecoder(
+                config.unit, config.num_units + UNIT_OFFSET + 1, pad=Vocabulary.pad
+            )
         self.unit_blank = config.num_units + UNIT_OFFSET
         self.vocoder = (
             CodeHiFiGANVocoder(config.vocoder, config.num_units) if config.vocoder else None
@@ -184,11 +187,13 @@ class EchoStreamModel(nn.Module):
             prev_output_tokens, frames, masks[0] if masks else None, visible_source
         )
         padding = prev_output_tokens.eq(Vocabulary.pad)
-        text_padding = padding if bool(padding.any()) else None
-        text = self.synthesizer_encoder(hidden.transpose(0, 1), text_padding)
-        unit_logits = self.decoder(text.transpose(0, 1), text_padding, visible_text)
-        speech = None
+        unit_logits, speech = None, None
+        if self.decoder is not None:
+            text_padding = padding if bool(padding.any()) else None
+            text = self.synthesizer_encoder(hidden.transpose(0, 1), text_padding)
+            unit_logits = self.decoder(text.transpose(0, 1), text_padding, visible_text)
         if waveform:
+            self._require_vocoder()
             lengths = (~padding).sum(dim=1) * self.config.unit.upsample_ratio
             speech = [
                 self._require_vocoder().generate(self._collapse_units(row[:length]))[0]
@@ -226,8 +231,10 @@ class EchoStreamModel(nn.Module):
             none,
         )
 
-    def init_speech(self, batch_size: int = 1) -> SpeechState:
-        """Before anything was spoken."""
+    def init_speech(self, batch_size: int = 1) -> SpeechState | None:
+        """Before anything was spoken; None without a unit decoder."""
+        if self.decoder is None:
+            return None
         return SpeechState(
             self.synthesizer_encoder.init_state(batch_size),
             self.decoder.init_state(batch_size),
@@ -324,7 +331,7 @@ class EchoStreamModel(nn.Module):
         speed of speech."""
         rows = len(state.mt.last_tokens)
         speech = self.init_speech(rows)
-        if speech.vocoder is not None:
+        if speech is not None and speech.vocoder is not None:
             vocoder = speech.vocoder.at_speed_of(state.speech.vocoder)
             speech = replace(speech, vocoder=vocoder)
         return replace(state, mt=self.target_unigram_decoder.init_state(rows), speech=speech)
@@ -360,7 +367,13 @@ class EchoStreamModel(nn.Module):
     def speak(
         self, hidden: Sequence[Tensor], state: SpeechState
     ) -> tuple[list[list[int]], SpeechState]:
-        """(1, N, D) new text decoder states of each row to its newly emitted units."""
+        """(1, N, D) new text decoder states of each row to its newly emitted units.
+
+        Raises:
+            ValueError: the model has no unit decoder.
+        """
+        if self.decoder is None:
+            raise ValueError("this model has no unit decoder (its num_units is 0)")
         lengths = [row.size(1) for row in hidden]
         padded = pad_sequence([row[0] for row in hidden], batch_first=True)
         text, t2u = self.synthesizer_encoder.step(padded, state.t2u, lengths=lengths)

@@ -189,7 +189,8 @@ def check_sizes(
     """
     for name in ("encoder", "asr_ctc", "st_ctc", "mt", "t2u", "unit"):
         layers = getattr(config, name).layers
-        if layers > len(weights):
+        used = config.num_units or name not in ("t2u", "unit")
+        if used and layers > len(weights):
             raise ValueError(
                 f"{where}: every layer needs weights, but the settings give {name} {layers} "
                 f"layers and the file holds {len(weights)} tensors"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,11 +17,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.hypothesis import Hypothesis, Stands
+from echostream.models.decoders.phone_prosody import Prosody
 from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import ListeningState, SpeechState
 from echostream.models.encoder import Features
 from echostream.streaming import join_rows, rows_apart
 from echostream.translator.stages import Stages, Stopwatch
+
+if TYPE_CHECKING:  # its packages are optional
+    from echostream.voice.streaming import Phrase, VoiceState
 
 
 class ModelStages(Stages):
@@ -107,3 +111,18 @@ class ModelStages(Stages):
             )
             speech = [one.float().cpu().numpy() for one in samples]
             return list(zip(speech, rows_apart(state, len(states)), strict=True))
+
+    def _pronounce(self, phrases: Sequence[Phrase], watch: Stopwatch) -> list[Prosody]:
+        with watch("units"):
+            return self.voice.predict(phrases)
+
+    def _sound(
+        self,
+        units: Sequence[list[int]],
+        states: Sequence[VoiceState],
+        final: Sequence[bool],
+        watch: Stopwatch,
+    ) -> list[tuple[np.ndarray, VoiceState]]:
+        with watch("vocoder"):
+            spoken = self.voice.sound(units, states, final)
+            return [(samples.float().cpu().numpy(), state) for samples, state in spoken]

@@ -32,7 +32,7 @@ from echostream.translator.endpoint import EndpointFinder, FrameTokens
 from echostream.translator.judging import judge, whole_words
 from echostream.translator.restart import unsettled
 from echostream.translator.spans import Span, split
-from echostream.translator.speech import Speaker, Written
+from echostream.translator.speech import Speaker, SpeakerState, Written
 from echostream.translator.stages import Stopwatch
 from echostream.translator.state import PipelineState, begin_with
 from echostream.translator.stream import Decision, StreamPipeline, Taken, Task
@@ -71,21 +71,16 @@ class Pipeline(StreamPipeline[PipelineState]):
         speech: SpeechConfig | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(system, chunk_ms=chunk_ms, task=task, policy=policy, **options)
+        self.speech_config = system.config.speech if speech is None else speech
+        voice = system.voice(self.speech_config) if task == "s2st" else None
+        super().__init__(
+            system, chunk_ms=chunk_ms, task=task, policy=policy, voice=voice, **options
+        )
         self.decide = self.policy.decide
         self.whole_word = whole_word_mode(self.policy_config, chunk_ms)
         self.endpoints = EndpointFinder(system.config.endpoint if endpoint is None else endpoint)
         self.backlog_config = system.config.backlog if backlog is None else backlog
-        self.speech_config = system.config.speech if speech is None else speech
-        self.speaker = None
-        if task == "s2st":
-            self.speaker = Speaker(
-                self.stages,
-                system.target_vocabulary.starts_word,
-                speech=self.speech_config,
-                backlog=self.backlog_config,
-                chunk_ms=chunk_ms,
-            )
+        self.speaker = self._open_speaker() if task == "s2st" else None
         self.restarts = (
             self.endpoints.config.method != "off" and system.model.encoder.utterances_only
         )
@@ -97,6 +92,21 @@ class Pipeline(StreamPipeline[PipelineState]):
         self.frontend = system.frontend()
         self.transcriber = Detokenizer(system.source_vocabulary)
         self.translator = Detokenizer(system.target_vocabulary)
+
+    def _open_speaker(self) -> Speaker:
+        vocabulary = self.system.target_vocabulary
+        settings = {
+            "speech": self.speech_config,
+            "backlog": self.backlog_config,
+            "chunk_ms": self.chunk_ms,
+            "sample_rate": self.output_rate,
+        }
+        if self.stages.voice is None:
+            return Speaker(self.stages, vocabulary.starts_word, **settings)
+        # Its packages are optional.
+        from echostream.translator.voiced import VoicedSpeaker
+
+        return VoicedSpeaker(self.stages, vocabulary, **settings)
 
     def encoder_options(self) -> dict[str, int]:
         """How the encoder's state is opened, beside the chunk."""
@@ -110,6 +120,7 @@ class Pipeline(StreamPipeline[PipelineState]):
             policy=PolicyState(),
             transcript=self.transcriber.init_state(),
             translation=self.translator.init_state(),
+            speech=SpeakerState() if self.speaker is None else self.speaker.init_state(),
         )
 
     def take(

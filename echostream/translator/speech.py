@@ -23,9 +23,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from echostream.models.echostream_model import EchoStreamState
+    from echostream.voice.streaming import VoiceState
 
 MOST_HELD = 16  # subwords; a word of more is spoken in parts
 MS_PER_S = 1000
+
+
+@dataclass(frozen=True)
+class VoicedState:
+    """What a voice remembers of a stream.
+
+    Attributes:
+        voice: of the sentence under way.
+        waiting: finished words that are not said yet.
+        begun: the sentence has words.
+    """
+
+    voice: VoiceState
+    waiting: tuple[str, ...] = ()
+    begun: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,12 +53,14 @@ class SpeakerState:
         tokens: its H subwords.
         samples: (S,) speech of a piece that is too short to begin with; None: nothing waits.
         backlog: speech that waits to be played.
+        voiced: what a voice remembers; None where none speaks.
     """
 
     states: Tensor | None = None
     tokens: tuple[int, ...] = ()
     samples: np.ndarray | None = None
     backlog: BacklogState = BacklogState()
+    voiced: VoicedState | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +84,11 @@ class Speaker:
     """Speaks what a stream writes.
 
     Args:
-        stages: of a model that has a vocoder.
+        stages: of a model that has what speaks.
         starts_word: whether a subword begins a word.
         speech, backlog: settings.
         chunk_ms: source between decisions.
+        sample_rate: of the speech, in Hz.
     """
 
     def __init__(
@@ -80,29 +99,24 @@ class Speaker:
         speech: SpeechConfig,
         backlog: BacklogConfig,
         chunk_ms: int,
+        sample_rate: int,
     ) -> None:
         self.stages, self.vocoder = stages, stages.model.vocoder
         self.starts_word = starts_word
         self.speech, self.backlog = speech, backlog
         self.chunk_ms = chunk_ms
-        self.sample_rate = self.vocoder.sample_rate
+        self.sample_rate = sample_rate
+
+    def init_state(self) -> SpeakerState:
+        """Nothing was written yet."""
+        return SpeakerState()
 
     def step(
         self, written: Written, watch: Stopwatch, model: EchoStreamState, state: SpeakerState
     ) -> Generator[Any, Any, tuple[list[int], np.ndarray, EchoStreamState, SpeakerState]]:
         """Speak what may be spoken: new units, (S,) new samples and the new states."""
-        hypothesis = written.hypothesis
-        hidden = None if hypothesis is None else hypothesis.hidden
-        if self.speech.whole_words:
-            hidden, state = yield from self._whole_words(written, watch, model, state)
-        units: list[int] = []
-        if hidden is not None and hidden.shape[1]:
-            units, speech = yield self.stages.speak(hidden, model.speech, watch)
-            waveform = np.zeros(0, dtype=np.float32)
-            if units:
-                speed = self._speed(units, written, state)
-                waveform, speech = yield self.stages.vocode(units, speech, speed, watch)
-            model = replace(model, speech=speech)
+        units, waveform, model, state = yield from self._say(written, watch, model, state)
+        if waveform is not None:
             if state.samples is not None:
                 waveform = np.concatenate([state.samples, waveform])
             state = replace(state, samples=waveform)
@@ -111,6 +125,23 @@ class Speaker:
         waveform = state.samples
         queue = after_write(state.backlog, len(waveform), self.sample_rate, written.source_ms)
         return units, waveform, model, replace(state, samples=None, backlog=queue)
+
+    def _say(
+        self, written: Written, watch: Stopwatch, model: EchoStreamState, state: SpeakerState
+    ) -> Generator[Any, Any, tuple[list[int], np.ndarray | None, EchoStreamState, SpeakerState]]:
+        """New units, (S,) their samples (None: there was nothing to say) and the new states."""
+        hypothesis = written.hypothesis
+        hidden = None if hypothesis is None else hypothesis.hidden
+        if self.speech.whole_words:
+            hidden, state = yield from self._whole_words(written, watch, model, state)
+        if hidden is None or not hidden.shape[1]:
+            return [], None, model, state
+        units, speech = yield self.stages.speak(hidden, model.speech, watch)
+        waveform = np.zeros(0, dtype=np.float32)
+        if units:
+            speed = self._speed(lambda: self._predicted_ms(units), written, state)
+            waveform, speech = yield self.stages.vocode(units, speech, speed, watch)
+        return units, waveform, replace(model, speech=speech), state
 
     def _too_short(self, written: Written, state: SpeakerState) -> bool:
         """Whether a piece waits for more: while speech is played, waiting would make a gap."""
@@ -142,13 +173,25 @@ class Speaker:
         held = states[:, keep:] if keep < states.shape[1] else None
         return states[:, :keep], replace(state, states=held, tokens=tokens[keep:])
 
-    def _speed(self, units: Sequence[int], written: Written, state: SpeakerState) -> float:
-        """Faster while too much waits, slower where a silence is sure to follow."""
+    def _speed(
+        self, predicted_ms: Callable[[], float], written: Written, state: SpeakerState
+    ) -> float:
+        """Faster while too much waits, slower where a silence is sure to follow.
+
+        Args:
+            predicted_ms: how long what is to be said lasts at its own speed.
+        """
         waiting = waiting_ms(state.backlog, written.source_ms) + self._held_ms(state)
         speed = speech_speed(waiting, self.backlog)
         room = self.speech.fill_chunks * self.chunk_ms - waiting
-        if speed > 1 or written.ends or room <= 0 or not self.stages.dur_prediction:
+        if speed > 1 or written.ends or room <= 0 or not self._has_durations():
             return speed
+        return min(max(predicted_ms() / room, self.speech.min_speed), 1.0)
+
+    def _has_durations(self) -> bool:
+        """Whether it is known how long what is to be said lasts."""
+        return self.stages.dur_prediction
+
+    def _predicted_ms(self, units: Sequence[int]) -> float:
         frames = sum(self.vocoder.durations([units])[0])
-        predicted = MS_PER_S * frames * self.vocoder.unit_samples / self.sample_rate
-        return min(max(predicted / room, self.speech.min_speed), 1.0)
+        return MS_PER_S * frames * self.vocoder.unit_samples / self.sample_rate

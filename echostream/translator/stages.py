@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from echostream.models.decoders.transformer_decoder import MTState
     from echostream.models.echostream_model import EchoStreamModel, ListeningState, SpeechState
     from echostream.models.encoder import Features
+    from echostream.voice.streaming import Phrase, StreamingVoice, VoiceState
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ class Request:
     watch: Stopwatch
 
 
-LISTEN, TRANSLATE, SPEAK, VOCODE = range(4)
+# The last two are a voice's, in place of the two before them.
+LISTEN, TRANSLATE, SPEAK, VOCODE, PRONOUNCE, SOUND = range(6)
 
 # A stream under way: yields requests and, between them, whatever it has for its owner.
 Steps = Generator[Any, Any, Any]
@@ -92,6 +94,7 @@ class Stages:
         dur_prediction: let the vocoder predict how long units last.
         attention_layer: of the text decoder, whose cross-attention subwords are judged by (-1: all
             layers averaged); None: by none.
+        voice: speaks instead of the model's unit decoder and vocoder; None: they do.
     """
 
     model: EchoStreamModel | Any
@@ -100,6 +103,7 @@ class Stages:
     beam: int = 1
     dur_prediction: bool = True
     attention_layer: int | None = None
+    voice: StreamingVoice | None = None
 
     @property
     def device(self) -> torch.device | None:
@@ -151,9 +155,26 @@ class Stages:
         """Units, at least one, to be answered by ``(samples (T,), state)``."""
         return Request(VOCODE, _size(len(units)), (units, state, speed), watch)
 
+    def pronounce(self, phrase: Phrase, watch: Stopwatch) -> Request:
+        """A phrase, to be answered by its :class:`~echostream.models.decoders.phone_prosody.
+        Prosody`."""
+        return Request(PRONOUNCE, _size(len(phrase)), (phrase,), watch)
+
+    def sound(self, units: list[int], state: VoiceState, final: bool, watch: Stopwatch) -> Request:
+        """A voice's units, also none, to be answered by ``(samples (T,), state)``; ``final`` gives
+        out what is held back."""
+        return Request(SOUND, _size(len(units)), (units, state, final), watch)
+
     def run(self, stage: int, rows: Sequence[tuple[Any, ...]], watch: Stopwatch) -> list[Any]:
         """Answer requests of one group."""
-        functions = (self._listen, self._translate, self._speak, self._vocode)
+        functions = (
+            self._listen,
+            self._translate,
+            self._speak,
+            self._vocode,
+            self._pronounce,
+            self._sound,
+        )
         return functions[stage](*zip(*rows, strict=True), watch)
 
     def _listen(self, *columns: Any) -> list[Any]:
@@ -167,6 +188,12 @@ class Stages:
         raise NotImplementedError
 
     def _vocode(self, *columns: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def _pronounce(self, *columns: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def _sound(self, *columns: Any) -> list[Any]:
         raise NotImplementedError
 
 

@@ -24,6 +24,7 @@ from echostream.translator.stages import Clock, Stages, Steps, drive
 
 if TYPE_CHECKING:
     from echostream.checkpoint import System
+    from echostream.voice.streaming import StreamingVoice
 
 Task = Literal["asr", "s2tt", "s2st"]
 MAX_CHUNK_MS = 3_600_000
@@ -116,6 +117,7 @@ class StreamPipeline(Generic[StateT]):
         beam: beam width of the text decoder.
         dur_prediction: let the vocoder predict how long units last, if it can.
         clock: what the stages of a decision are timed with, in seconds.
+        voice: speaks instead of the model's unit decoder and vocoder.
 
     Attributes:
         min_chunk_ms: shortest chunk.
@@ -138,20 +140,26 @@ class StreamPipeline(Generic[StateT]):
         beam: int = 1,
         dur_prediction: bool = True,
         clock: Clock = time.perf_counter,
+        voice: StreamingVoice | None = None,
     ) -> None:
         if not self.min_chunk_ms <= chunk_ms <= MAX_CHUNK_MS:
             raise ValueError(
                 f"chunk_ms must lie between {self.min_chunk_ms} and {MAX_CHUNK_MS}, got {chunk_ms}"
             )
         vocoder = system.model.vocoder
-        if task == "s2st" and vocoder is None:
-            raise ValueError("task 's2st' needs a model with a vocoder; use 's2tt' or 'asr'")
+        if task == "s2st" and vocoder is None and voice is None:
+            raise ValueError(
+                "task 's2st' needs a model with a vocoder or a voice; use 's2tt' or 'asr', or set "
+                "speech.voice"
+            )
         if beam < 1:
             raise ValueError(f"beam must be at least 1, got {beam}")
         self.system, self.chunk_ms, self.task = system, chunk_ms, task
         self.policy_config = system.config.policy if policy is None else policy
         self.policy = POLICIES[self.policy_config.name]
-        self.output_rate = vocoder.sample_rate if vocoder else system.config.frontend.sample_rate
+        self.output_rate = system.config.frontend.sample_rate
+        if voice is not None or vocoder is not None:
+            self.output_rate = (voice or vocoder).sample_rate
         self.stages = self.build_stages(
             model=system.model,
             clock=clock,
@@ -159,6 +167,7 @@ class StreamPipeline(Generic[StateT]):
             beam=beam,
             dur_prediction=dur_prediction and vocoder is not None and vocoder.predicts_durations,
             attention_layer=attention_layer(self.policy, self.policy_config, system.config.mt),
+            voice=voice,
         )
 
     def build_stages(self, **options: Any) -> Stages:

@@ -10,7 +10,8 @@ Nothing in it is executed on loading.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -84,6 +85,10 @@ def load_prosody(path: Path) -> PhoneProsody:
 class Voice:
     """A loaded voice.
 
+    Attributes:
+        inventory, prosody, vocoder: its parts.
+        phonemizer: text to phonemic text; None: it can only be looked at and saved.
+
     Raises:
         ValueError: its parts do not belong together.
     """
@@ -91,6 +96,7 @@ class Voice:
     inventory: PhoneInventory
     prosody: PhoneProsody
     vocoder: CodeVocosVocoder
+    phonemizer: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
         symbols, known = len(self.inventory.symbols), self.prosody.config.num_symbols
@@ -133,7 +139,7 @@ class Voice:
 
     def to(self, device: torch.device | str) -> Voice:
         """The same voice with its networks on a device."""
-        return Voice(self.inventory, self.prosody.to(device), self.vocoder.to(device))
+        return replace(self, prosody=self.prosody.to(device), vocoder=self.vocoder.to(device))
 
     def save(self, folder: Path) -> None:
         """Write the three files, each whole or not at all."""

@@ -1,6 +1,7 @@
 """From aligned speech to a voice: units and pitch, prosody, exact resuming, the whole command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,6 +165,7 @@ def test_parts_become_a_voice_that_speaks(tmp_path, speech, monkeypatch):
     pytest.importorskip("num2words")
     from echostream.training.vocoder import validation
     from echostream.voice.speaker import VoiceSpeaker
+    from echostream.voice.streaming import StreamingVoice
 
     monkeypatch.setattr(validation, "recogniser_is_installed", lambda: False)
     units, out = tmp_path / "units", tmp_path / "voice"
@@ -195,7 +197,7 @@ def test_parts_become_a_voice_that_speaks(tmp_path, speech, monkeypatch):
     voice = Voice.load(out)
     assert voice.vocoder.durations is None
     assert torch.isfinite(load_prosody(out / "prosody.safetensors").out.weight).all()
-    speaker = VoiceSpeaker(voice, phonemizer=lambda text: text)
+    speaker = VoiceSpeaker(StreamingVoice(replace(voice, phonemizer=lambda text: text)))
     (spoken,), _ = speaker.step("abba cab", speaker.init_state(), final=True)
     assert len(spoken.waveform) == len(spoken.units) * FRAME and np.abs(spoken.waveform).max() > 0
 

@@ -52,7 +52,7 @@ def step_batch(pipeline, pushes):
 
 def group_sizes(monkeypatch):
     """By stage, how many rows were computed together, from now on."""
-    sizes = {stage: [] for stage in range(4)}
+    sizes = {stage: [] for stage in range(6)}
     run = stages.Stages.run
 
     def counting(self, stage, rows, watch):

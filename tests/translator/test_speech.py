@@ -82,6 +82,7 @@ def speaker_of(model, speech, backlog=None):
         speech=speech,
         backlog=backlog or BacklogConfig(),
         chunk_ms=CHUNK_MS,
+        sample_rate=RATE,
     )
 
 

@@ -14,6 +14,7 @@ from echostream.models.decoders.phone_prosody import PhoneProsody, PhoneProsodyC
 from echostream.voice.folder import Voice, load_prosody, read_inventory
 from echostream.voice.phone_units import PhoneInventory, symbol_pitch
 from echostream.voice.speaker import VoiceSpeaker
+from echostream.voice.streaming import StreamingVoice
 from tests.voice.conftest import spell
 
 TEXT = "It will snow, later.  \nMr. Son and 2 cousins\r\ngot married!\n\n-- \n(Last night)"
@@ -21,7 +22,7 @@ SENTENCES = ["It will snow, later.", "Mr. Son and 2 cousins", "got married!", "(
 
 
 def make(voice, **options):
-    return VoiceSpeaker(voice, phonemizer=spell, **options)
+    return VoiceSpeaker(StreamingVoice(replace(voice, phonemizer=spell)), **options)
 
 
 def told(spoken):
@@ -73,7 +74,7 @@ def test_word_by_word_equals_the_whole_text(voice, words, seed):
 
 def test_numbers_are_written_out_before_they_are_said(voice):
     speaker = make(voice)
-    assert speaker.phonemes("2 cousins") == "two cousins"
+    assert speaker.voice.phonemes("2 cousins") == "two cousins"
 
 
 def test_each_sentence_is_said_as_if_alone(voice):
@@ -99,12 +100,29 @@ def test_speed_shortens_what_is_said(voice):
 def test_prosody_sees_its_piece_and_what_was_said_and_nothing_more(voice):
     prosody = voice.prosody
     before, piece = list(range(5, 25)), [7, 8, 9, 10]
-    frames, pitch = prosody.predict(before, piece)
-    assert len(frames) == len(pitch) == 4 and min(frames) >= 1
-    assert prosody.predict(before[-12:], piece) == (frames, pitch)  # its context
-    assert prosody.predict(before[-11:], piece) != (frames, pitch)
-    assert prosody.predict(before, [*piece, 11])[0][:4] != frames
-    assert prosody.predict(before, []) == ([], [])
+    told = prosody.predict(before, piece)
+    assert len(told.frames) == len(told.log_f0) == 4 and min(told.frames) >= 1
+    assert prosody.predict(before[-12:], piece) == told  # its context
+    assert prosody.predict(before[-11:], piece) != told
+    longer = prosody.predict(before, [*piece, 11])
+    assert longer.frames[:4] != told.frames
+    # What is ahead is seen as if it were said, and not told.
+    ((seen),) = prosody.predict_rows([(before, piece, [11])])
+    assert (seen.frames, seen.log_f0) == (longer.frames[:4], longer.log_f0[:4])
+    assert prosody.predict(before, []).frames == prosody.predict([], []).log_f0 == ()
+
+
+def test_pieces_of_many_streams_are_predicted_together(voice):
+    rows = [
+        ([5, 6, 7], [8, 9], []),
+        ([], [], []),
+        ([], [7], [8]),
+        (list(range(5, 25)), [3] * 9, []),
+    ]
+    alone = [voice.prosody.predict_rows([row])[0] for row in rows]
+    for one, other in zip(voice.prosody.predict_rows(rows), alone, strict=True):
+        np.testing.assert_allclose(one.frames, other.frames, atol=1e-9)
+        np.testing.assert_allclose(one.log_f0, other.log_f0, atol=1e-9)
 
 
 def test_rows_of_a_batch_are_padded_without_a_trace(voice):

@@ -68,6 +68,8 @@ class _Plan:
 
     def __init__(self, system: System) -> None:
         self.model, self.config = system.model, system.config
+        if not self.config.num_units:
+            raise ValueError("only systems with a unit decoder are exported; num_units is 0")
         self.state: dict[str, tuple[int | str, ...]] = {}
         self.graphs = {
             "subsampler": self._subsampler(),

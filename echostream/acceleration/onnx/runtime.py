@@ -26,7 +26,7 @@ from echostream.acceleration.onnx.onnx_manifest import (
 )
 from echostream.acceleration.onnx.onnx_model import OnnxModel, Run
 from echostream.acceleration.onnx.states import ArrayListening, ArrayMT, ArraySpeech
-from echostream.config import EchoStreamConfig, Settings, settings_from_args
+from echostream.config import EchoStreamConfig, Settings, SpeechConfig, settings_from_args
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.hypothesis import Hypothesis
 from echostream.text import Vocabulary
@@ -49,6 +49,16 @@ class OnnxSystem:
 
     def frontend(self) -> ArrayFrontend:
         return ArrayFrontend(self.config.frontend, self.tables)
+
+    def voice(self, speech: SpeechConfig | None = None) -> None:
+        """Exported systems speak by their own unit decoder alone.
+
+        Raises:
+            ValueError: settings ask for a voice.
+        """
+        name = (self.config.speech if speech is None else speech).voice
+        if name is not None:
+            raise ValueError(f"the ONNX runtime speaks with units: voice must be none, got {name}")
 
     def with_settings(self, settings: Settings) -> OnnxSystem:
         """The same weights under other settings."""

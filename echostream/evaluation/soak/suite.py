@@ -110,7 +110,7 @@ def plan_jobs(plan: Plan) -> list[Job]:
     long, short = [], []
     threads = 1 if plan.threads is None and plan.jobs > 1 else plan.threads
     for system, model_dir in plan.systems.items():
-        files = sorted(path for path in model_dir.iterdir() if path.is_file())
+        files = sorted(path for path in model_dir.rglob("*") if path.is_file())
         place = plan.output / system
         setup = Setup(str(model_dir), plan.chunk_ms, plan.settings, threads)
         # Not in the digest where there are none: results of before there were settings hold.

@@ -41,7 +41,7 @@ class CodeVocosState:
     Attributes:
         position: (B,) unit frames taken in, int64.
         embedded: (B, 2 * lookahead_frames, C) the last embedded frames.
-        contexts: (blocks, B, kernel - 1, C) the last inputs of every block.
+        contexts: (B, blocks, kernel - 1, C) the last inputs of every block.
         f0: (B,) pitch of the last spectrum in Hz, 0 before the first.
         phase: (B,) of the pulse train behind it, in periods.
         pulses: (B, H) its last hop.
@@ -171,7 +171,7 @@ class CodeVocos(nn.Module):
         return CodeVocosState(
             position=torch.zeros(batch_size, dtype=torch.long, device=weight.device),
             embedded=weight.new_zeros(batch_size, 2 * config.lookahead_frames, config.width),
-            contexts=weight.new_zeros(config.blocks, batch_size, config.kernel - 1, config.width),
+            contexts=weight.new_zeros(batch_size, config.blocks, config.kernel - 1, config.width),
             f0=weight.new_zeros(batch_size),
             phase=weight.new_zeros(batch_size),
             pulses=hop,
@@ -285,7 +285,7 @@ class CodeVocos(nn.Module):
         started = (at >= 0)[..., None]
         contexts = []
         with self._arithmetic(x.device):
-            for block, context in zip(self.blocks, state.contexts, strict=True):
+            for block, context in zip(self.blocks, state.contexts.unbind(1), strict=True):
                 x = torch.where(started, x, 0.0)
                 read = torch.cat([context, x], dim=1)
                 contexts.append(_last(read, done, config.kernel - 1))
@@ -299,7 +299,7 @@ class CodeVocos(nn.Module):
             which=(at[..., None] * per_unit + torch.arange(per_unit, device=x.device)).flatten(1),
             done=done,
             embedded=new_embedded,
-            contexts=torch.stack(contexts),
+            contexts=torch.stack(contexts, dim=1),
         )
 
     def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
@@ -386,8 +386,7 @@ def _restart(state: CodeVocosState, fresh: CodeVocosState, rows: Tensor) -> Code
     chosen = {}
     for field in fields(state):
         value = getattr(state, field.name)
-        batch = 1 if field.name == "contexts" else 0
-        mask = rows.view(*[1] * batch, -1, *[1] * (value.dim() - batch - 1))
+        mask = rows.view(-1, *[1] * (value.dim() - 1))
         chosen[field.name] = torch.where(mask, getattr(fresh, field.name), value)
     return CodeVocosState(**chosen)
 

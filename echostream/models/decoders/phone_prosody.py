@@ -1,14 +1,15 @@
 """How long symbols of a phonemic text last and how high they are.
 
 Text is spoken in pieces. A piece is seen whole, with ``context_symbols`` of what was said before it
-and nothing of what comes after it. Nothing else is remembered, so the state of a stream is that
-much text.
+and, of what comes after it, whatever is there to be seen, mostly nothing. Nothing else is
+remembered, so the state of a stream is that much text.
 
 Shapes: B pieces, N symbols, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 
 from echostream.config.checks import require, require_heads
 from echostream.models.transformer_layer import sinusoid
+
+MISSING = -1  # no symbol
+Row = tuple[Sequence[int], Sequence[int], Sequence[int]]  # before, own, ahead
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,19 @@ class PhoneProsodyConfig:
             require(value > 0, f"phone prosody: {name} must be positive, got {value}")
 
 
+@dataclass(frozen=True)
+class Prosody:
+    """Of the N symbols of a piece.
+
+    Attributes:
+        frames: (N,) not rounded, at least 1.
+        log_f0: (N,) natural logarithm of Hz.
+    """
+
+    frames: tuple[float, ...]
+    log_f0: tuple[float, ...]
+
+
 class PhoneProsody(nn.Module):
     """Symbols to log durations and log pitches."""
 
@@ -73,7 +90,7 @@ class PhoneProsody(nn.Module):
     def forward(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) symbols, -1 behind the end of shorter rows, to (B, N) log frames and (B, N) log
         pitch."""
-        missing = symbols < 0
+        missing = symbols == MISSING
         x = self.symbols(symbols + 1) * ~missing[..., None]
         x = x + self.near(x.transpose(1, 2)).transpose(1, 2)
         places = torch.arange(symbols.size(1), device=x.device)
@@ -82,17 +99,35 @@ class PhoneProsody(nn.Module):
         log_frames, pitch = self.out(x).unbind(2)
         return log_frames + 1.0, 0.2 * pitch + self.config.mean_log_f0
 
+    def predict(self, before: Sequence[int], piece: Sequence[int]) -> Prosody:
+        """:meth:`predict_rows` of one piece with nothing ahead."""
+        return self.predict_rows([(before, piece, ())])[0]
+
     @torch.no_grad()
-    def predict(self, before: list[int], piece: list[int]) -> tuple[list[float], list[float]]:
-        """Frames (not rounded, at least 1) and log pitch of every symbol of a piece.
+    def predict_rows(self, rows: Sequence[Row]) -> list[Prosody]:
+        """Durations and pitch of the symbols of several pieces.
 
         Args:
-            before: symbols of the sentence before it, of which the last ``context_symbols`` count.
+            rows: of each, symbols of the sentence before it, of which the last
+                ``context_symbols`` count; its own; and those that may follow it.
         """
-        if not piece:
-            return [], []
-        seen = before[len(before) - min(self.config.context_symbols, len(before)) :]
-        table = torch.tensor([[*seen, *piece]], device=self.out.weight.device)
-        log_frames, pitch = self(table)
-        frames = log_frames[0, len(seen) :].float().exp().clamp(min=1.0)
-        return frames.tolist(), pitch[0, len(seen) :].float().tolist()
+        limit = self.config.context_symbols
+        seen = [(before[max(len(before) - limit, 0) :], own, ahead) for before, own, ahead in rows]
+        lengths = [sum(map(len, row)) for row in seen]
+        longest = max(lengths, default=0)
+        if not longest:
+            return [Prosody((), ())] * len(rows)
+        table = torch.full((len(rows), longest), MISSING)
+        for place, (row, length) in enumerate(zip(seen, lengths, strict=True)):
+            table[place, :length] = torch.tensor([symbol for part in row for symbol in part])
+        # A row of nothing would have nothing to attend to.
+        going = [place for place, length in enumerate(lengths) if length]
+        log_frames, pitch = self(table[going].to(self.out.weight.device))
+        frames = log_frames.double().exp().clamp(min=1.0).tolist()
+        pitches = pitch.double().tolist()
+        found = [Prosody((), ())] * len(rows)
+        for place, one, other in zip(going, frames, pitches, strict=True):
+            before, own, _ = seen[place]
+            inside = slice(len(before), len(before) + len(own))
+            found[place] = Prosody(tuple(one[inside]), tuple(other[inside]))
+        return found
