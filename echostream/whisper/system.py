@@ -10,7 +10,7 @@ import sentencepiece
 
 from echostream.audio import CMVN
 from echostream.checkpoint import System
-from echostream.config import CTCHeadConfig, EchoStreamConfig, T2UEncoderConfig, UnitDecoderConfig
+from echostream.config import CTCHeadConfig, EchoStreamConfig, SpeechConfig
 from echostream.models.echostream_model import EchoStreamModel
 from echostream.text import SPECIALS, Vocabulary
 from echostream.whisper.tokens import CutVocabulary
@@ -61,7 +61,7 @@ def start_from_whisper(
     head_layers: int = 2,
     memory_size: int = 0,
 ) -> System:
-    """A system with Whisper's encoder and decoder; its heads are fresh.
+    """A system with Whisper's encoder and decoder; its heads are fresh, and a voice says its text.
 
     Args:
         weights: of Whisper.
@@ -85,21 +85,14 @@ def start_from_whisper(
     config = EchoStreamConfig(
         source_vocab_size=len(source_vocabulary),
         target_vocab_size=len(target_vocabulary),
-        num_units=1,
+        num_units=0,
         frontend=whisper_frontend(weights),
         encoder=encoder,
         asr_ctc=head,
         st_ctc=replace(head),
         mt=decoder,
-        t2u=T2UEncoderConfig(layers=0),
-        unit=UnitDecoderConfig(
-            layers=1,
-            upsample_ratio=1,
-            embed_dim=decoder_weights.width,
-            attention_heads=decoder_weights.heads,
-            ffn_dim=64,
-        ),
         vocoder=None,
+        speech=SpeechConfig(voice="shipped"),
     )
     model = EchoStreamModel(config)
     start_encoder(model.encoder, weights)
