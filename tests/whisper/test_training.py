@@ -1,0 +1,200 @@
+"""Distillation, recognition and translation from Whisper's weights, on a few seconds of noise."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
+from echostream.text import Vocabulary
+from echostream.training.warm_start.augment import AugmentOptions, augment
+from echostream.training.warm_start.clips import SpeechPool, draw_batch
+from echostream.training.warm_start.measure import measure, read_clips
+from echostream.training.warm_start.trainer import (
+    TrainingOptions,
+    WarmStartTrainer,
+    batch_features,
+    relative_distance,
+    stack_outputs,
+)
+from echostream.whisper.system import start_from_whisper
+from echostream.whisper.tokens import CutTokenizer, CutVocabulary
+from echostream.whisper.warm_start import start_encoder
+from echostream.whisper.weights import read_whisper
+
+RATE = 16000
+SOURCES = ("el gato", "era bueno", "la casa")
+TARGETS = ("the cat sat", "it was good", "a mat")
+ALL_EFFECTS = AugmentOptions(
+    room=1.0, noise=1.0, music=1.0, telephone=0.5, narrow=0.5, codec=1.0, clipped=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """A folder of aligned speech and one of plain sounds."""
+    folder, generator = tmp_path_factory.mktemp("speech"), np.random.default_rng(0)
+    lines = []
+    for index, source in enumerate(SOURCES):
+        samples = generator.normal(0, 0.1, RATE + 1600 * index).astype(np.float32)
+        soundfile.write(folder / f"{index}.flac", samples, RATE)
+        entry = {"id": f"train_{index}", "text": source, "file": f"{index}.flac"}
+        lines.append(json.dumps(entry))
+    lines.append(json.dumps({"id": "dev_0", "text": "x", "file": "0.flac"}))
+    (folder / "part-0.jsonl").write_text("\n".join(lines) + '\n{"id": "train_9", "te')
+    sounds = tmp_path_factory.mktemp("sounds")
+    soundfile.write(sounds / "a.wav", generator.normal(0, 0.1, (8000, 2)), 8000)
+    return folder, sounds
+
+
+@pytest.fixture
+def pool(speech):
+    folder, sounds = speech
+    translations = {f"train_{index}": text for index, text in enumerate(TARGETS)}
+    pool = SpeechPool([folder], [sounds], translations)
+    pool.refresh()
+    return pool
+
+
+def build(hugging_face_folder, tokenizer, pool, **options):
+    torch.manual_seed(0)
+    weights = read_whisper(hugging_face_folder)
+    vocabulary = CutVocabulary.of(tokenizer, TARGETS, language="es")
+    letters = sorted({c for text in SOURCES for c in text if c != " "})
+    source = Vocabulary(["\u2581", *letters])
+    source.encode = lambda text: [source._ids[c] for c in text.replace(" ", "\u2581")]
+    system = start_from_whisper(weights, vocabulary, source, head_layers=1)
+    teacher = EchoStreamSpeechEncoder(system.config.encoder)
+    start_encoder(teacher, weights)
+    settings = {"batch_seconds": 2.0, "minutes": 1e6, "alone": 0.0, "seed": 4} | options
+    tokens = CutTokenizer(tokenizer, vocabulary)
+    return WarmStartTrainer(system, teacher, tokens, pool, TrainingOptions(**settings))
+
+
+def test_pool_reads_what_is_there(pool, speech):
+    assert [one.source for one in pool.texts] == list(SOURCES)
+    assert [one.target for one in pool.texts] == list(TARGETS)
+    assert len(pool.sounds[0].samples) == 16000  # resampled, channels averaged
+    assert pool.refresh() == 0
+    assert pool.hours[0] > 3 / 3600
+
+
+def test_clips_join_utterances(pool):
+    for seed in range(5):
+        for clip in draw_batch(pool, 6.0, random.Random(seed), sounds=0.0):
+            assert len(clip.parts) == len(clip.speech)
+            for (start, end), one in zip(clip.parts, clip.speech, strict=True):
+                samples = one.samples.astype(np.float32) / 32768
+                np.testing.assert_array_equal(clip.samples[start:end], samples)
+
+
+def test_augmented_padding_stays_silent():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 9000, generator=generator) * 0.1
+    lengths = torch.tensor([9000, 4000, 8999, 1])
+    x *= torch.arange(9000) < lengths[:, None]
+    first = augment(x, lengths, torch.Generator().manual_seed(1), ALL_EFFECTS)
+    again = augment(x, lengths, torch.Generator().manual_seed(1), ALL_EFFECTS)
+    torch.testing.assert_close(first, again)
+    assert bool(torch.isfinite(first).all())
+    assert first.abs().max() <= 1.0
+    for row, length in enumerate(lengths.tolist()):
+        assert not first[row, length:].any()
+        assert not torch.allclose(first[row, :length], x[row, :length])
+
+
+def test_telephone_band_holds_no_high_tones():
+    time = torch.arange(16000) / RATE
+    x = (torch.sin(2 * torch.pi * 1000 * time) + torch.sin(2 * torch.pi * 6000 * time))[None] * 0.2
+    quiet = dict.fromkeys(("room", "noise", "music", "narrow", "codec", "clipped"), 0.0)
+    options = AugmentOptions(telephone=1.0, gain_db=(0.0, 0.0), **quiet)
+    out = augment(x, torch.tensor([16000]), torch.Generator().manual_seed(0), options)
+    spectrum = torch.fft.rfft(out[0]).abs()
+    assert spectrum[6000] < 1e-3 * spectrum[1000]
+
+
+def test_whisper_is_no_distance_from_itself(hugging_face_folder, tokenizer, pool):
+    """One block over the whole clip, one scale: what remains is nothing."""
+    trainer = build(hugging_face_folder, tokenizer, pool)
+    waveforms = torch.randn(2, 9000) * 0.1
+    features, frames = batch_features(
+        waveforms,
+        torch.tensor([9000, 7000]),
+        trainer.system.config.frontend,
+        running=False,
+    )
+    options = {"segment_frames": [features.size(1) // 4], "offsets": torch.tensor([3, 50])}
+    trainer.model.eval()
+    own, _ = stack_outputs(trainer.model.encoder, features, frames, **options)
+    goals, _ = stack_outputs(trainer.teacher, features, frames, **options)
+    valid = torch.arange(own[-1].size(1)) < (frames // 2)[:, None]
+    for a, b in zip(own, goals, strict=True):
+        assert relative_distance(a, b, valid) < 1e-10
+
+
+def test_training_learns_and_teaches_the_student_alone(hugging_face_folder, tokenizer, pool):
+    trainer = build(hugging_face_folder, tokenizer, pool, encoder_rate=1e-2, sounds_share=0.3)
+    with torch.no_grad():  # something to learn: a random network hardly looks around
+        trainer.model.encoder.layer_norm.bias.add_(0.5)
+    before = {name: t.clone() for name, t in trainer.teacher.state_dict().items()}
+    stem = trainer.model.encoder.subsample.conv1.weight.clone()
+    found = [trainer.update() for _ in range(30)]
+    first, last = (
+        np.mean([losses["distance"] for losses in part]) for part in (found[:5], found[-5:])
+    )
+    assert last < 0.6 * first
+    assert {"asr", "st", "mt", "distance", "hidden"} == set().union(*found)
+    assert any(set(losses) == {"distance", "hidden"} for losses in found)  # sounds without text
+    for name, tensor in trainer.teacher.state_dict().items():
+        torch.testing.assert_close(tensor, before[name])
+    torch.testing.assert_close(trainer.model.encoder.subsample.conv1.weight, stem)
+
+
+def test_resumed_training_is_the_same(hugging_face_folder, tokenizer, pool, tmp_path):
+    trainer = build(hugging_face_folder, tokenizer, pool)
+    for _ in range(2):
+        trainer.update()
+    trainer.save(tmp_path / "checkpoint.pt")
+    torch.manual_seed(1)
+    expected = trainer.update()
+    resumed = build(hugging_face_folder, tokenizer, pool)
+    resumed.load(tmp_path / "checkpoint.pt")
+    torch.manual_seed(1)
+    found = resumed.update()
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_alone_means_that_heads_do_not_teach(hugging_face_folder, tokenizer, pool):
+    """While they are alone the encoder's gradient is that of distillation."""
+    gradients = []
+    for weight in (1.0, 0.0):
+        trainer = build(
+            hugging_face_folder,
+            tokenizer,
+            pool,
+            alone=1.0,
+            sounds_share=0.0,
+            asr_weight=weight,
+            mt_weight=weight,
+            st_weight=weight,
+        )
+        torch.manual_seed(2)
+        trainer.update()
+        gradients.append(trainer.model.encoder.emformer.layers[0].fc1.weight.grad.clone())
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-3)
+
+
+def test_measure(hugging_face_folder, tokenizer, pool, speech):
+    folder, _ = speech
+    table = folder / "held.tsv"
+    table.write_text("id\tfile\tsource\ttarget\na\t0.flac\tel gato\tthe cat\nb\t1.flac\t\ta mat\n")
+    trainer = build(hugging_face_folder, tokenizer, pool)
+    found = measure(trainer.system, read_clips(table))
+    assert found.wer is not None and found.wer > 0
+    assert len(found.examples) == 2 and found.examples[0][1] == "the cat"
+    assert trainer.model.training
