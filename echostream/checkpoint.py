@@ -2,6 +2,7 @@
 
     config.yaml            EchoStreamConfig
     model.safetensors      weights, StreamSpeech's names
+    encoder.safetensors    those of the encoder, if they are kept apart
     vocoder.safetensors    CodeHiFiGAN generator (if the system speaks)
     cmvn.npz               global mean and std of the filterbank
     source.dict.txt        fairseq dictionary of the transcript, and source.spm.model
@@ -52,15 +53,19 @@ if TYPE_CHECKING:  # its packages are optional
 
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
+ENCODER_FILE = "encoder.safetensors"
 VOCODER_FILE = "vocoder.safetensors"
 CMVN_FILE = "cmvn.npz"
 PROVENANCE_FILE = "provenance.json"
+ENCODER_PREFIX = "encoder."
 VOCODER_PREFIX = "vocoder.generator."
+# Files of weights, and what their names are called in the model.
+WEIGHT_FILES = {MODEL_FILE: "", ENCODER_FILE: ENCODER_PREFIX, VOCODER_FILE: VOCODER_PREFIX}
 _FILLING = {name for name in dir(torch.nn.init) if name.endswith("_") and name[0] != "_"}
 VOICE_FILES = {
     f"{OWN_FOLDER}/{name}" for name in (INVENTORY_FILE, PROSODY_FILE, VOICE_VOCODER_FILE)
 }
-KNOWN_FILES = {CONFIG_FILE, MODEL_FILE, VOCODER_FILE, CMVN_FILE, PROVENANCE_FILE} | VOICE_FILES
+KNOWN_FILES = {CONFIG_FILE, *WEIGHT_FILES, CMVN_FILE, PROVENANCE_FILE} | VOICE_FILES
 KNOWN_FILES |= {
     f"{side}.{kind}" for side in ("source", "target") for kind in ("dict.txt", "spm.model")
 }
@@ -132,6 +137,7 @@ def save_model_dir(
     system: System,
     *,
     dtype: torch.dtype | None = None,
+    encoder_apart: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model directory, replacing one that is there.
@@ -139,24 +145,23 @@ def save_model_dir(
     Args:
         dtype: store floating-point weights in this precision; ``torch.int8`` stores large matrices
             in eight bits (:mod:`echostream.int8_storage`).
+        encoder_apart: keep the encoder's weights in a file of their own, for hosts that limit the
+            size of files.
         provenance: where it came from, as JSON values.
     """
     with atomic_directory(Path(path), _is_model_dir, "a model directory") as staging:
         save_config(system.config, staging / CONFIG_FILE)
-        weights, vocoder = {}, {}
+        files: dict[str, dict[str, Tensor]] = {name: {} for name in WEIGHT_FILES}
+        apart = [VOCODER_FILE, ENCODER_FILE] if encoder_apart else [VOCODER_FILE]
         for name, tensor in system.model.state_dict().items():
             if dtype not in (None, torch.int8) and tensor.is_floating_point():
                 tensor = tensor.to(dtype)
-            tensor = tensor.detach().cpu().contiguous()
-            if name.startswith(VOCODER_PREFIX):
-                vocoder[name[len(VOCODER_PREFIX) :]] = tensor
-            else:
-                weights[name] = tensor
-        if dtype == torch.int8:
-            weights, vocoder = to_int8(weights), to_int8(vocoder)
-        save_file(weights, staging / MODEL_FILE)
-        if vocoder:
-            save_file(vocoder, staging / VOCODER_FILE)
+            own = next((file for file in apart if name.startswith(WEIGHT_FILES[file])), MODEL_FILE)
+            name = name.removeprefix(WEIGHT_FILES[own])
+            files[own][name] = tensor.detach().cpu().contiguous()
+        for file, weights in files.items():
+            if weights or file == MODEL_FILE:
+                save_file(to_int8(weights) if dtype == torch.int8 else weights, staging / file)
         mean, std = system.cmvn.mean.numpy(), system.cmvn.std.numpy()
         np.savez(staging / CMVN_FILE, mean=mean, std=std)
         for name, vocabulary in (
@@ -299,10 +304,12 @@ def load_model_dir(
     config = load_config(path / CONFIG_FILE)
     with Unfilled():
         model = EchoStreamModel(config)
-    weights = from_int8(read_safetensors(path / MODEL_FILE), str(path / MODEL_FILE))
-    if config.vocoder is not None:
-        vocoder = from_int8(read_safetensors(path / VOCODER_FILE), str(path / VOCODER_FILE))
-        weights.update({VOCODER_PREFIX + key: tensor for key, tensor in vocoder.items()})
+    weights = {}
+    for file, prefix in WEIGHT_FILES.items():
+        needed = file == MODEL_FILE or (file == VOCODER_FILE and config.vocoder is not None)
+        if needed or (file == ENCODER_FILE and (path / file).is_file()):
+            stored = from_int8(read_safetensors(path / file), str(path / file))
+            weights.update({prefix + key: tensor for key, tensor in stored.items()})
     load_state(model, weights, str(path))
     try:
         return System(

@@ -82,6 +82,20 @@ def test_int8_storage(system, tmp_path, monkeypatch):
         assert bool((error <= 0.501 * step).all()), name
 
 
+def test_encoder_apart(system, tmp_path):
+    """Two files of weights, the same model."""
+    save_model_dir(tmp_path / "one", system)
+    save_model_dir(tmp_path / "two", system, encoder_apart=True)
+    sizes = [path.stat().st_size for path in (tmp_path / "two").glob("*coder.safetensors")]
+    assert len(sizes) == 2  # encoder and vocoder
+    whole = load_model_dir(tmp_path / "one").model.state_dict()
+    for name, tensor in load_model_dir(tmp_path / "two").model.state_dict().items():
+        torch.testing.assert_close(tensor, whole[name])
+    (tmp_path / "two" / "encoder.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"missing encoder\."):
+        load_model_dir(tmp_path / "two")
+
+
 def test_int8_scale_without_its_matrix():
     with pytest.raises(ValueError, match=r"x\.safetensors: a\.row_scale of shape \(3,\)"):
         from_int8({"a.row_scale": torch.ones(3), "a": torch.ones(3, 2)}, "x.safetensors")

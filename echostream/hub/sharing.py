@@ -17,8 +17,7 @@ from echostream.checkpoint import (
     KNOWN_FILES,
     MODEL_FILE,
     PROVENANCE_FILE,
-    VOCODER_FILE,
-    VOCODER_PREFIX,
+    WEIGHT_FILES,
     install,
     load_model_dir,
     read_provenance,
@@ -31,6 +30,7 @@ from echostream.hub.names import CONFIG_FILE as MARK
 from echostream.hub.names import SHARED, cached_folder, parse_shared, resolve_model
 from echostream.hub.remote import FetchError, HubStore, require_hub
 from echostream.hub.table import HubFile
+from echostream.int8_storage import SCALE
 from echostream.streamspeech.convert import check_sizes
 
 logger = logging.getLogger(__name__)
@@ -190,13 +190,15 @@ def check_claims(folder: Path) -> None:
         ValueError: it does not, or a weights file is damaged.
     """
     weights = {}
-    for name, prefix in ((MODEL_FILE, ""), (VOCODER_FILE, VOCODER_PREFIX)):
+    for name, prefix in WEIGHT_FILES.items():
         path = folder / name
         if not path.is_file():
             continue
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():
+                    if key.endswith(SCALE):
+                        continue
                     shape = file.get_slice(key).get_shape()
                     weights[prefix + key] = torch.empty(shape, device="meta")
         except SafetensorError as error:
