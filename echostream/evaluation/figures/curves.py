@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from echostream.evaluation.atomic import replacing
 from echostream.evaluation.runs.comparison import ComparedRun
 from echostream.evaluation.runs.run_folder import RunFolder
 from echostream.evaluation.runs.run_latency import backlog
+from echostream.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     with matplotlib.rc_context({"svg.hashsalt": "echostream"}):
         for kind, metadata in (("png", None), ("svg", {"Date": None})):
             path = stem.with_name(f"{stem.name}.{kind}")
-            with replacing(path) as temporary:
+            with atomic_path(path) as temporary:
                 figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
             paths.append(path)
     return paths

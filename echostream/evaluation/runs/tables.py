@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from echostream.evaluation.atomic import write_text
 from echostream.evaluation.runs.comparison import ComparedRun
 from echostream.evaluation.significance import Significance, significance_table
+from echostream.files import write_atomically
 
 # (column, heading, decimals); milliseconds need no decimals, proportions need two.
 _COLUMNS = (
@@ -180,5 +180,5 @@ def write_tables(
         "table.json": json_table(results, significance),
     }
     for name, text in texts.items():
-        write_text(folder / name, text)
+        write_atomically(folder / name, text)
     return [folder / name for name in texts]
