@@ -6,6 +6,8 @@ To add one: a function and a line in :data:`TEXT_SCORES`. It is then a metric of
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,11 +24,13 @@ class TextScore:
         name: in options, CSV and JSON.
         heading: in tables and pictures.
         score: of texts against their references.
+        if_reported: only of finished runs whose ``scores.tsv`` has it.
     """
 
     name: str
     heading: str
     score: Score
+    if_reported: bool = False
 
 
 def bleu(texts: list[str], references: list[str], tokenizer: str = "13a") -> float:
@@ -52,8 +56,23 @@ def word_error_rate(texts: list[str], references: list[str]) -> float:
     return 100.0 * sum(edit_distance(h, r) for h, r in pairs) / words
 
 
+def plain(text: str) -> str:
+    """A text without case, punctuation and accents, words one space apart.
+
+    Transcripts of real recordings are written by many hands, which differ in these.
+    """
+    letters = unicodedata.normalize("NFKD", text.lower())
+    return " ".join(re.sub(r"[^\w\s]|_", "", re.sub(r"[-–—/]", " ", letters)).split())
+
+
+def plain_word_error_rate(texts: list[str], references: list[str]) -> float:
+    """:func:`word_error_rate` of :func:`plain` texts and references."""
+    return word_error_rate(list(map(plain, texts)), list(map(plain, references)))
+
+
 TEXT_SCORES = (
     TextScore("BLEU", "BLEU", bleu),
     TextScore("CHRF", "chrF", chrf),
     TextScore("WER", "WER %", word_error_rate),
+    TextScore("WER_PLAIN", "WER %, plain", plain_word_error_rate, if_reported=True),
 )

@@ -38,11 +38,15 @@ from echostream.evaluation.grid.shards import (
 )
 from echostream.evaluation.longform.folders import SENTENCES_FILE
 from echostream.evaluation.runs.run_folder import CELL_FILE, TRACE_FILE
+from echostream.evaluation.text_scores import TEXT_SCORES
 from echostream.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-_TAKES_RECOGNIZER = {"ASR_BLEU", "ASR_BLEU_NOSIL", "WER", "CHRF"}
+# BLEU is SimulEval's own.
+_TAKES_RECOGNIZER = {"ASR_BLEU", "ASR_BLEU_NOSIL"} | {one.name for one in TEXT_SCORES} - {"BLEU"}
+    "BLEU"
+}
 
 
 def _merge_logs(cell: Cell, parts: Sequence[Shard]) -> None:

@@ -14,7 +14,8 @@ def quality_scores(run: RunFolder) -> dict[str, float]:
     references = [item.reference for item in run.utterances]
     texts = run.hypotheses()
     if not run.is_speech:
-        return {one.name: one.score(texts or [], references) for one in TEXT_SCORES}
+        wanted = [one for one in TEXT_SCORES if not one.if_reported or one.name in run.reported]
+        return {one.name: one.score(texts or [], references) for one in wanted}
     scores: dict[str, float] = {}
     for name, without_silence in SPEECH_SCORES:
         texts, reported = run.hypotheses(without_silence), run.reported.get(name)
