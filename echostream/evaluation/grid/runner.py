@@ -45,8 +45,6 @@ logger = logging.getLogger(__name__)
 
 # BLEU is SimulEval's own.
 _TAKES_RECOGNIZER = {"ASR_BLEU", "ASR_BLEU_NOSIL"} | {one.name for one in TEXT_SCORES} - {"BLEU"}
-    "BLEU"
-}
 
 
 def _merge_logs(cell: Cell, parts: Sequence[Shard]) -> None:
