@@ -19,11 +19,11 @@ from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.agents.states import AgentStates
 from simuleval.data.segments import EmptySegment, Segment, SpeechSegment
 
-import echostream.evaluation.simuleval_compat  # noqa: F401  (repairs SimulEval's scoring)
 from echostream.acceleration.compiled import compile_encoder
 from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.config import add_setting_args, settings_from_args
 from echostream.config.compute import DTYPES, add_compile_arg, add_threads_arg
+from echostream.evaluation import simuleval_compat
 from echostream.precision import check_dtype
 from echostream.session import Session, TraceWriter, advance_sessions
 from echostream.threads import use_threads
@@ -100,6 +100,8 @@ class EchoStreamAgent(GenericAgent):
 
     @staticmethod
     def add_args(parser: ArgumentParser) -> None:
+        # SimulEval's first call: it has not read its own options yet, nor made an evaluator.
+        simuleval_compat.apply()
         parser.add_argument(
             "--model-dir", required=True, help="model directory (see `echostream info`)"
         )

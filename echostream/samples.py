@@ -7,6 +7,8 @@ data; the input state of a step is never changed. Nothing here needs torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import soundfile
 import soxr
 
 from echostream.config import FrontendConfig
+from echostream.files import atomic_path
 
 # soxr's HQ filter reaches this many samples of the slower side of the conversion to either side;
 # measured: beyond 82 the output differs by less than float32 rounding.
@@ -40,6 +43,20 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
         return soundfile.read(path, dtype="float32")
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: not a readable sound file: {error}") from error
+
+
+@contextmanager
+def sound_file(path: Path | None, rate: int) -> Iterator[Callable[[np.ndarray], object]]:
+    """Yields what takes (T,) samples and writes a 16-bit WAV, which is in place when all of them
+    are; without a path nothing is written."""
+    if path is None:
+        yield lambda samples: None
+        return
+    with (
+        atomic_path(path) as temporary,
+        soundfile.SoundFile(temporary, "w", rate, 1, subtype="PCM_16", format="WAV") as file,
+    ):
+        yield file.write
 
 
 def check_samples(samples: object, position: int = 0) -> np.ndarray:

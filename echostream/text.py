@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -158,3 +159,21 @@ class Detokenizer:
             words += self.vocabulary.decode(pending).split()
             pending = []
         return words, DetokenizerState(tuple(pending))
+
+
+def edit_distance(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """Levenshtein distance of two sequences of tokens or words."""
+    import numpy as np
+
+    if not len(left) or not len(right):
+        return max(len(left), len(right))
+    other = np.asarray(right)
+    column = np.arange(len(other) + 1)
+    previous = column.copy()
+    for row, label in enumerate(left, start=1):
+        current = np.empty_like(previous)
+        current[0] = row
+        current[1:] = np.minimum(previous[1:] + 1, previous[:-1] + (other != label))
+        # Insertions run along the row: the best start minus its position, accumulated.
+        previous = np.minimum.accumulate(current - column) + column
+    return int(previous[-1])

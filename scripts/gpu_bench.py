@@ -19,6 +19,7 @@ import torch
 from echostream.acceleration.cuda_graphs import graph_encoder
 from echostream.bench.crowd import crowd_figures, crowd_markdown, crowds
 from echostream.bench.systems import Rates, load_system
+from echostream.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = ["base", str(ROOT / "echostream/assets/echo_mini/echostream")]
@@ -74,8 +75,7 @@ def main():
                 contents = {args.json: json.dumps(data, indent=2) + "\n", args.markdown: text}
                 for path, content in contents.items():
                     if path is not None:
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        path.write_text(content, encoding="utf-8")
+                        write_atomically(path, content)
     print(text, end="")
 
 

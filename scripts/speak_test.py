@@ -18,7 +18,7 @@ from echostream import assets
 from echostream.checkpoint import System, load_model_dir
 from echostream.config.compute import add_threads_arg
 from echostream.evaluation.recognizers.recognizer import load_recognizer, resample
-from echostream.evaluation.simuleval_compat.quality import word_error_rate
+from echostream.evaluation.text_scores import word_error_rate
 from echostream.speaking import TextSpeaker
 from echostream.threads import use_threads
 

@@ -26,7 +26,7 @@ from echostream.evaluation.recognizers.recognizer import (
     strip_punctuation,
 )
 from echostream.evaluation.runs.silence import find_silences, summarize
-from echostream.evaluation.simuleval_compat.quality import word_error_rate
+from echostream.evaluation.text_scores import word_error_rate
 from echostream.files import write_atomically
 from echostream.training.voice.material import FRAME_MS, Utterance, frame_units, read_utterances
 from echostream.voice.named import open_voice

@@ -19,10 +19,12 @@ LAYERS = [
             "echostream.audio",
             "echostream.files",
             "echostream.int8_storage",
+            "echostream.restricted_unpickler",
             "echostream.samples",
             "echostream.streaming",
             "echostream.text",
             "echostream.threads",
+            "echostream.torch_files",
         ),
         # What a model is called and where it lies.
         "names": ("echostream.assets", "echostream.hub.table", "echostream.hub.names"),

@@ -52,9 +52,10 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--plot-quality",
-        choices=["ASR_BLEU", "ASR_BLEU_NOSIL", "TEXT_BLEU", "BLEU", "CHRF", "WER"],
+        metavar="NAME",
         default=None,
-        help="what the curves show (default: ASR_BLEU of speech, BLEU of text)",
+        help="the figure of quality that curves show, by its name in table.csv (default: ASR_BLEU "
+        "of speech, BLEU of text)",
     )
     parser.add_argument(
         "--bootstrap",
@@ -99,7 +100,7 @@ def run_compare(args: argparse.Namespace) -> int:
     )
     from echostream.evaluation.figures.timeline import plot_timeline
     from echostream.evaluation.longform.folders import holds_talks
-    from echostream.evaluation.runs import comparison, tables
+    from echostream.evaluation.runs import comparison, metrics, tables
     from echostream.evaluation.runs.run_folder import (
         check_same_utterances,
         keep_common,
@@ -107,6 +108,7 @@ def run_compare(args: argparse.Namespace) -> int:
         load_run,
     )
 
+    metrics.check_quality(args.plot_quality)
     runs = [load_run(argument) for argument in args.runs]
     if args.only is not None:
         keep_listed(runs, args.only)

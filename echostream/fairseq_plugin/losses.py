@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from echostream.fairseq_plugin.sentences import split_end_label
 from echostream.models.decoders.ctc_collapse import CollapseState, collapse
 from echostream.models.decoders.ctc_decoder import greedy_labels
+from echostream.text import edit_distance
 
 
 def ctc_frames_needed(target: Sequence[int] | np.ndarray) -> int:
@@ -65,22 +66,6 @@ def ctc_loss(
     return F.ctc_loss(
         log_probs, target, input_lengths, target_lengths, blank=blank, reduction="sum"
     )
-
-
-def edit_distance(left: Sequence[int], right: Sequence[int]) -> int:
-    """Levenshtein distance."""
-    if not len(left) or not len(right):
-        return max(len(left), len(right))
-    other = np.asarray(right)
-    column = np.arange(len(other) + 1)
-    previous = column.copy()
-    for row, label in enumerate(left, start=1):
-        current = np.empty_like(previous)
-        current[0] = row
-        current[1:] = np.minimum(previous[1:] + 1, previous[:-1] + (other != label))
-        # Insertions run along the row: the best start minus its position, accumulated.
-        previous = np.minimum.accumulate(current - column) + column
-    return int(previous[-1])
 
 
 def ctc_errors(

@@ -6,20 +6,18 @@ import argparse
 import codecs
 import contextlib
 import itertools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 
 from echostream import assets
 from echostream.checkpoint import load_model_dir, normalize_device
 from echostream.live.microphone import Player, find_device, load_sounddevice
+from echostream.samples import sound_file
 from echostream.speaking import Spoken, TextSpeaker
 from echostream.threads import use_threads
 from echostream.voice.named import open_voice
@@ -71,22 +69,6 @@ def speak_text(speaker: TextSpeaker | VoiceSpeaker, pieces: Iterable[str]) -> It
             state = following
             if spoken is not None:
                 yield spoken
-
-
-@contextlib.contextmanager
-def sound_file(path: Path | None, rate: int) -> Iterator[Callable[[np.ndarray], Any]]:
-    """Yields what takes samples; the file is in place when all of them are."""
-    if path is None:
-        yield lambda samples: None
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with soundfile.SoundFile(partial, "w", rate, 1, subtype="PCM_16", format="WAV") as file:
-            yield file.write
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

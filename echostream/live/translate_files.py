@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from echostream.files import write_atomically
 from echostream.live.captions import Captions, show_words
 from echostream.live.ends import (
     cutter_for,
@@ -25,6 +25,7 @@ from echostream.live.ends import (
 from echostream.live.live_options import OFFLINE_BEAM
 from echostream.live.speech_gate import GatedStream, SpeechGate
 from echostream.live.utterances import SpokenSession, UtteranceCutter
+from echostream.samples import sound_file
 from echostream.session import Session
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stream import MAX_CHUNK_MS, Decision
@@ -75,16 +76,12 @@ def translate_file(
 ) -> Iterator[Decision]:
     """Stream a file through a pipeline, yield every decision and leave the speech in ``out``.
 
-    The waveform is written beside ``out`` and moved into place at the end, so an interrupted run
-    leaves no file that looks whole. Without speech output (tasks ``asr`` and ``s2tt``) there is
-    no file.
+    Without speech output (tasks ``asr`` and ``s2tt``) there is no file.
 
     Args:
         gate: keeps what is no speech from the pipeline.
         cutter: gives the pipeline utterance after utterance.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
     gated = GatedStream(gate)
     session = (
         Session(pipeline, keep_tokens=False)
@@ -92,19 +89,12 @@ def translate_file(
         else SpokenSession(pipeline, cutter, keep_tokens=False)
     )
     blocks = audio_blocks(path)
-    try:
-        with soundfile.SoundFile(
-            partial, "w", pipeline.output_rate, 1, subtype="PCM_16", format="WAV"
-        ) as speech:
-            for samples, rate, last in paced(blocks) if realtime else blocks:
-                samples = gated.push(samples, rate, final=last)
-                for output in session.push(samples, rate, final=last):
-                    speech.write(output.waveform)
-                    yield output
-        if pipeline.task == "s2st":
-            os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with sound_file(out if pipeline.task == "s2st" else None, pipeline.output_rate) as write:
+        for samples, rate, last in paced(blocks) if realtime else blocks:
+            samples = gated.push(samples, rate, final=last)
+            for output in session.push(samples, rate, final=last):
+                write(output.waveform)
+                yield output
 
 
 def targets(inputs: list[Path], out: Path) -> list[Path]:
@@ -207,7 +197,7 @@ def _translate_one(
                 for line in show_words(output):
                     tqdm.write(line)
     if args.srt:
-        out.with_suffix(".srt").write_text(captions.srt(), encoding="utf-8")
+        write_atomically(out.with_suffix(".srt"), captions.srt())
     if args.json:
         report = {
             "source": path.name,
@@ -217,7 +207,7 @@ def _translate_one(
             "sentences": captions.to_dicts(),
         }
         text = json.dumps(report, ensure_ascii=False, indent=1)
-        out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+        write_atomically(out.with_suffix(".json"), text + "\n")
     if pipeline.task == "s2st":
         said = f"{speech / pipeline.output_rate:.2f} s of speech from {seconds:.2f} s of source"
     else:

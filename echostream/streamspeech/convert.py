@@ -20,9 +20,8 @@ from torch import Tensor
 from echostream.audio import CMVN
 from echostream.checkpoint import VOCODER_PREFIX, System, Unfilled, load_state
 from echostream.config import EchoStreamConfig, VocoderConfig, load_yaml
-from echostream.models.decoders.vocoder import vocoder_config_from_json
+from echostream.models.decoders.vocoder import read_vocoder_state, vocoder_config_from_json
 from echostream.models.echostream_model import EchoStreamModel, freeze
-from echostream.streamspeech.checkpoint_files import StandIn, read_checkpoint
 from echostream.streamspeech.fairseq_settings import (
     ASR_TASK,
     MT_TASK,
@@ -32,6 +31,7 @@ from echostream.streamspeech.fairseq_settings import (
     config_from_settings,
 )
 from echostream.text import SPECIALS, Vocabulary
+from echostream.torch_files import StandIn, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -246,29 +246,7 @@ def _vocoder(
         except FileNotFoundError as error:
             logger.warning("no vocoder converted: %s", error)
             return None
-    generator = read_checkpoint(checkpoint, keep=("generator",)).get("generator")
-    if not isinstance(generator, dict) or not generator:
-        raise ValueError(f"{checkpoint}: has no 'generator' entry with weights")
-    return vocoder_config_from_json(config), fold_weight_norm(generator)
-
-
-def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weight-normalised tensors, ``g v / |v|``, to the weights they stand for.
-
-    The ratio ``g / |v|`` comes first, as in torch, so that folding what
-    ``export.add_weight_norm`` made, where it is exactly 1, returns the same bits.
-    """
-    folded = {}
-    for key, tensor in state.items():
-        if key.endswith(".weight_g"):
-            stem = key.removesuffix("_g")
-            if f"{stem}_v" not in state:
-                raise ValueError(f"vocoder weight {key} lacks its {stem}_v")
-            direction = state[f"{stem}_v"]
-            folded[stem] = direction * (tensor / torch.norm_except_dim(direction, 2, 0))
-        elif not key.endswith(".weight_v"):
-            folded[key] = tensor
-    return folded
+    return vocoder_config_from_json(config), read_vocoder_state(checkpoint)
 
 
 def drop_tied_weights(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

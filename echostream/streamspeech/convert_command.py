@@ -43,10 +43,10 @@ def run_convert(args: argparse.Namespace) -> int:
     import torch
 
     from echostream.checkpoint import save_model_dir
-    from echostream.streamspeech.checkpoint_files import read_checkpoint
     from echostream.streamspeech.convert import read_streamspeech
     from echostream.streamspeech.fairseq_export import export_to_fairseq
     from echostream.streamspeech.trained import export_checkpoint, is_training_checkpoint
+    from echostream.torch_files import read_checkpoint
 
     forward = ("checkpoint", "data_bin", "config_yaml", "multitask_config_yaml", "vocoder")
     given = [name for name in (*forward, "vocoder_cfg") if getattr(args, name) is not None]

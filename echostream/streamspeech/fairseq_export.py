@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from echostream.checkpoint import VOCODER_PREFIX, load_model_dir
 from echostream.config import to_dict
+from echostream.files import atomic_directory
 from echostream.streamspeech.fairseq_settings import (
     ASR_TASK,
     DATA_YAML,
@@ -70,7 +69,7 @@ def export_to_fairseq(model_dir: Path, out: Path) -> None:
             "type": "code_hifigan",
         }
 
-    def write(working: Path) -> None:
+    with atomic_directory(out, lambda folder: False, "an empty folder") as working:
         config = working / "config"
         for folder, vocabulary in (
             ("src", system.source_vocabulary),
@@ -89,8 +88,6 @@ def export_to_fairseq(model_dir: Path, out: Path) -> None:
             settings = to_dict(system.config.vocoder) | {"resblock": "1", "f0": False}
             (config / "voc" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
         torch.save(fairseq_checkpoint(args, state), working / FAIRSEQ_CHECKPOINT)
-
-    _write_directory(out, write)
 
 
 def fairseq_checkpoint(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -122,29 +119,8 @@ def fairseq_checkpoint(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
     }
 
 
-def _write_directory(out: Path, write: Callable[[Path], None]) -> None:
-    """Fill a new directory as a whole or not at all: beside its place, then renamed."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists; remove it or choose another place")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        working.chmod(0o755)
-        write(working)
-        for path in (*working.rglob("*"), working):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        os.replace(working, out)
-    except BaseException:
-        shutil.rmtree(working, ignore_errors=True)
-        raise
-
-
 def add_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse of ``convert.fold_weight_norm``, for the convolutions that have it."""
+    """The reverse of ``fold_weight_norm``, for the convolutions that have it."""
     split = {}
     for key, tensor in state.items():
         if key.endswith(".weight") and key.split(".")[0] not in ("dict", "dur_predictor"):

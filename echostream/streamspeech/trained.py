@@ -22,8 +22,8 @@ from echostream.checkpoint import System, load_state, save_model_dir
 from echostream.config import EchoStreamConfig, from_dict
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
 from echostream.models.echostream_model import EchoStreamModel, freeze
-from echostream.streamspeech.checkpoint_files import read_checkpoint
 from echostream.text import Vocabulary
+from echostream.torch_files import read_checkpoint
 
 logger = logging.getLogger(__name__)
 

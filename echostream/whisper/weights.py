@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from echostream.torch_files import read_checkpoint
+
 HEAD_DIM = 64  # of every Whisper model
 _CT2_TYPES = {0: "<f4", 1: "i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 _OPENAI_PARTS = (
@@ -118,10 +120,9 @@ def _read_hugging_face(path: Path) -> dict[str, Tensor]:
 
 def _read_openai(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that are not its own
+        state = read_checkpoint(path, keep=("model_state_dict",)).get("model_state_dict")
+    except ValueError as error:
         raise ValueError(f"{path}: not a file of plain tensors: {error}") from error
-    state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a Whisper model: it has no model_state_dict")
     return {openai_name(name): tensor for name, tensor in state.items()}

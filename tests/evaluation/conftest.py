@@ -29,13 +29,14 @@ import json
 import time
 from pathlib import Path
 
-import echostream.evaluation.simuleval_compat
 import simuleval.evaluator.instance as instance_module
+from echostream.evaluation import simuleval_compat
 from simuleval.agents import SpeechToSpeechAgent
 from simuleval.agents.actions import ReadAction, WriteAction
 from simuleval.data.segments import SpeechSegment
 from simuleval.utils import entrypoint
 
+simuleval_compat.apply()
 SCRIPT = json.loads((Path(__file__).parent / "script.json").read_text())
 
 
@@ -99,10 +100,12 @@ class Scripted(SpeechToSpeechAgent):
 """
 
 TEXT_AGENT = '''
-import echostream.evaluation.simuleval_compat
+from echostream.evaluation import simuleval_compat
 from simuleval.agents import SpeechToTextAgent
 from simuleval.agents.actions import ReadAction, WriteAction
 from simuleval.utils import entrypoint
+
+simuleval_compat.apply()
 
 
 @entrypoint
@@ -189,8 +192,9 @@ def run_in_process(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
     import simuleval.evaluator.instance as instance_module
     import simuleval.utils.agent
 
-    import echostream.evaluation.simuleval_compat  # noqa: F401
+    from echostream.evaluation import simuleval_compat
 
+    simuleval_compat.apply()
     simuleval.utils.agent.EVALUATION_SYSTEM_LIST.clear()
     monkeypatch.setattr(sys, "argv", ["simuleval", "--no-progress-bar", *arguments])
     clock = instance_module.time

@@ -12,9 +12,9 @@ from echostream.fairseq_plugin.losses import (
     ctc_errors,
     ctc_frames_needed,
     ctc_loss,
-    edit_distance,
     utterance_spread,
 )
+from echostream.text import edit_distance
 
 
 def slow_distance(left, right):

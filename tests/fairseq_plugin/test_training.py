@@ -18,7 +18,7 @@ from echostream.fairseq_plugin.export import (  # noqa: E402
     read_training_checkpoint,
 )
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder  # noqa: E402
-from echostream.streamspeech.checkpoint_files import read_checkpoint  # noqa: E402
+from echostream.torch_files import read_checkpoint  # noqa: E402
 from echostream.translator.pipeline import Pipeline  # noqa: E402
 from tests.fairseq_plugin.corpus import run_training, train_command, train_environment  # noqa: E402
 

@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 
 from echostream.checkpoint import load_model_dir
 from echostream.config import preset
+from echostream.models.decoders.codehifigan_standalone import fold_weight_norm
 from echostream.streamspeech import convert
-from echostream.streamspeech.checkpoint_files import StandIn, read_checkpoint
 from echostream.streamspeech.convert_command import add_convert_parser
 from echostream.streamspeech.fairseq_export import add_weight_norm, export_to_fairseq
 from echostream.streamspeech.fairseq_settings import TIED, VERSIONS, settings_from_config
+from echostream.torch_files import StandIn, read_checkpoint
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no recorded reference data")
@@ -506,7 +507,7 @@ def test_weight_norm_and_back_is_exact():
         "conv_pre.weight_g",
         "conv_pre.weight_v",
     }
-    folded = convert.fold_weight_norm(split)
+    folded = fold_weight_norm(split)
     assert all(torch.equal(folded[key], tensor) for key, tensor in state.items())
 
 
@@ -576,7 +577,7 @@ def test_unknown_names_of_torch_are_not_asked_for(tmp_path):
     (tmp_path / "x.pt").write_bytes(pickled(b"\x80\x02ctorch\n_inductor\n.").getvalue())
     code = (
         "import sys; from pathlib import Path\n"
-        "from echostream.streamspeech.checkpoint_files import read_checkpoint\n"
+        "from echostream.torch_files import read_checkpoint\n"
         "try: read_checkpoint(Path(sys.argv[1]))\n"
         "except ValueError as error: print(error)\n"
         "print('torch._inductor' in sys.modules)"

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from echostream import assets, cli
-from echostream.evaluation.simuleval_compat.quality import word_error_rate
+from echostream.evaluation.text_scores import word_error_rate
 from echostream.voice.folder import Voice
 from echostream.voice.named import open_voice
 from echostream.voice.speaker import VoiceSpeaker

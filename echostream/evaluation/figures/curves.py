@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from echostream.evaluation.atomic import replacing
 from echostream.evaluation.runs.comparison import ComparedRun
+from echostream.evaluation.runs.metrics import HEADINGS, LATENCY_AXES
 from echostream.evaluation.runs.run_folder import RunFolder
 from echostream.evaluation.runs.run_latency import backlog
+from echostream.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,15 +23,6 @@ logger = logging.getLogger(__name__)
 # Okabe and Ito's colours, which the colour-blind can tell apart, with a marker for each.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LATENCIES = (
-    ("AL", "AL_CA_FIXED", "AL_CA", "Average Lagging, AL (s)"),
-    ("ATD", None, "ATD_CA", "Average Token Delay, ATD (s)"),
-)
-_QUALITY_LABELS = {
-    "ASR_BLEU": "ASR-BLEU",
-    "ASR_BLEU_NOSIL": "ASR-BLEU, silence removed",
-    "WER": "word error rate (%)",
-}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -52,7 +44,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     with matplotlib.rc_context({"svg.hashsalt": "echostream"}):
         for kind, metadata in (("png", None), ("svg", {"Date": None})):
             path = stem.with_name(f"{stem.name}.{kind}")
-            with replacing(path) as temporary:
+            with atomic_path(path) as temporary:
                 figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
             paths.append(path)
     return paths
@@ -127,15 +119,15 @@ def plot_curves(results: Sequence[ComparedRun], stem: Path) -> list[Path]:
     for result in results:
         by_system.setdefault(result.run.system, []).append(result)
     figure = new_figure(11.0, 5.4)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, (plain, fixed, aware, label) in zip(panels, _LATENCIES, strict=True):
+    panels = figure.subplots(1, len(LATENCY_AXES), sharey=True)
+    for axes, (plain, aware, overlapped, label) in zip(panels, LATENCY_AXES, strict=True):
         _style(axes)
         for number, group in enumerate(by_system.values()):
             color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
             for key, line, face in (
                 (plain, "-", color),
                 (aware, "--", "white"),
-                (fixed, ":", "white"),
+                (overlapped, ":", "white"),
             ):
                 points = _points(group, key)
                 if not points:
@@ -160,7 +152,7 @@ def plot_curves(results: Sequence[ComparedRun], stem: Path) -> list[Path]:
     quality = next((r.main_quality[0] for r in results if r.main_quality[0]), "quality")
     recognizers = sorted({r.recognizer for r in results if r.recognizer})
     suffix = f" ({', '.join(recognizers)})" if recognizers else ""
-    panels[0].set_ylabel(_QUALITY_LABELS.get(quality, quality) + suffix)
+    panels[0].set_ylabel(HEADINGS.get(quality, quality) + suffix)
     handles = [
         Line2D([], [], color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], label=name)
         for i, name in enumerate(by_system)

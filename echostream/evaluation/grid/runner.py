@@ -19,7 +19,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from echostream.evaluation.atomic import write_text
 from echostream.evaluation.grid.definition import (
     Cell,
     Grid,
@@ -39,10 +38,13 @@ from echostream.evaluation.grid.shards import (
 )
 from echostream.evaluation.longform.folders import SENTENCES_FILE
 from echostream.evaluation.runs.run_folder import CELL_FILE, TRACE_FILE
+from echostream.evaluation.text_scores import TEXT_SCORES
+from echostream.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-_TAKES_RECOGNIZER = {"ASR_BLEU", "ASR_BLEU_NOSIL", "WER", "CHRF"}
+# BLEU is SimulEval's own.
+_TAKES_RECOGNIZER = {"ASR_BLEU", "ASR_BLEU_NOSIL"} | {one.name for one in TEXT_SCORES} - {"BLEU"}
 
 
 def _merge_logs(cell: Cell, parts: Sequence[Shard]) -> None:
@@ -63,7 +65,7 @@ def _merge_logs(cell: Cell, parts: Sequence[Shard]) -> None:
                     shutil.copyfile(wav, target)
                 entry["prediction"] = target.absolute().as_posix()
             lines.append((entry["index"], json.dumps(entry)))
-    write_text(cell.folder / LOG_FILE, "".join(f"{line}\n" for _, line in sorted(lines)))
+    write_atomically(cell.folder / LOG_FILE, "".join(f"{line}\n" for _, line in sorted(lines)))
     shutil.copyfile(Path(parts[0].folder) / "config.yaml", cell.folder / "config.yaml")
 
 
@@ -84,12 +86,12 @@ def _merge_traces(cell: Cell, parts: Sequence[Shard]) -> None:
             lines.update(attempt)
     if lines:
         text = "".join(f"{line}\n" for index in sorted(lines) for line in lines[index])
-        write_text(cell.folder / TRACE_FILE, text)
+        write_atomically(cell.folder / TRACE_FILE, text)
 
 
 def _write_cell(cell: Cell, finished: bool) -> None:
     content = {**cell.settings(), "finished": finished}
-    write_text(cell.folder / CELL_FILE, json.dumps(content, indent=1) + "\n")
+    write_atomically(cell.folder / CELL_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def is_finished(cell: Cell) -> bool:
@@ -219,7 +221,9 @@ def run_grid(
     owner: dict[str, Cell] = {}
     parts: list[Shard] = []
     for cell in open_cells:
-        write_text(source_list(cell), "".join(f"{path}\n" for path in source_paths(cell.test_set)))
+        write_atomically(
+            source_list(cell), "".join(f"{path}\n" for path in source_paths(cell.test_set))
+        )
         _write_cell(cell, finished=False)
         pieces = shards(cell, batch, threads)
         remaining[cell.name] = len(pieces)

@@ -66,8 +66,9 @@ def main() -> None:
         del sys.argv[1:3]
     from simuleval.cli import main as simuleval_main
 
-    import echostream.evaluation.simuleval_compat  # noqa: F401 (importing it applies it)
+    from echostream.evaluation import simuleval_compat
 
+    simuleval_compat.apply()
     if batch > 1:
         from echostream.evaluation.grid.batched_run import use_batches
 

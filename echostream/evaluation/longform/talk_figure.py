@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from echostream.evaluation.atomic import replacing
 from echostream.evaluation.longform.talk_scores import backlog_of_trace, speech_rate
 from echostream.evaluation.runs.run_folder import RunFolder
+from echostream.files import atomic_path
 
 _WINDOW = 25  # decisions over which compute is averaged
 
@@ -41,7 +41,7 @@ def plot_talk(runs: Sequence[RunFolder], path: Path) -> Path:
         axes.grid(alpha=0.3)
     above.legend()
     figure.tight_layout()
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
     return path

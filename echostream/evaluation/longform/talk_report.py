@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from echostream.evaluation.atomic import write_text
 from echostream.evaluation.longform.alignment import SpokenSentence
 from echostream.evaluation.longform.spoken import Recognition, recognize_speech
 from echostream.evaluation.longform.talk_figure import plot_talk
@@ -21,6 +20,7 @@ from echostream.evaluation.longform.talk_scores import (
 from echostream.evaluation.recognizers.recognizer import recognizer_name
 from echostream.evaluation.runs.run_folder import RunFolder
 from echostream.evaluation.significance import Significance, paired_bootstrap, significance_table
+from echostream.files import write_atomically
 
 # (key, heading, decimals)
 ROWS = (
@@ -205,7 +205,7 @@ def report(
             figures["significance"] = [asdict(rows[number]) for rows in tests]
     if output is not None:
         content = json.dumps(dict(zip(names, scores, strict=True)), indent=1)
-        write_text(output / "talks.json", content + "\n")
-        write_text(output / "talks.md", text + "\n")
+        write_atomically(output / "talks.json", content + "\n")
+        write_atomically(output / "talks.md", text + "\n")
         plot_talk([talk_run.run for talk_run in runs], output / "talk.png")
     return text

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from echostream.evaluation.recognizers.checkpoint_reader import load_tensors_and_containers
 from echostream.evaluation.recognizers.ctc import CTCRecognizer, receptive_field
+from echostream.torch_files import read_checkpoint
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 # The letters of fairseq's dict.ltr.txt for LibriSpeech, which every English fine-tuned model of
@@ -60,8 +59,6 @@ def parse_conv_layers(text: str) -> list[tuple[int, int, int]]:
 
 
 def _as_dict(value: Any) -> dict[str, Any]:
-    if isinstance(value, Namespace):
-        return vars(value)
     return value if isinstance(value, dict) else {}
 
 
@@ -225,8 +222,8 @@ def load_fairseq_recognizer(path: Path, device: torch.device) -> CTCRecognizer:
     """
     from torchaudio.models import wav2vec2_model
 
-    checkpoint = load_tensors_and_containers(path)
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
+    checkpoint = read_checkpoint(path, keep=("cfg", "args", "model"))
+    if not isinstance(checkpoint.get("model"), dict):
         raise ValueError(f"{path}: expected a fairseq checkpoint with 'model', got something else")
     state = torchaudio_keys(checkpoint["model"])
     if "aux.weight" not in state:

@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import sacrebleu
-
 from echostream.evaluation.recognizers.recognizer import full_spec
 from echostream.evaluation.runs import yaal
+from echostream.evaluation.runs.metrics import METRICS
 from echostream.evaluation.runs.run_folder import RunFolder, read_transcript_report
-from echostream.evaluation.runs.run_latency import latency_scores
 from echostream.evaluation.significance import Significance, paired_bootstrap
-from echostream.evaluation.simuleval_compat.quality import word_error_rate
 
 logger = logging.getLogger(__name__)
 
@@ -89,27 +86,6 @@ def _is_transcribed(run: RunFolder, spec: str) -> bool:
     )
 
 
-def quality_scores(run: RunFolder, references: list[str]) -> dict[str, float]:
-    """Quality from texts in the folder, else as ``scores.tsv`` reports it for the whole run."""
-    scores: dict[str, float] = {}
-    if run.is_speech:
-        for name, without_silence in (("ASR_BLEU", False), ("ASR_BLEU_NOSIL", True)):
-            texts = run.hypotheses(without_silence)
-            if texts is not None:
-                scores[name] = sacrebleu.corpus_bleu(texts, [references]).score
-            elif not run.is_reduced and isinstance(run.reported.get(name), float):
-                scores[name] = run.reported[name]
-        written = run.written_texts()
-        if written is not None:
-            scores["TEXT_BLEU"] = sacrebleu.corpus_bleu(written, [references]).score
-        return scores
-    texts = run.hypotheses()
-    scores["BLEU"] = sacrebleu.corpus_bleu(texts, [references]).score
-    scores["CHRF"] = sacrebleu.corpus_chrf(texts, [references]).score
-    scores["WER"] = word_error_rate(texts, references)
-    return scores
-
-
 def _notes(result: ComparedRun) -> list[str]:
     """What a reader must know before comparing this line with another."""
     notes = []
@@ -165,9 +141,9 @@ def compare_runs(
         if run.is_speech and rescoring.asr_model and not _is_transcribed(run, rescoring.asr_model):
             _transcribe(run, rescoring)
         result = ComparedRun(run)
-        references = [item.reference for item in run.utterances]
-        result.quality = quality_scores(run, references)
-        result.latency = {**latency_scores(run), **yaal.yaal_scores(run)}
+        for metric in METRICS:
+            figures = result.quality if metric.is_quality else result.latency
+            figures.update(metric.compute(run))
         if segmentation is not None and segment_references is not None:
             result.latency.update(yaal.long_yaal_scores(run, segmentation, segment_references))
         if "ASR_BLEU" in result.quality:

@@ -10,14 +10,12 @@ import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import simuleval.evaluator.scorers.latency_scorer as latency_module
 
-import echostream.evaluation.simuleval_compat  # noqa: F401 (the scorers need its repairs)
 from echostream.evaluation.runs.logged_instances import speech_layout
+from echostream.evaluation.runs.metric import Column, LatencyAxis, Metric
 from echostream.evaluation.runs.run_folder import RunFolder, Utterance
-from echostream.evaluation.runs.silence import silence_scores
 
 METRICS = ("AL", "LAAL", "AP", "DAL", "ATD", "StartOffset", "EndOffset", "NumChunks", "RTF")
 SPEECH_METRICS = ("DiscontinuitySum", "DiscontinuityAve", "DiscontinuityNum")
@@ -141,16 +139,28 @@ def latency_scores(run: RunFolder) -> dict[str, float]:
     scores["ComputeRTF"] = compute_rtf(run)
     if run.is_speech:
         scores.update(_speech_extras(run))
-        scores.update(silence_scores(run))
     return scores
 
 
-def utterance_scores(run: RunFolder) -> list[dict[str, Any]]:
-    """The main figures of each utterance."""
-    rows = []
-    for item in run.utterances:
-        row: dict[str, Any] = {"index": item.index, "source_ms": item.source_length}
-        for name in ("AL", "LAAL", "ATD", "StartOffset", "EndOffset"):
-            row[name] = _score(name, False, [item]) if item.delays else NAN
-        rows.append(row)
-    return rows
+LATENCY = Metric(
+    latency_scores,
+    (
+        Column("AL", "AL"),
+        Column("AL_CA", "AL CA raw"),
+        Column("AL_CA_FIXED", "AL CA overlapped"),
+        Column("LAAL", "LAAL"),
+        Column("ATD", "ATD"),
+        Column("ATD_CA", "ATD CA"),
+        Column("StartOffset", "Start offset"),
+        Column("EndOffset", "End offset"),
+        Column("NumChunks", "Pieces", 1),
+        Column("DiscontinuitySum", "Gaps, sum"),
+        Column("Backlog", "Backlog"),
+        Column("RTF", "Playback / source", 2),
+        Column("ComputeRTF", "Compute RTF", 3),
+    ),
+    axes=(
+        LatencyAxis("AL", "AL_CA", "AL_CA_FIXED", "Average Lagging, AL (s)"),
+        LatencyAxis("ATD", "ATD_CA", None, "Average Token Delay, ATD (s)"),
+    ),
+)

@@ -1,4 +1,4 @@
-"""How much of the speech of a run is silence.
+"""Silence in the speech of a run.
 
 Between the first and the last sound of an utterance as it is played, wherever the silence comes
 from: waiting for more to say, or pauses that the voice itself makes.
@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 
 from echostream.evaluation.runs.logged_instances import LoggedSpeechToSpeech
+from echostream.evaluation.runs.metric import Column, Metric
 from echostream.evaluation.runs.run_folder import RunFolder
 
 FRAME_MS = 10
@@ -57,16 +58,17 @@ def find_silences(samples: np.ndarray, sample_rate: int) -> SpeechSilence:
     loudest = energy.max(initial=0.0)
     if loudest <= 0:
         return SpeechSilence(0.0, ())
-    heard = np.flatnonzero(energy > loudest * 10 ** (-BELOW_LOUDEST_DB / 10))
+    sounding = np.flatnonzero(energy > loudest * 10 ** (-BELOW_LOUDEST_DB / 10))
     frame_ms = 1000 * hop / sample_rate
-    gaps = (np.diff(heard) - 1) * frame_ms
+    gaps = (np.diff(sounding) - 1) * frame_ms
     long = gaps[gaps >= SHORTEST_MS - 1e-6]
-    return SpeechSilence(float((heard[-1] - heard[0] + 1) * frame_ms), tuple(map(float, long)))
+    between = (sounding[-1] - sounding[0] + 1) * frame_ms
+    return SpeechSilence(float(between), tuple(map(float, long)))
 
 
 def summarize(utterances: Sequence[SpeechSilence]) -> dict[str, float]:
     """``SilenceRatio``: silence over speech, of all utterances together. ``LongestPause``: ms, mean
-    over utterances; ``LongestPauseMax``: of all. nan where nothing was heard."""
+    over utterances; ``LongestPauseMax``: of all. nan where nothing sounds."""
     sounding = [item for item in utterances if item.between]
     if not sounding:
         return {"SilenceRatio": NAN, "LongestPause": NAN, "LongestPauseMax": NAN}
@@ -80,7 +82,10 @@ def summarize(utterances: Sequence[SpeechSilence]) -> dict[str, float]:
 
 
 def silence_scores(run: RunFolder) -> dict[str, float]:
-    """:func:`summarize` of the wavs of a speech run; nan where one that should be there is not."""
+    """:func:`summarize` of the wavs of a run; nan where one that should be there is not, empty
+    without speech."""
+    if not run.is_speech:
+        return {}
     measured = []
     for item in run.utterances:
         if not isinstance(item, LoggedSpeechToSpeech) or not item.delays:
@@ -90,3 +95,9 @@ def silence_scores(run: RunFolder) -> dict[str, float]:
         samples, rate = soundfile.read(item.wav_path, dtype="float32", always_2d=True)
         measured.append(find_silences(samples.mean(axis=1), rate))
     return summarize(measured)
+
+
+SILENCE = Metric(
+    silence_scores,
+    (Column("SilenceRatio", "Silence ratio", 3), Column("LongestPause", "Longest pause")),
+)

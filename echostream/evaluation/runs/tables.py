@@ -9,38 +9,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from echostream.evaluation.atomic import write_text
 from echostream.evaluation.runs.comparison import ComparedRun
+from echostream.evaluation.runs.metric import Column
+from echostream.evaluation.runs.metrics import COLUMNS
 from echostream.evaluation.significance import Significance, significance_table
-
-# (column, heading, decimals); milliseconds need no decimals, proportions need two.
-_COLUMNS = (
-    ("ASR_BLEU", "ASR-BLEU", 2),
-    ("ASR_BLEU_NOSIL", "ASR-BLEU, no silence", 2),
-    ("TEXT_BLEU", "BLEU of its text", 2),
-    ("BLEU", "BLEU", 2),
-    ("CHRF", "chrF", 2),
-    ("WER", "WER %", 2),
-    ("AL", "AL", 0),
-    ("AL_CA", "AL CA raw", 0),
-    ("AL_CA_FIXED", "AL CA overlapped", 0),
-    ("LAAL", "LAAL", 0),
-    ("ATD", "ATD", 0),
-    ("ATD_CA", "ATD CA", 0),
-    ("YAAL", "YAAL", 0),
-    ("YAAL_EST", "YAAL (estimated)", 0),
-    ("LongYAAL", "LongYAAL", 0),
-    ("LongYAAL_EST", "LongYAAL (estimated)", 0),
-    ("StartOffset", "Start offset", 0),
-    ("EndOffset", "End offset", 0),
-    ("NumChunks", "Pieces", 1),
-    ("DiscontinuitySum", "Gaps, sum", 0),
-    ("SilenceRatio", "Silence ratio", 3),
-    ("LongestPause", "Longest pause", 0),
-    ("Backlog", "Backlog", 0),
-    ("RTF", "Playback / source", 2),
-    ("ComputeRTF", "Compute RTF", 3),
-)
+from echostream.files import write_atomically
 
 
 def figure(result: ComparedRun, key: str) -> float | None:
@@ -49,15 +22,15 @@ def figure(result: ComparedRun, key: str) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def _used_columns(results: Sequence[ComparedRun]) -> list[tuple[str, str, int]]:
+def _used_columns(results: Sequence[ComparedRun]) -> list[Column]:
     return [
         column
-        for column in _COLUMNS
-        if any(figure(result, column[0]) is not None for result in results)
+        for column in COLUMNS
+        if any(figure(result, column.key) is not None for result in results)
     ]
 
 
-def _cells(result: ComparedRun, columns: Sequence[tuple[str, str, int]]) -> list[str]:
+def _cells(result: ComparedRun, columns: Sequence[Column]) -> list[str]:
     chunk = "" if result.run.chunk_ms is None else str(result.run.chunk_ms)
     cells = [result.run.system, chunk]
     for key, _, decimals in columns:
@@ -180,5 +153,5 @@ def write_tables(
         "table.json": json_table(results, significance),
     }
     for name, text in texts.items():
-        write_text(folder / name, text)
+        write_atomically(folder / name, text)
     return [folder / name for name in texts]

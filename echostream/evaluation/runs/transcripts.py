@@ -12,7 +12,6 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from echostream.evaluation.atomic import write_text
 from echostream.evaluation.recognizers.recognizer import (
     Recognizer,
     full_spec,
@@ -21,6 +20,7 @@ from echostream.evaluation.recognizers.recognizer import (
 )
 from echostream.evaluation.runs.logged_instances import LoggedSpeechToSpeech
 from echostream.evaluation.runs.run_folder import transcript_path
+from echostream.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -144,11 +144,11 @@ def transcribe_run(
     result = RunTranscripts(recognizer.name, without_silence, texts, missing, empty, unrecognized)
     _report_empty(result)
     path = transcript_path(folder, without_silence)
-    write_text(path, "".join(text + "\n" for text in texts))
+    write_atomically(path, "".join(text + "\n" for text in texts))
     report = {key: value for key, value in asdict(result).items() if key != "texts"}
     report["spec"] = full_spec(spec)
     report["indices"] = [instance.index for instance in instances]
-    write_text(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    write_atomically(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return result
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from echostream.evaluation.runs.logged_instances import LoggedSpeechToSpeech, speech_layout
+from echostream.evaluation.runs.metric import Column, Metric
 from echostream.evaluation.runs.run_folder import RunFolder, Utterance
 from echostream.evaluation.runs.run_latency import overlapped_emissions
 
@@ -159,3 +160,14 @@ def long_yaal_scores(run: RunFolder, segmentation: Path, references: Path) -> di
         f"LongYAAL_CA_FIXED{suffix}": scores.get("ca_long_yaal", float("nan")),
         "LongBLEU": scores["bleu"],
     }
+
+
+YAAL = Metric(
+    yaal_scores,
+    (
+        Column("YAAL", "YAAL"),
+        Column("YAAL_EST", "YAAL (estimated)"),
+        Column("LongYAAL", "LongYAAL"),
+        Column("LongYAAL_EST", "LongYAAL (estimated)"),
+    ),
+)

@@ -1,11 +1,11 @@
 """Repairs to SimulEval so that it measures speech output as StreamSpeech's fork of it does.
 
-Importing this package applies them, so an agent file gets them with
-``import echostream.evaluation.simuleval_compat``; ``simuleval --user-dir
-echostream/evaluation/simuleval_compat`` does the same where no agent is loaded (``--score-only``).
+Nothing is changed before :func:`apply` is called. EchoStream's agents call it when SimulEval asks
+for their options; another agent file calls it itself; ``simuleval --user-dir
+echostream/evaluation/simuleval_compat`` calls it where no agent is loaded (``--score-only``).
 Written against ``simuleval==1.1.4`` from PyPI and git 536de82, which is also called 1.1.4, so each
 patch asks what the installed code does, not what it is called, and stays away where that is right
-already. A patch that has been applied answers "right", which makes a second import harmless.
+already. A patch that has been applied answers "right", which makes a second call harmless.
 
 Where StreamSpeech's fork does something odd that a table cannot do without (``metrics.tsv`` holds
 the computation-aware values under the plain names), that is kept, and the unambiguous figures go
@@ -25,7 +25,7 @@ from echostream.evaluation.simuleval_compat import (
 )
 from echostream.evaluation.simuleval_compat.patch import Patch
 
-__all__ = ["APPLIED", "PATCHES", "Patch", "apply_patches"]
+__all__ = ["PATCHES", "Patch", "apply"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ PATCHES = (
 )
 
 
-def apply_patches() -> list[str]:
+def apply() -> list[str]:
     """Apply every patch that the installed SimulEval needs; return their names."""
     applied = []
     for patch in PATCHES:
@@ -50,4 +50,6 @@ def apply_patches() -> list[str]:
     return applied
 
 
-APPLIED = apply_patches()
+# SimulEval's --user-dir imports the folder by its last name, in order to have it applied.
+if __name__ == "simuleval_compat":
+    apply()

@@ -13,9 +13,9 @@ import yaml
 from simuleval.evaluator import evaluator as evaluator_module
 from simuleval.evaluator.evaluator import SentenceLevelEvaluator
 
-from echostream.evaluation.atomic import replacing, write_text
 from echostream.evaluation.runs.logged_instances import is_speech_output, read_instances
 from echostream.evaluation.simuleval_compat.patch import Patch, mark, unmarked
+from echostream.files import atomic_path, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def _repair_torn_log(path: Path) -> None:
     kept = content[: content.rfind(b"\n") + 1]
     if len(kept) < len(content):
         logger.warning("%s ends in an unfinished line; that utterance is run again", path)
-        with replacing(path) as temporary:
+        with atomic_path(path) as temporary:
             temporary.write_bytes(kept)
 
 
@@ -76,7 +76,7 @@ def patch_config_types() -> None:
         if self.output is not None:
             source_type, self.target_type = _logged_types(self)
             types = {"source_type": source_type, "target_type": self.target_type}
-            write_text(self.output / "config.yaml", yaml.safe_dump(types))
+            write_atomically(self.output / "config.yaml", yaml.safe_dump(types))
 
     SentenceLevelEvaluator.__init__ = mark(__init__)
 

@@ -13,12 +13,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import sacrebleu
 from simuleval.evaluator.instance import SpeechOutputInstance
 from simuleval.evaluator.scorers.quality_scorer import QualityScorer, add_sacrebleu_args
 
 from echostream.evaluation.recognizers.recognizer import recognizer_name
 from echostream.evaluation.recognizers.recognizer import split_spec as check_spec
+from echostream.evaluation.text_scores import TEXT_SCORES, TextScore, bleu
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class AsrBleuScorer(_TranscribingScorer):
     """``ASR_BLEU``: BLEU of the recognised speech."""
 
     def score(self, hypotheses: list[str], references: list[str]) -> float:
-        return sacrebleu.corpus_bleu(hypotheses, [references], tokenize=self.tokenizer).score
+        return bleu(hypotheses, references, self.tokenizer)
 
 
 class AsrBleuNoSilenceScorer(AsrBleuScorer):
@@ -145,50 +145,22 @@ class AsrModelName(_TranscribingScorer):
         return recognizer_name(self.asr_model)
 
 
-class ChrfScorer(_TranscribingScorer):
-    """``CHRF``: character n-gram F-score, sacrebleu's defaults (chrF2)."""
+def text_scorer(score: TextScore) -> type[QualityScorer]:
+    """SimulEval's class for a score of texts: of text as written, of speech as recognised."""
 
-    def score(self, hypotheses: list[str], references: list[str]) -> float:
-        return sacrebleu.corpus_chrf(hypotheses, [references]).score
+    class TextScorer(_TranscribingScorer):
+        def score(self, hypotheses: list[str], references: list[str]) -> float:
+            return score.score(hypotheses, references)
 
-
-def edit_distance(hypothesis: list[str], reference: list[str]) -> int:
-    """Levenshtein distance between two sequences of words."""
-    previous = list(range(len(reference) + 1))
-    for row, word in enumerate(hypothesis, 1):
-        current = [row]
-        for column, other in enumerate(reference, 1):
-            substitution = previous[column - 1] + (word != other)
-            current.append(min(substitution, previous[column] + 1, current[-1] + 1))
-        previous = current
-    return previous[-1]
-
-
-def word_error_rate(hypotheses: list[str], references: list[str]) -> float:
-    """Errors over reference words of the whole corpus, percent; nan without reference words."""
-    pairs = [(h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)]
-    words = sum(len(reference) for _, reference in pairs)
-    if words == 0:
-        return float("nan")
-    return 100.0 * sum(edit_distance(h, r) for h, r in pairs) / words
-
-
-class WerScorer(_TranscribingScorer):
-    """``WER``: word error rate of the corpus on the text as written, percent.
-
-    SimulEval's own needs a package that it does not install; the definition is the same.
-    """
-
-    def score(self, hypotheses: list[str], references: list[str]) -> float:
-        return word_error_rate(hypotheses, references)
+    return TextScorer
 
 
 SCORERS: dict[str, type[QualityScorer]] = {
     "ASR_BLEU": AsrBleuScorer,
     "ASR_BLEU_NOSIL": AsrBleuNoSilenceScorer,
     "ASR_MODEL": AsrModelName,
-    "WER": WerScorer,
-    "CHRF": ChrfScorer,
+    # BLEU is SimulEval's own, and 0 of speech.
+    **{one.name: text_scorer(one) for one in TEXT_SCORES if one.name != "BLEU"},
 }
 
 

@@ -13,9 +13,9 @@ import pandas
 from simuleval.evaluator.evaluator import SentenceLevelEvaluator
 from simuleval.evaluator.instance import LogInstance
 
-from echostream.evaluation.atomic import replacing
 from echostream.evaluation.simuleval_compat.patch import Patch, mark, unmarked
 from echostream.evaluation.simuleval_compat.scorer_choice import change_scorers
+from echostream.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def patch_unscorable_latency() -> None:
 
 
 def _write_table(table: pandas.DataFrame, path: Path) -> None:
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         table.to_csv(temporary, sep="\t", index=False)
 
 

@@ -20,10 +20,10 @@ import torch
 
 from echostream.checkpoint import load_model_dir
 from echostream.config import Settings, overlay
-from echostream.evaluation.atomic import write_text
 from echostream.evaluation.runs.logged_instances import speech_layout
 from echostream.evaluation.runs.run_folder import TRACE_FILE
 from echostream.evaluation.soak.sounds import RATE, blocks
+from echostream.files import write_atomically
 from echostream.session import Session, TraceWriter
 from echostream.streaming import state_bytes
 from echostream.threads import use_threads
@@ -230,7 +230,7 @@ def long_stream(setup: Setup, sound: str, reference: str, folder: str) -> dict[s
     speech.close()
     state = session.state
     line = speech.log_line(Path(sound), 1000 * length / rate, reference)
-    write_text(place / "instances.log", line + "\n")
+    write_atomically(place / "instances.log", line + "\n")
     resampled = state.frontend.resampler
     taken = resampled.written if rate != pipeline.system.config.frontend.sample_rate else length
     return {

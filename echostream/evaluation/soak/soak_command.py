@@ -74,10 +74,10 @@ def named_systems(arguments: list[str]) -> dict[str, Path]:
 
 def run_soak(args: argparse.Namespace) -> int:
     """Run, score, print, and write ``soak.json`` and ``soak.md``."""
-    from echostream.evaluation.atomic import write_text
     from echostream.evaluation.longform.spoken import Recognition
     from echostream.evaluation.soak.sounds import SOUNDS
     from echostream.evaluation.soak.suite import Plan, markdown, run_plan, score_streams
+    from echostream.files import write_atomically
 
     plan = Plan(
         systems=named_systems(args.systems),
@@ -97,7 +97,7 @@ def run_soak(args: argparse.Namespace) -> int:
     found = run_plan(plan)
     score_streams(plan, found, recognition or None)
     text = markdown(found)
-    write_text(args.output / "soak.json", json.dumps(found, indent=1) + "\n")
-    write_text(args.output / "soak.md", text)
+    write_atomically(args.output / "soak.json", json.dumps(found, indent=1) + "\n")
+    write_atomically(args.output / "soak.md", text)
     print(text, end="")
     return 0

@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from echostream.evaluation.atomic import write_text
 from echostream.evaluation.longform.folders import SENTENCES_FILE, talk_run
 from echostream.evaluation.longform.spoken import Recognition
 from echostream.evaluation.longform.talk_report import ROWS, cell, talk_figures
@@ -23,6 +22,7 @@ from echostream.evaluation.result_digest import digest
 from echostream.evaluation.runs.run_folder import load_run
 from echostream.evaluation.soak.long_stream import Setup, long_stream, without_speech
 from echostream.evaluation.soak.sounds import HEADINGS
+from echostream.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _run(job: Job) -> dict[str, Any]:
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         found = pool.submit(job.function, *job.arguments).result()
     result = {**found, "fingerprint": job.fingerprint}
-    write_text(job.path, json.dumps(result, indent=1) + "\n")
+    write_atomically(job.path, json.dumps(result, indent=1) + "\n")
     return result
 
 

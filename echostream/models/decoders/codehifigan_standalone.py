@@ -10,7 +10,7 @@ Shapes: B batch, N units, T unit frames, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -157,22 +157,31 @@ class CodeGenerator(nn.Module):
         return params.var_pred_kernel_size - 1
 
 
-def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Replace ``weight_g`` / ``weight_v`` pairs (or torch's parametrisation names) by the weight
-    they stand for, ``g * v / |v|`` with the norm over all but the first dimension."""
+WEIGHT_NORM = {  # size to direction, as torch names them before and since parametrisations
+    ".weight_g": ".weight_v",
+    ".parametrizations.weight.original0": ".parametrizations.weight.original1",
+}
+
+
+def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace sizes and directions by the weights they stand for, ``v (g / |v|)`` with the norm
+    over all but the first dimension.
+
+    The ratio comes first, as in torch: where it is 1, the weight is ``v`` to the last bit.
+
+    Raises:
+        ValueError: a size without its direction.
+    """
     folded = {}
     for name, tensor in state.items():
-        if name.endswith(".parametrizations.weight.original0"):
-            stem, direction = name[: -len(".parametrizations.weight.original0")], None
-            direction = state[f"{stem}.parametrizations.weight.original1"]
-        elif name.endswith(".weight_g"):
-            stem = name[: -len(".weight_g")]
-            direction = state[f"{stem}.weight_v"]
-        elif name.endswith((".weight_v", ".parametrizations.weight.original1")):
-            continue
-        else:
+        size = next((suffix for suffix in WEIGHT_NORM if name.endswith(suffix)), None)
+        if size is not None:
+            stem = name.removesuffix(size)
+            if stem + WEIGHT_NORM[size] not in state:
+                raise ValueError(f"vocoder weight {name} lacks its {stem}{WEIGHT_NORM[size]}")
+            direction = state[stem + WEIGHT_NORM[size]]
+            ratio = tensor / torch.norm_except_dim(direction, 2, 0)
+            folded[f"{stem}.weight"] = direction * ratio
+        elif not name.endswith(tuple(WEIGHT_NORM.values())):
             folded[name] = tensor
-            continue
-        norm = direction.flatten(1).norm(dim=1).view(-1, *[1] * (direction.dim() - 1))
-        folded[f"{stem}.weight"] = tensor * direction / norm
     return folded

@@ -1,15 +1,12 @@
 """CodeHiFiGAN vocoder: loading and synthesis of whole unit sequences.
 
 Reads the public checkpoint format (a torch file with a ``generator`` state under weight
-normalisation, and a JSON configuration) and safetensors. Torch files are read with
-``weights_only``, so nothing in them is executed.
+normalisation, and a JSON configuration) and safetensors. Nothing in a torch file is executed.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 from echostream.config import VocoderConfig, from_dict, to_dict
 from echostream.models.decoders.codehifigan_standalone import CodeGenerator, fold_weight_norm
 from echostream.models.decoders.vocoder_protocol import check_units
+from echostream.torch_files import read_checkpoint
 
 UNSUPPORTED_FEATURES = ("f0", "multispkr", "embedder_params")
 
@@ -60,18 +58,11 @@ def read_vocoder_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict) or "generator" not in state:
-                raise ValueError(f"{path}: a vocoder checkpoint needs a 'generator' entry")
-            state = state["generator"]
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        EOFError,
-        RuntimeError,
-    ) as error:
+            state = read_checkpoint(path, keep=("generator",)).get("generator")
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: not a readable vocoder checkpoint: {error}") from error
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path}: a vocoder checkpoint needs a 'generator' entry with weights")
     return fold_weight_norm(state)
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from echostream.files import atomic_path
+from echostream.restricted_unpickler import RestrictedUnpickler, StandIn
 
 logger = logging.getLogger(__name__)
 
@@ -124,52 +125,42 @@ class KMeans:
             raise ValueError(f"{path}: not a k-means file: {error}") from error
 
 
-class _Record:
-    """Takes the place of every class in a joblib file; keeps the state, runs nothing."""
+class _JoblibReader(RestrictedUnpickler):
+    """Reads a joblib file as stand-ins, with its arrays, which joblib writes raw into the stream
+    behind each ``NumpyArrayWrapper``."""
 
-    def __init__(self, *args: Any) -> None:
-        self.args = args
+    packages = ("sklearn", "joblib", "numpy")
 
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-
-class _JoblibReader(pickle._Unpickler):  # the Python one, whose BUILD step can be extended
-    """Reads a joblib file as plain records, with its arrays, which joblib writes raw into the
-    stream behind each ``NumpyArrayWrapper``."""
-
-    dispatch = dict(pickle._Unpickler.dispatch)
-
-    def __init__(self, stream: io.BufferedIOBase) -> None:
+    def __init__(self, stream: Any) -> None:
         super().__init__(stream)
-        self.stream = stream
 
-    def find_class(self, module: str, name: str) -> type:
-        return type(name, (_Record,), {"__module__": module})
+        class ArrayWrapper(StandIn):
+            __slots__ = ()
 
-    def load_build(self) -> None:
-        super().load_build()
-        record = self.stack[-1]
-        if type(record).__name__ == "NumpyArrayWrapper":
-            self.stack[-1] = self._read_array(record)
+            def __setstate__(self, state: dict[str, Any]) -> None:
+                self.items.append(_read_array(stream, state))
 
-    dispatch[pickle.BUILD[0]] = load_build
+        self._wrapper = ArrayWrapper
 
-    def _read_array(self, wrapper: Any) -> np.ndarray:
-        code = str(wrapper.dtype.args[0])
-        if code not in ("f4", "f8", "i4", "i8"):
-            raise ValueError(f"array of unsupported type {code!r}")
-        # Newer joblib pads to an alignment; the padding's length comes first.
-        if getattr(wrapper, "numpy_array_alignment_bytes", None) is not None:
-            self.stream.read(self.stream.read(1)[0])
-        dtype, shape = np.dtype("<" + code), tuple(wrapper.shape)
-        size = int(np.prod(shape)) * dtype.itemsize
-        data = self.stream.read(size)
-        if len(data) != size:
-            raise ValueError(f"array data ends early: {len(data)} of {size} bytes")
-        array = np.frombuffer(data, dtype)
-        return array.reshape(shape, order="F" if wrapper.order == "F" else "C")
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "joblib" and name == "NumpyArrayWrapper":
+            return self._wrapper
+        return super().find_class(module, name)
+
+
+def _read_array(stream: Any, wrapper: dict[str, Any]) -> np.ndarray:
+    code = str(wrapper["dtype"].args[0])
+    if code not in ("f4", "f8", "i4", "i8"):
+        raise ValueError(f"array of unsupported type {code!r}")
+    # Newer joblib pads to an alignment; the padding's length comes first.
+    if wrapper.get("numpy_array_alignment_bytes") is not None:
+        stream.read(stream.read(1)[0])
+    dtype, shape = np.dtype("<" + code), tuple(wrapper["shape"])
+    size = int(np.prod(shape)) * dtype.itemsize
+    data = stream.read(size)
+    if len(data) != size:
+        raise ValueError(f"array data ends early: {len(data)} of {size} bytes")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if wrapper["order"] == "F" else "C")
 
 
 def read_sklearn_centroids(path: Path) -> np.ndarray:
@@ -180,10 +171,10 @@ def read_sklearn_centroids(path: Path) -> np.ndarray:
     """
     with path.open("rb") as stream:
         model = _JoblibReader(_Unbuffered(stream)).load()
-    centroids = getattr(model, "cluster_centers_", None)
-    if not isinstance(centroids, np.ndarray):
-        raise ValueError("no array cluster_centers_ inside")
-    return centroids.astype(np.float32)
+    try:
+        return model.state["cluster_centers_"].items[0].astype(np.float32)
+    except (AttributeError, KeyError, IndexError, TypeError):
+        raise ValueError("no array cluster_centers_ inside") from None
 
 
 class _Unbuffered:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchaudio.functional import compute_deltas
 
 from echostream.samples import KALDI_SCALE
+from echostream.torch_files import read_checkpoint
 
 UNIT_FRAME_SAMPLES = 320  # 50 Hz at 16 kHz
 
@@ -162,10 +163,10 @@ def _load_torchaudio(path: Path) -> nn.Module:
     from torchaudio.models import wav2vec2_model
 
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(path)
         model = wav2vec2_model(**checkpoint["config"])
         model.load_state_dict(checkpoint["model"])
-    except Exception as error:  # torch.load raises many types on a foreign file
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{path}: not a torchaudio checkpoint with 'config' and 'model': {error}"
         ) from error

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from echostream.checkpoint import System
-from echostream.evaluation.simuleval_compat.quality import edit_distance
 from echostream.models.decoders.ctc_collapse import CollapseState, label_emissions
 from echostream.models.decoders.ctc_decoder import greedy_labels
-from echostream.text import Vocabulary
+from echostream.text import Vocabulary, edit_distance
 from echostream.training.warm_start.clips import RATE, read_speech
 from echostream.training.warm_start.trainer import batch_features
 from echostream.whisper.plain_texts import plain_source

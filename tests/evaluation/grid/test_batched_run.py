@@ -41,8 +41,9 @@ def simuleval(monkeypatch: pytest.MonkeyPatch, model_dir: Path, sources: Path):
     import simuleval.utils.agent
     from simuleval.evaluator.evaluator import SentenceLevelEvaluator
 
-    import echostream.evaluation.simuleval_compat  # noqa: F401
+    from echostream.evaluation import simuleval_compat
 
+    simuleval_compat.apply()
     own_loop = SentenceLevelEvaluator.__call__
 
     def run(output: Path, agent: str, batch: int, *more: str):

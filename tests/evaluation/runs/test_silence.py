@@ -8,8 +8,7 @@ import soundfile
 
 from echostream.evaluation.runs import comparison, tables
 from echostream.evaluation.runs.run_folder import load_run
-from echostream.evaluation.runs.run_latency import latency_scores
-from echostream.evaluation.runs.silence import find_silences, summarize
+from echostream.evaluation.runs.silence import find_silences, silence_scores, summarize
 from tests.evaluation.runs.test_compare import write_speech_run
 
 RATE = 16000
@@ -56,7 +55,7 @@ def test_a_run_is_measured_by_its_wavs_and_shown_in_the_table(tmp_path: Path) ->
     for wav in (folder / "wavs").glob("*.wav"):
         soundfile.write(wav, speech, RATE)
     run = load_run(folder)
-    scores = latency_scores(run)
+    scores = silence_scores(run)
     assert scores["SilenceRatio"] == pytest.approx(760 / 3160)
     assert scores["LongestPause"] == 460.0
     text = tables.markdown_table(comparison.compare_runs([run]))
@@ -66,4 +65,4 @@ def test_a_run_is_measured_by_its_wavs_and_shown_in_the_table(tmp_path: Path) ->
 def test_a_run_whose_wavs_are_gone_has_no_figure(tmp_path: Path) -> None:
     folder = write_speech_run(tmp_path / "chunk_320")
     next((folder / "wavs").glob("*.wav")).unlink()
-    assert np.isnan(latency_scores(load_run(folder))["SilenceRatio"])
+    assert np.isnan(silence_scores(load_run(folder))["SilenceRatio"])

@@ -31,7 +31,7 @@ def test_scores_equal_the_fork_to_the_last_digit(reference: Path, tmp_path: Path
     )
     agent = tmp_path / "agent.py"
     agent.write_text(
-        "import echostream.evaluation.simuleval_compat\n"
+        "from echostream.evaluation import simuleval_compat\nsimuleval_compat.apply()\n"
         + (METRICS / "scripted_agent.py").read_text()
     )
     output = tmp_path / "output"

@@ -40,8 +40,23 @@ def test_patches_are_applied_once_and_named() -> None:
     names = [patch.name for patch in simuleval_compat.PATCHES]
     assert len(names) == len(set(names))
     assert {"speech_elapsed", "plain_metrics", "typed_log"} <= set(names)
-    assert set(simuleval_compat.APPLIED) <= set(names)
-    assert simuleval_compat.apply_patches() == []
+    assert set(simuleval_compat.apply()) <= set(names)
+    assert simuleval_compat.apply() == []
+
+
+def test_importing_agents_changes_nothing() -> None:
+    code = (
+        "from simuleval.evaluator.evaluator import SentenceLevelEvaluator as E\n"
+        "before = dict(vars(E))\n"
+        "import echostream.agents.echostream_s2st as agents\n"
+        "from echostream.evaluation import simuleval_compat\n"
+        "from echostream.evaluation.runs import run_latency\n"
+        "assert dict(vars(E)) == before\n"
+        "from argparse import ArgumentParser\n"
+        "agents.EchoStreamS2STAgent.add_args(ArgumentParser())\n"
+        "assert dict(vars(E)) != before and simuleval_compat.apply() == []\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_patch_stays_away_where_upstream_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +66,7 @@ def test_a_patch_stays_away_where_upstream_is_right(monkeypatch: pytest.MonkeyPa
         simuleval_compat.Patch(lambda: applied.append("wrong"), lambda: True),
     )
     monkeypatch.setattr(simuleval_compat, "PATCHES", patches)
-    simuleval_compat.apply_patches()
+    simuleval_compat.apply()
     assert applied == ["wrong"]
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from echostream.streamspeech.unpickler import (
+from echostream.restricted_unpickler import (
     RestrictedUnpickler,
     StandIn,
     Storage,

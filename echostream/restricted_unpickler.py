@@ -33,7 +33,7 @@ _STORAGE_DTYPES = {
 # How a pickle names a type; a table, because asking torch for other names can import modules.
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGE_DTYPES.values()}
 # Only settings and bookkeeping live here, and of those only attributes are ever looked at.
-_STAND_IN_PACKAGES = ("omegaconf", "fairseq")
+STAND_IN_PACKAGES = ("omegaconf", "fairseq", "hydra", "examples")
 _STAND_IN_NAMES = {
     ("argparse", "Namespace"),
     ("typing", "Any"),
@@ -179,7 +179,13 @@ _FUNCTIONS = {
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Unpickler that resolves admitted names only; one object per file."""
+    """Unpickler that resolves admitted names only; one object per file.
+
+    Attributes:
+        packages: whose classes become inert stand-ins.
+    """
+
+    packages: tuple[str, ...] = STAND_IN_PACKAGES
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__(stream, encoding="utf-8")
@@ -199,11 +205,11 @@ class RestrictedUnpickler(pickle.Unpickler):
                 return _CONTAINERS[name]
             if name in _BUILTIN_TYPES:
                 return self._stand_in("builtins", name)
-        if module.split(".")[0] in _STAND_IN_PACKAGES or (module, name) in _STAND_IN_NAMES:
+        if module.split(".")[0] in self.packages or (module, name) in _STAND_IN_NAMES:
             return self._stand_in(module, name)
         raise pickle.UnpicklingError(
             f"the file names {module}.{name}, which is not admitted (admitted are tensors, plain "
-            "containers, numbers, strings, and settings of argparse, omegaconf and fairseq)"
+            f"containers, numbers, strings, settings of argparse and of {', '.join(self.packages)})"
         )
 
     def persistent_load(self, pid: Any) -> Storage:
