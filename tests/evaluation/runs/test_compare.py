@@ -540,7 +540,7 @@ def test_curves_of_recognition_show_word_errors(tmp_path: Path) -> None:
     folder = write_text_run(tmp_path / "asr" / "chunk_320", words)
     output = tmp_path / "out"
     run_cli("compare", str(folder), "--output", str(output), "--plot-quality", "WER")
-    assert "<!-- word error rate (%) -->" in svg_texts(output / "curves.svg")
+    assert "<!-- WER % -->" in svg_texts(output / "curves.svg")
 
 
 def test_the_same_figure_is_the_same_file(tmp_path: Path) -> None:
