@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SILENCE_S = 1.0
 RUN_END = re.compile(r"\s")
+SPEAKABLE = re.compile(r"\w")
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 
@@ -60,12 +63,11 @@ class Spoken:
     sentence_end: bool
 
 
-@dataclass(frozen=True)
-class SpeakingState:
-    """What speaking has to remember.
+@dataclass(frozen=True, kw_only=True)
+class TextState:
+    """What is known of a text that comes character by character.
 
     Attributes:
-        model, text: of the sentence under way.
         run: characters behind the last white space.
         waiting: complete words that are not spoken yet.
         begun: the sentence has words.
@@ -73,8 +75,6 @@ class SpeakingState:
         finished: the text has ended.
     """
 
-    model: EchoStreamState
-    text: MTState
     run: str = ""
     waiting: tuple[str, ...] = ()
     begun: bool = False
@@ -82,7 +82,92 @@ class SpeakingState:
     finished: bool = False
 
 
-class TextSpeaker:
+TextStateT = TypeVar("TextStateT", bound=TextState)
+
+
+class IncrementalSpeaker(ABC, Generic[TextStateT]):
+    """Cuts a text into sentences and words and speaks them as they are complete.
+
+    Attributes:
+        words: how many to speak at a time; 0: whole sentences.
+    """
+
+    words: int
+
+    @abstractmethod
+    def _split(self, run: str) -> list[str]:
+        """What waits to be spoken of a run of characters between white space."""
+
+    @abstractmethod
+    def _ends(self, run: str) -> bool:
+        """Whether a sentence ends behind a run."""
+
+    @abstractmethod
+    def _speak(self, ends: bool, state: TextStateT) -> tuple[Spoken, TextStateT]:
+        """Speak the words that wait; with ``ends`` also the sentence's end."""
+
+    def step(
+        self, text: str, state: TextStateT, *, final: bool = False
+    ) -> tuple[list[Spoken], TextStateT]:
+        """Take in text, in pieces of any length.
+
+        Args:
+            final: the text ends with it.
+
+        Returns:
+            What was spoken, and the new state.
+
+        Raises:
+            ValueError: the text has ended before.
+        """
+        spoken = []
+        for piece, following in self.iterate(text, state, final=final):
+            state = following
+            if piece is not None:
+                spoken.append(piece)
+        return spoken, state
+
+    @torch.no_grad()
+    def iterate(
+        self, text: str, state: TextStateT, *, final: bool = False
+    ) -> Iterator[tuple[Spoken | None, TextStateT]]:
+        """:meth:`step`, one piece of speech at a time; always ends with a pair without one, whose
+        state has taken in all of the text."""
+        if state.finished:
+            raise ValueError("this text has ended; start another with init_state()")
+        for character in f"{text}\n" if final else text:
+            if not RUN_END.match(character):
+                state = replace(state, run=state.run + character)
+                continue
+            run, state = state.run, replace(state, run="")
+            ends = character == "\n" or self._ends(run)
+            parts = self._split(run)
+            for index, part in enumerate(parts):
+                begun = state.begun or bool(SPEAKABLE.search(part))
+                state = replace(state, waiting=(*state.waiting, part), begun=begun)
+                last = ends and index == len(parts) - 1
+                if begun and (last or self.words and len(state.waiting) >= self.words):
+                    piece, state = self._speak(last, state)
+                    yield piece, state
+            if ends and state.begun:  # the last word had been complete before
+                piece, state = self._speak(True, state)
+                yield piece, state
+        yield None, replace(state, finished=final)
+
+
+@dataclass(frozen=True)
+class SpeakingState(TextState):
+    """What speaking has to remember.
+
+    Attributes:
+        model, text: of the sentence under way.
+    """
+
+    model: EchoStreamState
+    text: MTState
+
+
+class TextSpeaker(IncrementalSpeaker[SpeakingState]):
     """Speaks target text with a system's text-to-unit model and vocoder; any number of streams can
     share it.
 
@@ -121,55 +206,13 @@ class TextSpeaker:
     def init_state(self) -> SpeakingState:
         return SpeakingState(self.system.model.init_state(), self.states.init_state())
 
-    def step(
-        self, text: str, state: SpeakingState, *, final: bool = False
-    ) -> tuple[list[Spoken], SpeakingState]:
-        """Take in text, in pieces of any length.
+    def _split(self, run: str) -> list[str]:
+        return words_in(run, self.lower_case)
 
-        Args:
-            final: the text ends with it.
-
-        Returns:
-            What was spoken, and the new state.
-
-        Raises:
-            ValueError: the text has ended before.
-        """
-        spoken = []
-        for piece, following in self.iterate(text, state, final=final):
-            state = following
-            if piece is not None:
-                spoken.append(piece)
-        return spoken, state
-
-    @torch.no_grad()
-    def iterate(
-        self, text: str, state: SpeakingState, *, final: bool = False
-    ) -> Iterator[tuple[Spoken | None, SpeakingState]]:
-        """:meth:`step`, one piece of speech at a time; always ends with a pair without one, whose
-        state has taken in all of the text."""
-        if state.finished:
-            raise ValueError("this text has ended; start another with init_state()")
-        for character in f"{text}\n" if final else text:
-            if not RUN_END.match(character):
-                state = replace(state, run=state.run + character)
-                continue
-            run, state = state.run, replace(state, run="")
-            words = words_in(run, self.lower_case)
-            ends = character == "\n" or bool(SENTENCE_END.search(run))
-            for index, word in enumerate(words):
-                last = ends and index == len(words) - 1
-                state = replace(state, waiting=(*state.waiting, word), begun=True)
-                if last or len(state.waiting) >= self.words:
-                    piece, state = self._speak(last, state)
-                    yield piece, state
-            if ends and state.begun:  # the last word had been complete before
-                piece, state = self._speak(True, state)
-                yield piece, state
-        yield None, replace(state, finished=final)
+    def _ends(self, run: str) -> bool:
+        return bool(SENTENCE_END.search(run))
 
     def _speak(self, ends: bool, state: SpeakingState) -> tuple[Spoken, SpeakingState]:
-        """Speak the words that wait; with ``ends`` also the sentence's end."""
         model = self.system.model
         tokens = [token for word in state.waiting for token in self._spell(word)]
         hidden, text = self.states.step(tokens, state.text, ends=ends)
