@@ -100,7 +100,7 @@ def run_compare(args: argparse.Namespace) -> int:
     )
     from echostream.evaluation.figures.timeline import plot_timeline
     from echostream.evaluation.longform.folders import holds_talks
-    from echostream.evaluation.runs import comparison, metrics, tables
+    from echostream.evaluation.runs import comparison, run_metrics, tables
     from echostream.evaluation.runs.run_folder import (
         check_same_utterances,
         keep_common,
@@ -108,7 +108,7 @@ def run_compare(args: argparse.Namespace) -> int:
         load_run,
     )
 
-    metrics.check_quality(args.plot_quality)
+    run_metrics.check_quality(args.plot_quality)
     runs = [load_run(argument) for argument in args.runs]
     if args.only is not None:
         keep_listed(runs, args.only)

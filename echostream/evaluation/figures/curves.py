@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from echostream.evaluation.runs.comparison import ComparedRun
-from echostream.evaluation.runs.metrics import HEADINGS, LATENCY_AXES
 from echostream.evaluation.runs.run_folder import RunFolder
 from echostream.evaluation.runs.run_latency import backlog
+from echostream.evaluation.runs.run_metrics import HEADINGS, LATENCY_AXES
 from echostream.files import atomic_path
 
 if TYPE_CHECKING:

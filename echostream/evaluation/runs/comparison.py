@@ -9,8 +9,8 @@ from pathlib import Path
 
 from echostream.evaluation.recognizers.recognizer import full_spec
 from echostream.evaluation.runs import yaal
-from echostream.evaluation.runs.metrics import METRICS
 from echostream.evaluation.runs.run_folder import RunFolder, read_transcript_report
+from echostream.evaluation.runs.run_metrics import METRICS
 from echostream.evaluation.significance import Significance, paired_bootstrap
 
 logger = logging.getLogger(__name__)

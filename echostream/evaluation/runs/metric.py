@@ -1,4 +1,4 @@
-"""What a metric of finished runs is; ``metrics.py`` lists them."""
+"""What a metric of finished runs is; ``run_metrics.py`` lists them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from echostream.evaluation.runs.comparison import ComparedRun
 from echostream.evaluation.runs.metric import Column
-from echostream.evaluation.runs.metrics import COLUMNS
+from echostream.evaluation.runs.run_metrics import COLUMNS
 from echostream.evaluation.significance import Significance, significance_table
 from echostream.files import write_atomically
 
