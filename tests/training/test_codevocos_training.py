@@ -21,9 +21,9 @@ from echostream.training.vocoder.codevocos_training import (
 from echostream.training.vocoder.data import SegmentSampler, SpeechWithUnits
 from echostream.training.vocoder.train_vocoder import main
 from echostream.training.vocoder.trainer import CHECKPOINT
-from echostream.training.vocoder.training_settings import preset
+from tests.training.small_vocoders import VOCOS, config_file
 
-CONFIG = preset("vocos-test")
+CONFIG = VOCOS
 FRAME = CONFIG.vocoder.unit_samples
 
 
@@ -137,7 +137,8 @@ def test_command_trains_resumes_and_exports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(validation, "recogniser_is_installed", lambda: False)
     write_split(tmp_path, "train", range(4))
     write_split(tmp_path, "dev", range(10, 12))
-    arguments = ["--out", str(tmp_path / "out"), "--preset", "vocos-test", "--device", "cpu"]
+    arguments = ["--out", str(tmp_path / "out"), "--config", config_file(CONFIG, tmp_path)]
+    arguments += ["--device", "cpu"]
     for option, name in (("", "train"), ("valid-", "dev")):
         arguments += [f"--{option}units", str(tmp_path / f"{name}.units")]
         arguments += [f"--{option}audio", str(tmp_path / name)]

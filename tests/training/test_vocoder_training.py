@@ -32,8 +32,9 @@ from echostream.training.vocoder.training_settings import (
     VocoderTrainingConfig,
     preset,
 )
+from tests.training.small_vocoders import HIFIGAN, config_file
 
-CONFIG = preset("test")
+CONFIG = HIFIGAN
 FRAME = CONFIG.vocoder.unit_samples
 
 
@@ -274,7 +275,14 @@ def test_pocketsphinx_listens():
 
 def command(tmp_path, *more):
     return [
-        *("--out", str(tmp_path / "out"), "--preset", "test", "--device", "cpu"),
+        *(
+            "--out",
+            str(tmp_path / "out"),
+            "--config",
+            config_file(CONFIG, tmp_path),
+            "--device",
+            "cpu",
+        ),
         *("--units", str(tmp_path / "train.km20"), "--audio", str(tmp_path / "train")),
         *("--valid-units", str(tmp_path / "dev.km20"), "--valid-audio", str(tmp_path / "dev")),
         *("--log-every", "2", "--save-every", "5"),
@@ -351,7 +359,7 @@ def test_command_errors(tmp_path, capsys):
 
 
 def test_settings_round_trip_through_yaml(tmp_path):
-    for name in ("test", "mini", "mini-tune", "hifigan"):
+    for name in ("mini", "mini-tune", "vocos", "hifigan"):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(to_dict(preset(name))))
         data = yaml.safe_load(path.read_text())

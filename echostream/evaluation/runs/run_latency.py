@@ -47,11 +47,6 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else NAN
 
 
-def latency_figure(name: str, utterances: Sequence[Utterance]) -> float:
-    """One of SimulEval's latency figures, not computation-aware; nan where nothing was said."""
-    return _score(name, False, utterances)
-
-
 def _score(name: str, computation_aware: bool, utterances: Sequence[Utterance]) -> float:
     scorer = latency_module.LATENCY_SCORERS_DICT[name](
         computation_aware=computation_aware, use_ref_len=True

@@ -24,7 +24,7 @@ from echostream.config import CodeVocosConfig, UnitDurationConfig, from_dict, to
 from echostream.files import atomic_path
 from echostream.models.decoders.codevocos import CodeVocos, CodeVocosState
 from echostream.models.decoders.pace import approach, check_speed, paced
-from echostream.models.decoders.vocoder_protocol import check_units
+from echostream.models.decoders.vocoder_protocol import Vocoder
 
 CONFIG_KEY = "config"
 NO_UNIT = -1
@@ -75,18 +75,11 @@ class CodeVocosStreams:
         return replace(self, speed=before.speed)
 
 
-class CodeVocosVocoder(nn.Module):
-    """Units to waveform.
-
-    Args:
-        config: network sizes.
-        num_units: units that may be asked for; more embeddings may exist.
-    """
+class CodeVocosVocoder(Vocoder):
+    """Units to waveform by :class:`~echostream.models.decoders.codevocos.CodeVocos`."""
 
     def __init__(self, config: CodeVocosConfig, num_units: int | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.num_units = config.num_embeddings if num_units is None else num_units
+        super().__init__(config, num_units)
         self.network = CodeVocos(config)
         self.durations = (
             UnitDurations(config.durations, config.num_embeddings) if config.durations else None
@@ -127,15 +120,6 @@ class CodeVocosVocoder(nn.Module):
             temporary.chmod(0o644)
 
     @property
-    def sample_rate(self) -> int:
-        return self.config.sampling_rate
-
-    @property
-    def unit_samples(self) -> int:
-        """Samples that one unit frame becomes."""
-        return self.config.unit_samples
-
-    @property
     def predicts_durations(self) -> bool:
         return self.durations is not None
 
@@ -144,22 +128,9 @@ class CodeVocosVocoder(nn.Module):
         durations = self.config.durations
         return durations.past_units + durations.future_units if durations else 0
 
-    def check_units(self, units: Sequence[int]) -> None:
-        """Raise ``ValueError`` naming the first unit outside the vocoder's range."""
-        check_units(units, self.num_units)
-
     def generate(
         self, units: Sequence[int], *, dur_prediction: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Synthesise a whole unit sequence.
-
-        Args:
-            units: unit ids; consecutive repeats removed if ``dur_prediction``.
-            dur_prediction: predict how many frames each unit lasts; otherwise one each.
-
-        Returns:
-            (samples,) waveform and (N,) frames per unit.
-        """
         front = StreamingCodeVocos(self, dur_prediction=dur_prediction)
         waveform, frames, _ = front.step(units, front.init_state(), final=True)
         return waveform, frames

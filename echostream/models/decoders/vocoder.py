@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from echostream.config import VocoderConfig, from_dict, to_dict
 from echostream.models.decoders.codehifigan_standalone import CodeGenerator, fold_weight_norm
-from echostream.models.decoders.vocoder_protocol import check_units
+from echostream.models.decoders.vocoder_protocol import Vocoder
 from echostream.torch_files import read_checkpoint
 
 UNSUPPORTED_FEATURES = ("f0", "multispkr", "embedder_params")
@@ -66,18 +66,11 @@ def read_vocoder_state(path: Path) -> dict[str, Tensor]:
     return fold_weight_norm(state)
 
 
-class CodeHiFiGANVocoder(nn.Module):
-    """Units to 16 kHz waveform.
-
-    Args:
-        config: network sizes.
-        num_units: units that may be asked for; more embeddings may exist.
-    """
+class CodeHiFiGANVocoder(Vocoder):
+    """Units to 16 kHz waveform."""
 
     def __init__(self, config: VocoderConfig, num_units: int | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.num_units = config.num_embeddings if num_units is None else num_units
+        super().__init__(config, num_units)
         self.generator = CodeGenerator(config)
 
     @classmethod
@@ -97,15 +90,6 @@ class CodeHiFiGANVocoder(nn.Module):
             raise ValueError(f"{where}: does not fit the vocoder configuration: {error}") from error
 
     @property
-    def sample_rate(self) -> int:
-        return self.config.sampling_rate
-
-    @property
-    def unit_samples(self) -> int:
-        """Samples of one unit frame."""
-        return self.config.unit_samples
-
-    @property
     def predicts_durations(self) -> bool:
         return self.generator.dur_predictor is not None
 
@@ -123,10 +107,6 @@ class CodeHiFiGANVocoder(nn.Module):
         frames = self.generator.durations(code.to(self.generator.dict.weight.device), lengths)
         return [row[:length] for row, length in zip(frames.tolist(), lengths, strict=True)]
 
-    def check_units(self, units: Sequence[int]) -> None:
-        """Raise ``ValueError`` naming the first unit outside the vocoder's range."""
-        check_units(units, self.num_units)
-
     @property
     def context_units(self) -> int:
         """Units before new ones that a stream keeps: two radii of the duration predictor."""
@@ -135,15 +115,6 @@ class CodeHiFiGANVocoder(nn.Module):
     def generate(
         self, units: Sequence[int], *, dur_prediction: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Synthesise a whole unit sequence.
-
-        Args:
-            units: unit ids; consecutive repeats removed if ``dur_prediction``.
-            dur_prediction: predict how many frames each unit lasts; otherwise one each.
-
-        Returns:
-            (samples,) waveform and (N,) frames per unit.
-        """
         self.check_units(units)
         device = self.generator.dict.weight.device
         code = torch.tensor([list(units)], dtype=torch.long, device=device)

@@ -7,50 +7,66 @@ this.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from echostream.config import CodeVocosConfig, VocoderConfig
 
 StateT = TypeVar("StateT")
 
 
-@runtime_checkable
-class Vocoder(Protocol):
+class Vocoder(nn.Module, ABC):
     """Units to waveform.
 
-    Attributes:
-        config: with ``sampling_rate`` in Hz.
-        unit_samples: samples of one unit frame.
-        num_units: units that may be asked for.
-        context_units: units before new ones that a stream has to know, at most.
-        predicts_durations: whether it can tell how long units last.
+    Args:
+        config: network sizes, with ``sampling_rate`` in Hz.
+        num_units: units that may be asked for; more embeddings may exist.
     """
 
-    config: Any
-    num_units: int
+    def __init__(self, config: VocoderConfig | CodeVocosConfig, num_units: int | None) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.num_units = config.num_embeddings if num_units is None else num_units
 
     @property
-    def sample_rate(self) -> int: ...
+    def sample_rate(self) -> int:
+        return self.config.sampling_rate
 
     @property
-    def unit_samples(self) -> int: ...
+    def unit_samples(self) -> int:
+        """Samples of one unit frame."""
+        return self.config.unit_samples
 
     @property
-    def context_units(self) -> int: ...
+    @abstractmethod
+    def context_units(self) -> int:
+        """Units before new ones that a stream has to know, at most."""
 
     @property
-    def predicts_durations(self) -> bool: ...
+    @abstractmethod
+    def predicts_durations(self) -> bool:
+        """Whether it can tell how long units last."""
 
     def check_units(self, units: Sequence[int]) -> None:
         """Raise ``ValueError`` naming the first unit that it does not have."""
+        for position, unit in enumerate(units):
+            if not 0 <= unit < self.num_units:
+                raise ValueError(
+                    f"unit {unit} at position {position} is outside the vocoder's range "
+                    f"0 to {self.num_units - 1}"
+                )
 
+    @abstractmethod
     def generate(
         self, units: Sequence[int], *, dur_prediction: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Whole sequence of N units to (samples,) waveform and (N,) frames per unit.
 
         Args:
+            units: unit ids; consecutive repeats removed if ``dur_prediction``.
             dur_prediction: predict how many frames each unit lasts; otherwise one each.
         """
 
@@ -87,13 +103,3 @@ class VocoderFront(Protocol[StateT]):
         Raises:
             ValueError: a unit that the vocoder does not have, or a speed out of range.
         """
-
-
-def check_units(units: Sequence[int], num_units: int) -> None:
-    """Raise ``ValueError`` naming the first unit that is not below ``num_units``."""
-    for position, unit in enumerate(units):
-        if not 0 <= unit < num_units:
-            raise ValueError(
-                f"unit {unit} at position {position} is outside the vocoder's range "
-                f"0 to {num_units - 1}"
-            )

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from echostream.config import (
     MAY_BE_MISSING,
     CodeVocosConfig,
-    DurationPredictorConfig,
-    UnitDurationConfig,
     VocoderConfig,
 )
 
@@ -112,14 +110,14 @@ class VocoderTrainingConfig:
             )
 
 
-PRESETS = ("mini", "mini-tune", "vocos", "hifigan", "test", "vocos-test")
+PRESETS = ("mini", "mini-tune", "vocos", "hifigan")
 
 
 def preset(name: str) -> VocoderTrainingConfig:
     """``hifigan``: the published sizes for 1000 units; ``mini``: about a million parameters for
     the 200 MFCC units of echo-mini, trainable on one core; ``mini-tune``: to go on from such a
     vocoder on a GPU, against stronger discriminators; ``vocos``: CodeVocos at 24 kHz on one core
-    within an hour, without discriminators; ``test`` and ``vocos-test``: seconds."""
+    within an hour, without discriminators."""
     if name == "hifigan":
         return VocoderTrainingConfig()
     if name == "mini":
@@ -163,28 +161,6 @@ def preset(name: str) -> VocoderTrainingConfig:
             lr_decay=0.82,
             adversarial_start=500,
         )
-    if name == "test":
-        return VocoderTrainingConfig(
-            vocoder=VocoderConfig(
-                num_embeddings=20,
-                embedding_dim=16,
-                model_in_dim=16,
-                upsample_rates=(8, 8, 5),
-                upsample_kernel_sizes=(16, 16, 11),
-                upsample_initial_channel=16,
-                resblock_kernel_sizes=(3,),
-                resblock_dilation_sizes=((1, 3),),
-                dur_predictor_params=DurationPredictorConfig(16, 16),
-            ),
-            discriminators=DiscriminatorConfig((2,), (4, 8), 1, (4, 8)),
-            updates=20,
-            batch_size=4,
-            segment_frames=16,
-            learning_rate=2e-3,
-            adversarial_start=8,
-            stft_weight=1.0,
-            duration_utterances=2,
-        )
     if name == "vocos":
         return VocoderTrainingConfig(
             vocoder=CodeVocosConfig(blocks=6, width=192, hidden_width=512),
@@ -203,24 +179,5 @@ def preset(name: str) -> VocoderTrainingConfig:
             duration_utterances=2,
             regression_updates=1000,
             half=True,
-        )
-    if name == "vocos-test":
-        return replace(
-            preset("test"),
-            vocoder=CodeVocosConfig(
-                num_embeddings=20,
-                sampling_rate=16000,
-                hop_samples=160,
-                frames_per_unit=2,
-                width=24,
-                hidden_width=32,
-                blocks=2,
-                kernel=3,
-                lookahead_frames=1,
-                durations=UnitDurationConfig(8, 2, 1),
-            ),
-            warmup_updates=2,
-            clip_norm=5.0,
-            regression_updates=3,
         )
     raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
