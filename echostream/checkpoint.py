@@ -49,7 +49,7 @@ from echostream.voice.folder import VOCODER_FILE as VOICE_VOCODER_FILE
 from echostream.voice.named import OWN, OWN_FOLDER, open_voice, voice_folder
 
 if TYPE_CHECKING:  # its packages are optional
-    from echostream.voice.streaming import StreamingVoice
+    from echostream.voice.streaming_voice import StreamingVoice
 
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"

@@ -32,7 +32,7 @@ from echostream.training.voice.material import FRAME_MS, Utterance, frame_units,
 from echostream.voice.named import open_voice
 from echostream.voice.normalize import spoken_text
 from echostream.voice.speaker import VoiceSpeaker
-from echostream.voice.streaming import StreamingVoice
+from echostream.voice.streaming_voice import StreamingVoice
 
 REAL = "real speech"
 

@@ -68,8 +68,8 @@ def run_bench(args: argparse.Namespace) -> int:
 
     from echostream.bench.bench_report import figures, markdown
     from echostream.bench.crowd import check_sizes, measure_sessions
-    from echostream.bench.measure import Plan, measure, startup_s
     from echostream.bench.systems import Rates
+    from echostream.bench.timing import Plan, measure, startup_s
 
     plan = Plan(
         tuple(args.systems),

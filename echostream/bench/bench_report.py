@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from echostream.bench.crowd import crowd_markdown
-from echostream.bench.measure import STAGES, TOTAL, Measured, Sample, median, percentile
+from echostream.bench.timing import STAGES, TOTAL, Measured, Sample, median, percentile
 
 NOISY = 1.2  # times the median that a fixed product may take at its 95th percentile
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from echostream.bench.bench_options import CLOCKS
-from echostream.bench.measure import (
+from echostream.bench.systems import RATE, Name, Rates, forced_pipeline
+from echostream.bench.timing import (
     STAGES,
     TOTAL,
     Plan,
@@ -25,7 +26,6 @@ from echostream.bench.measure import (
     percentile,
     speech,
 )
-from echostream.bench.systems import RATE, Name, Rates, forced_pipeline
 from echostream.checkpoint import System
 from echostream.session import Session, advance_sessions
 from echostream.streaming import state_bytes

@@ -31,6 +31,7 @@ from echostream.config.flags import (
     settings_of,
 )
 from echostream.config.loading import MAY_BE_MISSING, from_dict, load_yaml, to_dict
+from echostream.config.model_config import EchoStreamConfig, load_config, preset, save_config
 from echostream.config.policy import (
     BacklogConfig,
     EndpointConfig,
@@ -38,7 +39,6 @@ from echostream.config.policy import (
     Settings,
     SpeechConfig,
 )
-from echostream.config.system import EchoStreamConfig, load_config, preset, save_config
 from echostream.config.vocoder import DurationPredictorConfig, VocoderConfig
 
 __all__ = [

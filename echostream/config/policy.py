@@ -172,7 +172,7 @@ class SpeechConfig:
 @dataclass(frozen=True)
 class Settings:
     """All that a run may change without other weights, section by section; the same names as in
-    :class:`~echostream.config.system.EchoStreamConfig`."""
+    :class:`~echostream.config.model_config.EchoStreamConfig`."""
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)

@@ -25,7 +25,7 @@ from echostream.streaming import join_rows, rows_apart
 from echostream.translator.stages import Stages, Stopwatch
 
 if TYPE_CHECKING:  # its packages are optional
-    from echostream.voice.streaming import Phrase, VoiceState
+    from echostream.voice.streaming_voice import Phrase, VoiceState
 
 
 class ModelStages(Stages):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from echostream.models.echostream_model import EchoStreamState
-    from echostream.voice.streaming import VoiceState
+    from echostream.voice.streaming_voice import VoiceState
 
 MOST_HELD = 16  # subwords; a word of more is spoken in parts
 MS_PER_S = 1000

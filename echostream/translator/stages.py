@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from echostream.models.decoders.transformer_decoder import MTState
     from echostream.models.echostream_model import EchoStreamModel, ListeningState, SpeechState
     from echostream.models.encoder import Features
-    from echostream.voice.streaming import Phrase, StreamingVoice, VoiceState
+    from echostream.voice.streaming_voice import Phrase, StreamingVoice, VoiceState
 
 logger = logging.getLogger(__name__)
 

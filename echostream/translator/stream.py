@@ -24,7 +24,7 @@ from echostream.translator.stages import Clock, Stages, Steps, drive
 
 if TYPE_CHECKING:
     from echostream.checkpoint import System
-    from echostream.voice.streaming import StreamingVoice
+    from echostream.voice.streaming_voice import StreamingVoice
 
 Task = Literal["asr", "s2tt", "s2st"]
 MAX_CHUNK_MS = 3_600_000

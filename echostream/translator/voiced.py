@@ -26,7 +26,7 @@ from echostream.translator.speech import (
     Written,
 )
 from echostream.translator.stages import Stages, Stopwatch
-from echostream.voice.streaming import WORD, ends_sentence
+from echostream.voice.streaming_voice import WORD, ends_sentence
 
 if TYPE_CHECKING:
     from echostream.models.echostream_model import EchoStreamState

@@ -12,7 +12,7 @@ from echostream import assets
 from echostream.voice.folder import Voice
 
 if TYPE_CHECKING:  # its packages are optional
-    from echostream.voice.streaming import StreamingVoice
+    from echostream.voice.streaming_voice import StreamingVoice
 
 SHIPPED, OWN = "shipped", "own"
 OWN_FOLDER = "voice"  # in a model directory
@@ -43,7 +43,7 @@ def open_voice(folder: Path, device: torch.device | str = "cpu") -> StreamingVoi
     voice = Voice.load(folder).to(device)
     try:
         from echostream.voice.phonemes import Phonemizer
-        from echostream.voice.streaming import StreamingVoice
+        from echostream.voice.streaming_voice import StreamingVoice
 
         return StreamingVoice(replace(voice, phonemizer=Phonemizer()))
     except (ImportError, RuntimeError) as error:

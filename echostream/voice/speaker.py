@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from echostream.models.decoders.pace import check_speed
 from echostream.speaking import IncrementalSpeaker, Spoken, TextState
-from echostream.voice.streaming import WORD, StreamingVoice, VoiceState, ends_sentence
+from echostream.voice.streaming_voice import WORD, StreamingVoice, VoiceState, ends_sentence
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from echostream.assets import model_dir
-from echostream.bench import measure as measuring
 from echostream.bench import systems as bench_systems
+from echostream.bench import timing
 from echostream.bench.bench_report import figures, markdown
 from echostream.bench.floor import recording, time_calls
-from echostream.bench.measure import STAGES, TOTAL, Plan, measure, speech
 from echostream.bench.systems import Name, Rates, forced_pipeline, load_system
+from echostream.bench.timing import STAGES, TOTAL, Plan, measure, speech
 from echostream.cli import main
 from echostream.config import ChunkConformerConfig, preset
 from echostream.precision import convert
@@ -29,7 +29,7 @@ FAST = {"seconds": (2.0, 4.0), "repeats": 1}
 @pytest.fixture(autouse=True)
 def _no_pinning(monkeypatch):
     """The tests' process stays where it is."""
-    monkeypatch.setattr(measuring, "pin", lambda threads: (0,))
+    monkeypatch.setattr(timing, "pin", lambda threads: (0,))
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_name_may_end_in_a_number_format(monkeypatch):
 def test_stages_read_the_clock_that_was_asked_for(monkeypatch):
     """Of a clock that ticks once a reading, every stage takes the same whole number of ticks."""
     ticks = itertools.count()
-    monkeypatch.setitem(measuring.CLOCKS, "cpu", lambda: float(next(ticks)))
+    monkeypatch.setitem(timing.CLOCKS, "cpu", lambda: float(next(ticks)))
     plan = Plan(("tiny",), clock="cpu", **FAST)
     data = figures(measure(plan))
     # It is timed before and behind the CTC heads.

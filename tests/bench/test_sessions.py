@@ -16,8 +16,8 @@ from echostream.bench.crowd import (
     crowd_markdown,
     crowds,
 )
-from echostream.bench.measure import STAGES, TOTAL
 from echostream.bench.systems import Rates, forced_pipeline, load_system
+from echostream.bench.timing import STAGES, TOTAL
 from echostream.cli import main
 from echostream.translator.model_stages import ModelStages
 

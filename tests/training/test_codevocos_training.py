@@ -20,7 +20,7 @@ from echostream.training.vocoder.codevocos_training import (
 )
 from echostream.training.vocoder.data import SegmentSampler, SpeechWithUnits
 from echostream.training.vocoder.train_vocoder import main
-from echostream.training.vocoder.trainer import CHECKPOINT
+from echostream.training.vocoder.vocoder_trainer import CHECKPOINT
 from tests.training.small_vocoders import VOCOS, config_file
 
 CONFIG = VOCOS

@@ -26,12 +26,12 @@ from echostream.training.vocoder.discriminators import (
 )
 from echostream.training.vocoder.spectral_losses import MelLoss, STFTLoss
 from echostream.training.vocoder.train_vocoder import main, settings_from
-from echostream.training.vocoder.trainer import CHECKPOINT, VocoderTrainer, build_generator
 from echostream.training.vocoder.training_settings import (
     DiscriminatorConfig,
     VocoderTrainingConfig,
     preset,
 )
+from echostream.training.vocoder.vocoder_trainer import CHECKPOINT, VocoderTrainer, build_generator
 from tests.training.small_vocoders import HIFIGAN, config_file
 
 CONFIG = HIFIGAN

@@ -165,7 +165,7 @@ def test_parts_become_a_voice_that_speaks(tmp_path, speech, monkeypatch):
     pytest.importorskip("num2words")
     from echostream.training.vocoder import validation
     from echostream.voice.speaker import VoiceSpeaker
-    from echostream.voice.streaming import StreamingVoice
+    from echostream.voice.streaming_voice import StreamingVoice
 
     monkeypatch.setattr(validation, "recogniser_is_installed", lambda: False)
     units, out = tmp_path / "units", tmp_path / "voice"

@@ -27,7 +27,7 @@ from tests.voice.conftest import spell, voice  # noqa: F401
 pytest.importorskip("num2words")
 
 from echostream.translator.voiced import VoicedSpeaker  # noqa: E402
-from echostream.voice.streaming import StreamingVoice  # noqa: E402
+from echostream.voice.streaming_voice import StreamingVoice  # noqa: E402
 
 RATE, CHUNK = 16000, 5120
 POLICY = PolicyConfig("wait_k", max_len=4)

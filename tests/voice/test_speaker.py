@@ -14,7 +14,7 @@ from echostream.models.decoders.phone_prosody import PhoneProsody, PhoneProsodyC
 from echostream.voice.folder import Voice, load_prosody, read_inventory
 from echostream.voice.phone_units import PhoneInventory, symbol_pitch
 from echostream.voice.speaker import VoiceSpeaker
-from echostream.voice.streaming import StreamingVoice
+from echostream.voice.streaming_voice import StreamingVoice
 from tests.voice.conftest import spell
 
 TEXT = "It will snow, later.  \nMr. Son and 2 cousins\r\ngot married!\n\n-- \n(Last night)"

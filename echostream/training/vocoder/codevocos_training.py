@@ -17,7 +17,7 @@ from echostream.models.decoders.codevocos import PULSE_LEVEL
 from echostream.models.decoders.codevocos_vocoder import CodeVocosVocoder
 from echostream.models.decoders.vocoder_protocol import Vocoder
 from echostream.training.vocoder.data import Segments
-from echostream.training.vocoder.trainer import WEIGHTS, VocoderTrainer
+from echostream.training.vocoder.vocoder_trainer import WEIGHTS, VocoderTrainer
 
 SMOOTHED_HZ = 240.0  # either side: further than the harmonics of most voices lie apart
 POWER_FLOOR = 1e-7

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from echostream.config import CodeVocosConfig, from_dict, load_yaml, to_dict
 from echostream.training.vocoder.codevocos_training import CodeVocosTrainer
 from echostream.training.vocoder.data import SegmentSampler, SpeechWithUnits, load_speech
-from echostream.training.vocoder.trainer import CHECKPOINT, VocoderTrainer
 from echostream.training.vocoder.training_settings import PRESETS, VocoderTrainingConfig, preset
 from echostream.training.vocoder.validation import validate
+from echostream.training.vocoder.vocoder_trainer import CHECKPOINT, VocoderTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ STARTUP = """
 import sys, time
 begin = time.perf_counter()
 from echostream.bench.systems import Rates, forced_pipeline, load_system
-from echostream.bench.measure import speech
+from echostream.bench.timing import speech
 import torch
 torch.set_num_threads(int(sys.argv[3]))
 chunk_ms = int(sys.argv[2])
