@@ -5,13 +5,15 @@
 #
 # SPEECH: folder of aligned speech. WORK: units, checkpoints, reports. VOICE: the folder to write.
 # Stopped at any place, the same command goes on from there. MINUTES limits the vocoder's training.
+# INIT names the folder of a voice to begin with, in its symbols and pitch classes.
 set -euo pipefail
 speech="$1" work="$2" voice="$3"
 python="${PYTHON:-python3}"
 here="$(cd "$(dirname "$0")" && pwd)"
 
 [ -f "$work/units/inventory.json" ] ||
-    "$python" -m echostream.training.voice.material --speech "$speech" --out "$work/units"
+    "$python" -m echostream.training.voice.material --speech "$speech" --out "$work/units" \
+        ${INIT:+--inventory "$INIT/inventory.json"}
 read -r units classes < <("$python" - "$work/units/inventory.json" <<'PYTHON'
 import sys
 from pathlib import Path
@@ -23,8 +25,10 @@ print(inventory.num_units, inventory.pitch_classes)
 PYTHON
 )
 "$python" -m echostream.training.voice.prosody --speech "$speech" \
-    --inventory "$work/units/inventory.json" --out "$work/prosody"
-"$python" "$here/train_vocoder.py" --out "$work/vocoder" --preset vocos \
+    --inventory "$work/units/inventory.json" --out "$work/prosody" \
+    ${INIT:+--init-from "$INIT/prosody.safetensors"}
+"$python" "$here/train_vocoder.py" --out "$work/vocoder" \
+    --preset "vocos${INIT:+-tune}" ${INIT:+--init-from "$INIT/vocoder.safetensors"} \
     --num-units "$units" --pitch-classes "$classes" \
     --units "$work/units/train.units" --pitch "$work/units/train.f0" --audio "$speech" \
     --valid-units "$work/units/dev.units" --valid-pitch "$work/units/dev.f0" \

@@ -110,14 +110,15 @@ class VocoderTrainingConfig:
             )
 
 
-PRESETS = ("mini", "mini-tune", "vocos", "hifigan")
+PRESETS = ("mini", "mini-tune", "vocos", "vocos-tune", "hifigan")
 
 
 def preset(name: str) -> VocoderTrainingConfig:
     """``hifigan``: the published sizes for 1000 units; ``mini``: about a million parameters for
     the 200 MFCC units of echo-mini, trainable on one core; ``mini-tune``: to go on from such a
     vocoder on a GPU, against stronger discriminators; ``vocos``: CodeVocos at 24 kHz on one core
-    within an hour, without discriminators."""
+    within an hour, without discriminators; ``vocos-tune``: to go on from such a vocoder, with sound
+    from the first update."""
     if name == "hifigan":
         return VocoderTrainingConfig()
     if name == "mini":
@@ -179,5 +180,14 @@ def preset(name: str) -> VocoderTrainingConfig:
             duration_utterances=2,
             regression_updates=1000,
             half=True,
+        )
+    if name == "vocos-tune":
+        return replace(
+            preset("vocos"),
+            learning_rate=7e-4,
+            lr_decay=0.7,
+            regression_updates=0,
+            updates=8000,
+            adversarial_start=8000,
         )
     raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")

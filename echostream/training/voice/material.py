@@ -25,7 +25,7 @@ import numpy as np
 
 from echostream.files import write_atomically
 from echostream.training.units.sequences import write_units
-from echostream.voice.folder import INVENTORY_FILE, write_inventory
+from echostream.voice.folder import INVENTORY_FILE, read_inventory, write_inventory
 from echostream.voice.phone_units import END, START, PhoneInventory, bridged_log_pitch, symbol_pitch
 
 logger = logging.getLogger(__name__)
@@ -139,25 +139,34 @@ def frame_units(
 
 
 def write_material(
-    folder: Path, out: Path, *, pitch_classes: int, lag_ms: float, limit: int | None = None
+    folder: Path,
+    out: Path,
+    *,
+    pitch_classes: int,
+    lag_ms: float,
+    limit: int | None = None,
+    inventory: PhoneInventory | None = None,
 ) -> PhoneInventory:
     """Write ``inventory.json`` and, per split, ``SPLIT.units``, ``SPLIT.f0`` and ``SPLIT.tsv``.
 
     Args:
         limit: use only the first so many training utterances.
+        inventory: of a voice that is to learn more; None: one is made. Utterances with other
+            symbols are left out.
     """
     everything = [u for u in read_utterances(folder) if len(u.f0)]
     training = [u for u in everything if u.split == "train"][:limit]
     if not training:
         raise ValueError(f"{folder}: no training utterances with pitch")
-    inventory = make_inventory(training, pitch_classes)
+    if inventory is None:
+        inventory = make_inventory(training, pitch_classes)
     known = set(inventory.symbols)
     lag = round(lag_ms / FRAME_MS)
     for split in SPLITS:
         chosen = training if split == "train" else [u for u in everything if u.split == split]
         strange = [u.id for u in chosen if not set(u.symbols) <= known]
         if strange:
-            logger.warning("%s: %d utterances have symbols that train lacks", split, len(strange))
+            logger.warning("%s: %d utterances have symbols that are not known", split, len(strange))
         made = {u.name: frame_units(u, inventory, lag) for u in chosen if u.id not in strange}
         write_units(out / f"{split}.units", {name: units for name, (units, _) in made.items()})
         write_units(out / f"{split}.f0", {name: pitch for name, (_, pitch) in made.items()})
@@ -177,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--speech", type=Path, required=True, help="folder of aligned speech")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--pitch-classes", type=int, default=12, help="1: units without pitch")
+    parser.add_argument("--inventory", type=Path, help="take that of a voice, instead of a new one")
     parser.add_argument("--lag-ms", type=float, default=50.0, help="of labels behind the sound")
     parser.add_argument("--limit", type=int, help="use only the first N training utterances")
     args = parser.parse_args(arguments)
@@ -190,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pitch_classes=args.pitch_classes,
             lag_ms=args.lag_ms,
             limit=args.limit,
+            inventory=None if args.inventory is None else read_inventory(args.inventory),
         )
     except (ValueError, FileNotFoundError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")

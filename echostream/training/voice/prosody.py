@@ -11,7 +11,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,13 @@ from echostream.files import atomic_path, write_atomically
 from echostream.models.decoders.phone_prosody import PhoneProsody, PhoneProsodyConfig
 from echostream.training.corpus.synthesis import generator_for
 from echostream.training.voice.material import FRAME_MS, Utterance, read_utterances
-from echostream.voice.folder import CONFIG_KEY, PROSODY_FILE, read_inventory, save_prosody
+from echostream.voice.folder import (
+    CONFIG_KEY,
+    PROSODY_FILE,
+    load_prosody,
+    read_inventory,
+    save_prosody,
+)
 from echostream.voice.phone_units import PhoneInventory, symbol_pitch
 
 logger = logging.getLogger(__name__)
@@ -183,6 +189,22 @@ class ProsodyTrainer:
                 {name: t.detach().contiguous() for name, t in tensors.items()}, temporary, metadata
             )
 
+    def start_from(self, path: Path) -> None:
+        """Take over the weights of a voice's prosody file; its mean pitch stays with them.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or a network of other sizes.
+        """
+        other = load_prosody(path)
+        sizes = replace(self.config.network, mean_log_f0=other.config.mean_log_f0)
+        if other.config != sizes:
+            raise ValueError(
+                f"{path}: holds a network of other sizes: {other.config}, expected {sizes}"
+            )
+        self.config = replace(self.config, network=sizes)
+        self.network.config = sizes
+        self.network.load_state_dict(other.state_dict())
+
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of the same settings.
 
@@ -228,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--inventory", type=Path, required=True, help="inventory.json of the voice")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint, weights, report")
+    parser.add_argument("--init-from", type=Path, help="begin with this prosody file of a voice")
     parser.add_argument("--updates", type=int, default=ProsodyTrainingConfig.updates)
     parser.add_argument("--batch-size", type=int, default=ProsodyTrainingConfig.batch_size)
     parser.add_argument("--every", type=int, default=250, help="updates between checkpoints")
@@ -257,6 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             network=network, updates=args.updates, batch_size=args.batch_size
         )
         trainer = ProsodyTrainer(config, material)
+        if args.init_from is not None:
+            trainer.start_from(args.init_from)
         if (args.out / CHECKPOINT).is_file():
             trainer.restore(args.out / CHECKPOINT)
             logger.info("resuming at update %d", trainer.update)
