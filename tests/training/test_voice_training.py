@@ -152,6 +152,33 @@ def test_resuming_is_bit_exact(tmp_path, speech):
         other.restore(tmp_path / "x.safetensors")
 
 
+def test_a_voice_can_learn_on(tmp_path, speech):
+    """From its weights, in its symbols, on other speech."""
+    first, held = make_trainer(speech)
+    for _ in range(20):
+        first.step()
+    first.export(tmp_path / "prosody.safetensors")
+    second, _ = make_trainer(speech)
+    second.config = replace(second.config, network=replace(second.config.network, mean_log_f0=4.0))
+    second.start_from(tmp_path / "prosody.safetensors")
+    learned, going_on = first.validate(held), second.validate(held)
+    assert going_on["pitch"] == pytest.approx(learned["pitch"], rel=0.02)  # half precision
+    assert going_on["duration"] == pytest.approx(learned["duration"], rel=0.02)
+    other, _ = make_trainer(speech)
+    other.config = replace(other.config, network=replace(other.config.network, layers=2))
+    with pytest.raises(ValueError, match="a network of other sizes"):
+        other.start_from(tmp_path / "prosody.safetensors")
+    inventory = replace(
+        make_inventory(list(read_utterances(speech)), 2), symbols=(" ", "$", "^", "a", "b", "d")
+    )
+    made = write_material(speech, tmp_path / "m", pitch_classes=5, lag_ms=25.0, inventory=inventory)
+    assert made == inventory == read_inventory(tmp_path / "m" / "inventory.json")
+    known = read_units(tmp_path / "m" / "train.units", inventory.num_units)
+    spoken = [u for u in read_utterances(speech) if u.split == "train"]
+    assert set(known) == {u.name for u in spoken if "c" not in u.symbols} != set()
+    assert len(known) < len(spoken)
+
+
 def test_pieces_lie_within_their_utterance():
     rng = np.random.default_rng(0)
     cuts = [cut_piece(length, 8, rng) for length in (1, 3, 5, 40) for _ in range(50)]
