@@ -118,6 +118,11 @@ def test_start_from_takes_weights_of_the_same_sizes_only(tmp_path, sampler):
     second.start_from(tmp_path / "model.safetensors")
     for name, tensor in second.generator.state_dict().items():
         assert torch.equal(tensor, first.generator.state_dict()[name].half().float()), name
+    voice = dataclasses.replace(CONFIG, vocoder=dataclasses.replace(CONFIG.vocoder, durations=None))
+    make_trainer(sampler, voice).export(tmp_path / "voice")
+    before = second.generator.durations.state_dict()
+    second.start_from(tmp_path / "voice" / "model.safetensors")
+    assert all(map(torch.equal, before.values(), second.generator.durations.state_dict().values()))
     smaller = dataclasses.replace(CONFIG.vocoder, width=16)
     other = make_trainer(sampler, dataclasses.replace(CONFIG, vocoder=smaller))
     with pytest.raises(ValueError, match="other sizes"):

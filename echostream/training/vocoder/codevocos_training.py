@@ -6,6 +6,7 @@ Pitch is given while spectra are learned, and learned beside them.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -139,15 +140,17 @@ class CodeVocosTrainer(VocoderTrainer):
 
     @torch.no_grad()
     def start_from(self, path: Path) -> None:
-        """Take over the weights of a vocoder file.
+        """Take over the weights of a vocoder file; durations, which voices do not keep, may be
+        missing in it.
 
         Raises:
             FileNotFoundError, ValueError: no such file, or a vocoder of other sizes.
         """
-        other = CodeVocosVocoder.load(path)
-        if other.config != self.config.vocoder:
+        other, mine = CodeVocosVocoder.load(path), self.config.vocoder
+        if other.config not in (mine, replace(mine, durations=None)):
             raise ValueError(
-                f"{path}: holds a vocoder of other sizes: {other.config}, "
-                f"expected {self.config.vocoder}"
+                f"{path}: holds a vocoder of other sizes: {other.config}, expected {mine}"
             )
-        self.generator.load_state_dict(other.state_dict())
+        self.generator.network.load_state_dict(other.network.state_dict())
+        if other.durations is not None:
+            self.generator.durations.load_state_dict(other.durations.state_dict())

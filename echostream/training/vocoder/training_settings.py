@@ -117,8 +117,8 @@ def preset(name: str) -> VocoderTrainingConfig:
     """``hifigan``: the published sizes for 1000 units; ``mini``: about a million parameters for
     the 200 MFCC units of echo-mini, trainable on one core; ``mini-tune``: to go on from such a
     vocoder on a GPU, against stronger discriminators; ``vocos``: CodeVocos at 24 kHz on one core
-    within an hour, without discriminators; ``vocos-tune``: to go on from such a vocoder, with sound
-    from the first update."""
+    within an hour, without discriminators; ``vocos-tune``: to go on from a voice's, with sound from
+    the first update and without durations."""
     if name == "hifigan":
         return VocoderTrainingConfig()
     if name == "mini":
@@ -184,10 +184,11 @@ def preset(name: str) -> VocoderTrainingConfig:
     if name == "vocos-tune":
         return replace(
             preset("vocos"),
-            learning_rate=7e-4,
-            lr_decay=0.7,
+            vocoder=replace(preset("vocos").vocoder, durations=None),
+            learning_rate=4e-4,
+            lr_decay=0.35,
             regression_updates=0,
-            updates=8000,
-            adversarial_start=8000,
+            updates=2500,
+            adversarial_start=2500,
         )
     raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
