@@ -34,6 +34,8 @@ class MTDecoderConfig:
     The last fields are for weights of Whisper's decoder: GELU, learned positions (so many; what
     stands behind them shares the last), embeddings that are not scaled, and a ``prompt`` of tokens
     that every sentence starts with in place of end-of-sentence. The prompt is never written.
+    ``alignment_heads`` are pairs of layer and head, from 0, whose cross-attention follows the
+    speech: the AlignAtt policy looks at them, unless it is told of a layer.
     """
 
     layers: int = 4
@@ -47,9 +49,16 @@ class MTDecoderConfig:
     learned_positions: int = field(default=0, metadata=MAY_BE_MISSING)
     scale_embeddings: bool = field(default=True, metadata=MAY_BE_MISSING)
     prompt: tuple[int, ...] = field(default=(), metadata=MAY_BE_MISSING)
+    alignment_heads: tuple[tuple[int, int], ...] = field(default=(), metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         require_heads("mt", self.embed_dim, self.attention_heads)
+        for layer, head in self.alignment_heads:
+            require(
+                0 <= layer < self.layers and 0 <= head < self.attention_heads,
+                f"mt: alignment_heads names head {head} of layer {layer}; there are {self.layers} "
+                f"layers of {self.attention_heads}",
+            )
         require(
             self.learned_positions >= 0,
             f"mt: learned_positions must not be negative, got {self.learned_positions}",

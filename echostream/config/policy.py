@@ -23,7 +23,8 @@ class PolicyConfig:
     ``segment_size`` is wait-k's unit of source, in ms. ``max_len`` bounds what one decision may
     write, a guard against endless repetition at the end of the source. ``attention_frames`` and
     ``attention_layer`` are AlignAtt's: a subword waits that attends most to one of so many newest
-    encoder frames, in that layer of the text decoder (counted from 0; -1: all layers averaged).
+    encoder frames, in that layer of the text decoder (counted from 0; -1: its alignment heads, or
+    all layers averaged).
     """
 
     name: Literal["ctc", "wait_k", "alignatt"] = setting("ctc", "READ/WRITE rule", flag="policy")
@@ -42,7 +43,8 @@ class PolicyConfig:
     )
     attention_layer: int = setting(
         -1,
-        "layer of the text decoder that alignatt looks at, from 0; -1: all of them averaged",
+        "layer of the text decoder that alignatt looks at, from 0; -1: its alignment heads, or all "
+        "layers averaged",
         at_least=-1,
         may_be_missing=True,
     )

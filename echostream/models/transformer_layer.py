@@ -86,15 +86,18 @@ class MultiheadAttention(nn.Module):
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
-    def weights(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-        """The weights that :meth:`forward` attends with, heads averaged: (B, T, K), 0 where hidden.
-        Arguments as there."""
+    def weights(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, heads: Sequence[int] | None = None
+    ) -> Tensor:
+        """The weights that :meth:`forward` attends with, 0 where hidden, averaged over ``heads``
+        (None: all): (B, T, K). Other arguments as there."""
         scaled = self._split(self.q_proj(query)) / math.sqrt(self.head_dim)
         scores = scaled @ key.transpose(-2, -1)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(dim=-1).mean(dim=1)
+        weights = scores.softmax(dim=-1)
+        return (weights if heads is None else weights[:, list(heads)]).mean(dim=1)
 
 
 class TransformerLayer(nn.Module):

@@ -21,7 +21,7 @@ from echostream.whisper.warm_start import (
     whisper_encoder,
     whisper_frontend,
 )
-from echostream.whisper.weights import WhisperWeights
+from echostream.whisper.weights import WhisperWeights, read_alignment_heads
 
 
 def train_source_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
@@ -74,7 +74,13 @@ def start_from_whisper(
     """
     encoder = whisper_encoder(weights, memory_size=memory_size)
     decoder_weights = weights if decoder_weights is None else decoder_weights
-    decoder = whisper_decoder(decoder_weights, vocabulary, layers=decoder_layers)
+    folder = decoder_weights.where.parent
+    decoder = whisper_decoder(
+        decoder_weights,
+        vocabulary,
+        layers=decoder_layers,
+        alignment_heads=read_alignment_heads(folder),
+    )
     head = CTCHeadConfig(
         layers=head_layers,
         attention_heads=weights.heads,

@@ -62,11 +62,21 @@ def whisper_encoder(
 
 
 def whisper_decoder(
-    weights: WhisperWeights, vocabulary: CutVocabulary, *, layers: Sequence[int] | None = None
+    weights: WhisperWeights,
+    vocabulary: CutVocabulary,
+    *,
+    layers: Sequence[int] | None = None,
+    alignment_heads: Sequence[tuple[int, int]] = (),
 ) -> MTDecoderConfig:
-    """The text decoder that takes Whisper's decoder layers; ``layers``: these of them only."""
+    """The text decoder that takes Whisper's decoder layers.
+
+    Args:
+        layers: these of them only.
+        alignment_heads: of Whisper (:func:`~echostream.whisper.weights.read_alignment_heads`).
+    """
+    kept = list(range(weights.layers("decoder")) if layers is None else layers)
     return MTDecoderConfig(
-        layers=weights.layers("decoder") if layers is None else len(layers),
+        layers=len(kept),
         embed_dim=weights.width,
         attention_heads=weights.heads,
         ffn_dim=weights.ffn_dim,
@@ -76,6 +86,7 @@ def whisper_decoder(
         learned_positions=len(weights.tensors["decoder.embed_positions.weight"]),
         scale_embeddings=False,
         prompt=vocabulary.prompt,
+        alignment_heads=tuple((kept.index(a), b) for a, b in alignment_heads if a in kept),
     )
 
 

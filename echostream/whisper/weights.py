@@ -8,6 +8,7 @@ names, which are fairseq's too: ``encoder.layers.0.self_attn.q_proj.weight``,
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections.abc import Iterator
@@ -126,6 +127,18 @@ def _read_openai(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a Whisper model: it has no model_state_dict")
     return {openai_name(name): tensor for name, tensor in state.items()}
+
+
+def read_alignment_heads(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Layer and head of each head that follows the speech, as the folder's ``config.json``
+    (CTranslate2) or ``generation_config.json`` (Hugging Face) tells; none if neither does."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if path.is_file():
+            told = json.loads(path.read_text(encoding="utf-8")).get("alignment_heads")
+            if told:
+                return tuple((int(layer), int(head)) for layer, head in told)
+    return ()
 
 
 def openai_name(name: str) -> str:

@@ -214,6 +214,28 @@ def test_decoder_layers_may_be_fewer(weights, vocabulary):
     torch.testing.assert_close(decoder.layers[1].fc1.weight, own)
 
 
+def test_alignment_heads_say_where_the_decoder_looks(reference, weights, vocabulary):
+    """The mean of two heads' weights, as the reference has them for the last token."""
+    config = whisper_decoder(
+        weights, vocabulary, layers=[0, 2], alignment_heads=[(0, 1), (1, 0), (2, 0), (2, 1)]
+    )
+    assert config.alignment_heads == ((0, 1), (1, 0), (1, 1))
+    config = whisper_decoder(weights, vocabulary, alignment_heads=[(0, 1), (2, 0)])
+    decoder = TransformerMTDecoder(config, weights.width, len(vocabulary.origins)).eval()
+    start_decoder(decoder, weights, vocabulary)
+    source = torch.randn(1, 7, 128, generator=torch.Generator().manual_seed(8))
+    state = decoder.read(source, decoder.init_state())
+    with torch.no_grad():
+        _, _, seen = decoder.step_attending(torch.tensor([[state.last_token]]), state, -1)
+    prompt = torch.tensor([[vocabulary.origins[token] for token in vocabulary.prompt]])
+    out = reference(
+        decoder_input_ids=prompt, encoder_outputs=(source,), output_attentions=True
+    ).cross_attentions
+    wanted = (out[0][0, 1, -1] + out[2][0, 0, -1]) / 2
+    (own,) = state.sources.newest_slots(None)
+    torch.testing.assert_close(seen[0, 0, own], wanted, atol=1e-5, rtol=1e-4)
+
+
 def test_what_does_not_fit_is_named(weights):
     from dataclasses import replace
 

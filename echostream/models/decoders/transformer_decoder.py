@@ -202,22 +202,30 @@ class TransformerMTDecoder(nn.Module):
         """:meth:`step`, which also says where it looked.
 
         Args:
-            layer: whose cross-attention, from 0; -1: all layers averaged.
+            layer: whose cross-attention, from 0; -1: the alignment heads, or all layers averaged
+                where none are named.
 
         Returns:
             As :meth:`step`, and (B, T, K) weights, heads averaged, over the slots of the sources'
             span; each row's own are those of :meth:`KVCache.newest_slots`.
         """
         mask = state.sources.newest(self.config.source_context_frames)
-        found = []
+        aligning: dict[int, list[int]] = {}
+        if layer == -1:
+            for index, head in self.config.alignment_heads:
+                aligning.setdefault(index, []).append(head)
+        found, counts = [], []
 
         def looking(index: int, query: Tensor) -> None:
-            if layer in (-1, index):
+            if index in aligning or (not aligning and layer in (-1, index)):
                 key, _ = state.sources.layer(index)
-                found.append(self.layers[index].encoder_attn.weights(query, key, mask))
+                heads = aligning.get(index)
+                counts.append(1 if heads is None else len(heads))
+                weights = self.layers[index].encoder_attn.weights(query, key, mask, heads)
+                found.append(counts[-1] * weights)
 
         hidden, state = self._step(tokens, state, lengths, looking)
-        return hidden, state, torch.stack(found).mean(dim=0)
+        return hidden, state, torch.stack(found).sum(dim=0) / sum(counts)
 
     def _step(
         self,
@@ -335,8 +343,8 @@ class TransformerMTDecoder(nn.Module):
                 searched one after the other.
             stands: asked for each new token of a row whether it may stand; decoding stops before
                 the first that may not. With a beam the best hypothesis is cut there.
-            attention_layer: whose cross-attention ``stands`` sees, from 0; -1: all layers averaged;
-                None: it sees none, and none is computed.
+            attention_layer: whose cross-attention ``stands`` sees, as :meth:`step_attending` takes
+                it; None: it sees none, and none is computed.
         """
         if min(limits) < 1:
             raise ValueError(f"every row needs a limit of at least 1 new token, got {limits}")
