@@ -8,7 +8,6 @@ import torch
 
 from echostream.config import PolicyConfig
 from echostream.models.echostream_model import ModelOutput
-from echostream.samples import read_audio
 from echostream.streaming import state_bytes
 from echostream.synthetic import syllables, synthetic_clip
 from echostream.text import WORD_START, Vocabulary
@@ -242,15 +241,14 @@ def test_beam_and_wait_k_run(system, clip):
 
 
 @pytest.mark.parametrize("chunk_ms", [320, 640])
-def test_real_speech(system, clips, chunk_ms):
-    for path in clips:
-        samples, rate = read_audio(path)
-        pipeline = Pipeline(system, chunk_ms=chunk_ms)
-        whole, _ = push(pipeline, samples, rate, len(samples))
-        pieces, _ = push(pipeline, samples, rate, 12345)
-        assert total(pieces)["times"] == total(whole)["times"]
-        assert total(whole)["asr"]
-        assert whole[-1].source_ms == pytest.approx(1000 * len(samples) / rate)
+def test_real_speech(system, clip_48k, chunk_ms):
+    samples, rate = clip_48k
+    pipeline = Pipeline(system, chunk_ms=chunk_ms)
+    whole, _ = push(pipeline, samples, rate, len(samples))
+    pieces, _ = push(pipeline, samples, rate, 12345)
+    assert total(pieces)["times"] == total(whole)["times"]
+    assert total(whole)["asr"]
+    assert whole[-1].source_ms == pytest.approx(1000 * len(samples) / rate)
 
 
 def test_vocoderless_system_translates_text_only(system, clip):
