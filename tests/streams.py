@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from echostream.config import EndpointConfig
+from echostream.translator import stages
+
 RATE = 16000
 CHUNK = 5120  # 320 ms: 7 encoder frames the first time, 8 each further time
+LEARNED = EndpointConfig("learned", endpoint_ms=4000)
 
 
 def push(pipeline, samples, rate, size):
@@ -68,6 +72,19 @@ def step_batch(pipeline, pushes):
     for index, result in pipeline.step_states(states):
         found[indices[index]] = result
     return [found[index] for index in range(len(pushes))]
+
+
+def group_sizes(monkeypatch):
+    """By stage, how many rows were computed together, from now on."""
+    sizes = {stage: [] for stage in range(6)}
+    run = stages.Stages.run
+
+    def counting(self, stage, rows, watch):
+        sizes[stage].append(len(rows))
+        return run(self, stage, rows, watch)
+
+    monkeypatch.setattr(stages.Stages, "run", counting)
+    return sizes
 
 
 def by_sentence(outputs):

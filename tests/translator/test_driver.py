@@ -10,23 +10,10 @@ from echostream.session import Session, advance_sessions
 from echostream.synthetic import synthetic_clip
 from echostream.translator import stages
 from echostream.translator.pipeline import Pipeline
-from tests.streams import step_batch, told
+from tests.streams import group_sizes, step_batch, told
 
 RATE = 16000
 CHUNK = 5120
-
-
-def group_sizes(monkeypatch):
-    """By stage, how many rows were computed together, from now on."""
-    sizes = {stage: [] for stage in range(6)}
-    run = stages.Stages.run
-
-    def counting(self, stage, rows, watch):
-        sizes[stage].append(len(rows))
-        return run(self, stage, rows, watch)
-
-    monkeypatch.setattr(stages.Stages, "run", counting)
-    return sizes
 
 
 @pytest.mark.parametrize("task", ["s2st", "asr"])

@@ -18,10 +18,9 @@ from echostream.synthetic import random_system, synthetic_clip
 from echostream.text import Vocabulary
 from echostream.translator.endpoint import EndpointState
 from echostream.translator.pipeline import LEAD_FRAMES, Pipeline
-from tests.streams import CHUNK, by_sentence, check_written, encode, push, total
+from tests.streams import CHUNK, LEARNED, by_sentence, check_written, encode, push, total
 
 RATE = 16000
-LEARNED = EndpointConfig("learned", endpoint_ms=4000)
 
 
 class Scripted:
