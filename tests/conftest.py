@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from echostream.checkpoint import System, save_model_dir
 from echostream.config import EchoStreamConfig, EmformerConfig, preset
 from echostream.models.echostream_model import seeded_model
+from echostream.samples import read_audio
 from echostream.synthetic import random_system
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-REFERENCE = SHARED / "reference"
-REFERENCE_MODELS = ("tiny", "mid")
+from tests.reference.recordings import MID, SUBSET, SUBSET_CLIPS, Recording, clip, opener
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -35,29 +33,22 @@ def _seed():
     np.random.seed(0)
 
 
-def require_reference(path: str = "") -> Path:
-    """A path in the reference data, or skip."""
-    found = REFERENCE / path
-    if not found.exists():
-        pytest.skip(f"reference data not there: {path}")
-    return found
+@pytest.fixture(scope="session")
+def open_recording(tmp_path_factory) -> Callable[[str], Recording]:
+    """Opens a recorded StreamSpeech model by name, each once."""
+    return opener(lambda: tmp_path_factory.mktemp("release"))
 
 
-@pytest.fixture
-def clips() -> list[Path]:
-    """The two recorded 48 kHz clips."""
-    return sorted(require_reference("audio").glob("*.wav"))
+@pytest.fixture(params=[SUBSET, MID])
+def recorded(request, open_recording) -> Recording:
+    """A recorded StreamSpeech model."""
+    return open_recording(request.param)
 
 
-@pytest.fixture(params=REFERENCE_MODELS)
-def recorded(request):
-    """A recorded StreamSpeech model: folder, state dict, tensors."""
-    folder = require_reference(f"streamspeech_{request.param}")
-    return (
-        folder,
-        load_file(folder / "model.safetensors"),
-        load_file(folder / "tensors.safetensors"),
-    )
+@pytest.fixture(scope="session")
+def clip_48k() -> tuple[np.ndarray, int]:
+    """Samples and rate of recorded speech, 4 s at 48 kHz."""
+    return read_audio(clip(f"{SUBSET_CLIPS[0]}.wav"))
 
 
 def tiny_config(**encoder) -> EchoStreamConfig:

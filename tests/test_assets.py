@@ -1,7 +1,6 @@
 """The shipped systems: what is in the box, and that they translate."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +14,7 @@ from echostream.checkpoint import KNOWN_FILES, load_model_dir
 from echostream.config import ChunkConformerConfig, EmformerConfig, EndpointConfig
 from echostream.session import Session
 from echostream.translator.pipeline import Pipeline
-
-ROOT = Path(__file__).resolve().parents[1]
-TEST_AUDIO = ROOT / "data" / "echo_mini" / "test_audio"
+from tests.speech import ROOT, TEST_AUDIO, speech_alone
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +83,6 @@ def test_the_talk_is_translated_as_one_stream(systems):
     words = session.translation
     part = " ".join(references[: len(words)])
     assert sacrebleu.corpus_bleu([" ".join(words)], [[part]]).score > 88
-
-
-def speech_alone(wav: str) -> np.ndarray:
-    """(S,) from the first to the last 10 ms that are not much quieter than the loudest."""
-    samples, _ = soundfile.read(ROOT / wav, dtype="float32")
-    level = np.square(samples[: len(samples) // 160 * 160].reshape(-1, 160)).mean(1)
-    loud = np.flatnonzero(level > level.max() / 400)
-    return samples[160 * loud[0] : 160 * (loud[-1] + 1)]
 
 
 def test_sentences_without_a_pause_are_told_apart(systems):

@@ -1,12 +1,9 @@
 """The chunk Conformer: recorded StreamSpeech numbers, and streaming equal to recomputation."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from echostream.config import ChunkConformerConfig
 from echostream.models.chunk_conformer_encoder import (
@@ -16,11 +13,9 @@ from echostream.models.chunk_conformer_encoder import (
     text_conv_chunk,
 )
 from echostream.models.chunk_conv import ChunkConv1d
+from tests.reference.recordings import Recording
 
-REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no recorded reference data")
 RECORDED = [(8, 8), (16, 16), (24, 8), (99999, 16)]
-CLIPS = ["common_voice_fr_17301936.wav", "common_voice_fr_17767732.wav"]
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +37,22 @@ def encoder() -> ChunkConformerEncoder:
     return model
 
 
-def recorded_encoder(name: str) -> ChunkConformerEncoder:
-    folder = REFERENCE / f"streamspeech_{name}"
-    arguments = json.loads((folder / "meta.json").read_text())["argv"]
-
-    def number(flag: str) -> int:
-        return int(arguments[arguments.index(flag) + 1])
-
+def recorded_encoder(recorded: Recording) -> ChunkConformerEncoder:
     config = ChunkConformerConfig(
-        conv_channels=number("--conv-channels"),
-        embed_dim=number("--encoder-embed-dim"),
-        layers=number("--encoder-layers"),
-        attention_heads=number("--encoder-attention-heads"),
-        ffn_dim=number("--encoder-ffn-embed-dim"),
+        conv_channels=recorded.number("--conv-channels"),
+        embed_dim=recorded.number("--encoder-embed-dim"),
+        layers=recorded.number("--encoder-layers"),
+        attention_heads=recorded.number("--encoder-attention-heads"),
+        ffn_dim=recorded.number("--encoder-ffn-embed-dim"),
     )
     model = ChunkConformerEncoder(config).eval()
-    weights = load_file(folder / "model.safetensors")
     prefix = "encoder."
     model.load_state_dict(
-        {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)},
+        {
+            key[len(prefix) :]: value
+            for key, value in recorded.weights.items()
+            if key.startswith(prefix)
+        },
         # The recorded file holds floating-point tensors only, so this counter is absent.
         strict=False,
     )
@@ -106,14 +98,12 @@ def cut_evenly(total: int, size: int, first: int | None = None) -> list[int]:
     return cuts
 
 
-@needs_reference
-@pytest.mark.parametrize("name", ["tiny", "mid"])
 @pytest.mark.parametrize("segment,conv", RECORDED)
-def test_recorded_outputs(name, segment, conv):
+def test_recorded_outputs(recorded, segment, conv):
     # Padded frames of the second row are compared too: the same arithmetic makes the same values.
-    tensors = load_file(REFERENCE / f"streamspeech_{name}" / "tensors.safetensors")
+    tensors = recorded.tensors
     with torch.no_grad():
-        out = recorded_encoder(name)(
+        out = recorded_encoder(recorded)(
             tensors["in.features"],
             tensors["in.feature_lengths"],
             segment,
@@ -124,28 +114,22 @@ def test_recorded_outputs(name, segment, conv):
     assert torch.equal(out["encoder_padding_mask"][0], tensors[f"{key}.padding_mask"])
 
 
-@needs_reference
-@pytest.mark.parametrize("name", ["tiny", "mid"])
 @pytest.mark.parametrize("segment", [8, 16, 24])
 @pytest.mark.parametrize("rule", [s2st_conv_chunk, text_conv_chunk])
-def test_clips_incremental_equals_recomputation(name, segment, rule):
-    encoder = recorded_encoder(name)
-    features = load_file(REFERENCE / f"streamspeech_{name}" / "features.safetensors")
-    for clip in CLIPS:
-        x = features[clip][None]
+def test_clips_incremental_equals_recomputation(recorded, segment, rule):
+    encoder = recorded_encoder(recorded)
+    for features in recorded.features.values():
+        x = features[None]
         # 30 then 4 C fbank frames: what chunks of 40 C ms give after the window's hold-back.
         cuts = cut_evenly(x.size(1), 4 * segment, first=4 * segment - 2)
         worst, _ = stream(encoder, x, cuts, segment, rule(segment))
         assert worst < 1e-4
 
 
-@needs_reference
-@pytest.mark.parametrize("name", ["tiny", "mid"])
 @pytest.mark.parametrize("segment", [8, 16, 24])
-def test_one_minute_incremental_equals_recomputation(name, segment):
-    encoder = recorded_encoder(name)
-    features = load_file(REFERENCE / f"streamspeech_{name}" / "features.safetensors")
-    x = torch.cat([features[clip] for clip in CLIPS]).repeat(8, 1)[None, :6000]
+def test_one_minute_incremental_equals_recomputation(recorded, segment):
+    encoder = recorded_encoder(recorded)
+    x = torch.cat(list(recorded.features.values())).repeat(16, 1)[None, :6000]
     cuts = cut_evenly(x.size(1), 4 * segment, first=4 * segment - 2)
     worst, _ = stream(
         encoder, x, cuts, segment, s2st_conv_chunk(segment), check_every=len(cuts) // 6

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from echostream import demo
-from tests.evaluation.runs.test_compare import REFERENCES, write_speech_run
+from tests.evaluation.runs.written import REFERENCES, write_speech_run
 
 
 def trace_line(index, source_ms, transcript, translation):

@@ -269,6 +269,31 @@ def test_a_forbidden_import_is_noticed(sources, module, line):
     assert len(forbidden({**sources, module: (path, changed)})) == len(forbidden(sources)) + 1
 
 
+def tests_that_are_imported(files):
+    """Imports of one test module by another, which would bind their helpers together."""
+    found = []
+    for path, tree in files.items():
+        for node in ast.walk(tree):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{a.name}" for a in node.names)]
+            parts = [name.split(".") for name in names if name.startswith("tests.")]
+            if any(part.startswith("test_") for name in parts for part in name):
+                found.append(f"{path}:{node.lineno}")
+    return found
+
+
+def test_tests_share_helpers_not_test_modules():
+    """What tests share lies in a conftest.py or in a module that holds no tests."""
+    files = {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+    }
+    assert not tests_that_are_imported(files)
+    line = ast.parse("def f():\n    from tests.live import test_page")
+    assert tests_that_are_imported({"tests/x.py": line}) == ["tests/x.py:2"]
+
+
 def test_a_circle_is_noticed(sources):
     path, tree = sources["echostream.config.policy"]
     changed = ast.Module(

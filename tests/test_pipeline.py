@@ -8,11 +8,11 @@ import torch
 
 from echostream.config import PolicyConfig
 from echostream.models.echostream_model import ModelOutput
-from echostream.samples import read_audio
 from echostream.streaming import state_bytes
 from echostream.synthetic import syllables, synthetic_clip
 from echostream.text import WORD_START, Vocabulary
 from echostream.translator.pipeline import Pipeline
+from tests.streams import push, total
 
 RATE = 16000
 TASKS = ("s2st", "s2tt", "asr")
@@ -21,33 +21,6 @@ TASKS = ("s2st", "s2tt", "asr")
 @pytest.fixture(scope="module")
 def clip():
     return synthetic_clip(2.9, RATE, seed=3)
-
-
-def push(pipeline, samples, rate, size):
-    """Push in pieces of ``size``; returns all outputs and the state."""
-    state, outputs = pipeline.init_state(), []
-    starts = range(0, max(len(samples), 1), size)
-    for start in starts:
-        new, state = pipeline.step(
-            samples[start : start + size], rate, state, final=start + size >= len(samples)
-        )
-        outputs += new
-    return outputs, state
-
-
-def total(outputs):
-    """Everything that came out, joined."""
-    return {
-        "asr": [t for o in outputs for t in o.asr_tokens],
-        "st": [t for o in outputs for t in o.st_tokens],
-        "mt": [t for o in outputs for t in o.mt_tokens],
-        "units": [u for o in outputs for u in o.units],
-        "transcript": [w for o in outputs for w in o.transcript],
-        "translation": [w for o in outputs for w in o.translation],
-        "times": [o.source_ms for o in outputs],
-        "writes": [o.write for o in outputs],
-        "samples": [len(o.waveform) for o in outputs],
-    }
 
 
 @pytest.mark.parametrize("chunk_ms", [320, 250, 960])
@@ -242,15 +215,14 @@ def test_beam_and_wait_k_run(system, clip):
 
 
 @pytest.mark.parametrize("chunk_ms", [320, 640])
-def test_real_speech(system, clips, chunk_ms):
-    for path in clips:
-        samples, rate = read_audio(path)
-        pipeline = Pipeline(system, chunk_ms=chunk_ms)
-        whole, _ = push(pipeline, samples, rate, len(samples))
-        pieces, _ = push(pipeline, samples, rate, 12345)
-        assert total(pieces)["times"] == total(whole)["times"]
-        assert total(whole)["asr"]
-        assert whole[-1].source_ms == pytest.approx(1000 * len(samples) / rate)
+def test_real_speech(system, clip_48k, chunk_ms):
+    samples, rate = clip_48k
+    pipeline = Pipeline(system, chunk_ms=chunk_ms)
+    whole, _ = push(pipeline, samples, rate, len(samples))
+    pieces, _ = push(pipeline, samples, rate, 12345)
+    assert total(pieces)["times"] == total(whole)["times"]
+    assert total(whole)["asr"]
+    assert whole[-1].source_ms == pytest.approx(1000 * len(samples) / rate)
 
 
 def test_vocoderless_system_translates_text_only(system, clip):

@@ -9,7 +9,7 @@ from echostream.config import EndpointConfig
 from echostream.session import Session, TraceWriter, advance_sessions
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
-from tests.test_pipeline import push, total
+from tests.streams import push, total
 
 RATE = 16000
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from echostream.synthetic import syllables
 from echostream.text import WORD_START, Detokenizer, Vocabulary
-from tests.conftest import require_reference
+from tests.reference.recordings import require_whole
 
 VOCABULARY = Vocabulary(syllables(20))
 
@@ -42,7 +42,7 @@ def test_dictionary_round_trip(tmp_path):
 
 
 def test_released_sentencepiece_vocabulary(tmp_path):
-    folder = require_reference("streamspeech_fr_en/tgt_unigram6000")
+    folder = require_whole("streamspeech_fr_en/tgt_unigram6000")
     vocabulary = Vocabulary.load(folder / "spm_unigram_fr.txt", folder / "spm_unigram_fr.model")
     assert len(vocabulary) == 6000
     text = "this is a sentence about the weather"

@@ -10,7 +10,7 @@ from pathlib import Path
 from echostream.checkpoint import System, load_model_dir
 from echostream.hub.names import is_model_name
 from echostream.live.ends import for_streams, gate_for, open_pipeline
-from echostream.live.protocol import ProtocolError
+from echostream.live.messages import ProtocolError
 from echostream.live.speech_gate import SpeechGate
 from echostream.streamspeech.recompute import RecomputePipeline
 from echostream.translator.pipeline import Pipeline, Task

@@ -12,6 +12,8 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from echostream.live.messages import End, Resume, Speech, Start, Transcript, Translation
+
 # Longer than a ping may wait behind samples that a busy server has not read yet.
 PING_TIMEOUT_S = 60.0
 
@@ -34,7 +36,7 @@ class Received:
     last_seq: int = -1
 
     def take(self, message: dict[str, Any], samples: bytes | None) -> None:
-        if message["type"] in ("transcript", "translation"):
+        if message["type"] in (Transcript.type, Translation.type):
             texts = getattr(self, message["type"])
             texts.setdefault(message["sentence"], []).extend(message["text"].split())
         elif samples is not None:
@@ -99,13 +101,14 @@ class LiveClient:
 
     async def start(self, sample_rate: int, **options: Any) -> dict[str, Any]:
         """Begin; returns the server's ``ready`` (or ``error``)."""
-        await self.tell(type="start", sample_rate=sample_rate, **options)
+        await self.tell(type=Start.type, sample_rate=sample_rate, **options)
         return await self._greeting()
 
     async def resume(self) -> dict[str, Any]:
         """Take the session up on a new connection; ``received`` of the answer says from which
         sample on to send."""
-        await self.tell(type="resume", session=self.session, last_seq=self.received.last_seq)
+        last_seq = self.received.last_seq
+        await self.tell(type=Resume.type, session=self.session, last_seq=last_seq)
         return await self._greeting()
 
     async def _greeting(self) -> dict[str, Any]:
@@ -120,14 +123,14 @@ class LiveClient:
         await self.socket.send(samples.astype(kind).tobytes())
 
     async def end(self) -> None:
-        await self.tell(type="end")
+        await self.tell(type=End.type)
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
         """Text messages until the connection closes; speech is collected in ``received``."""
         while True:
             try:
                 message = json.loads(await self.socket.recv())
-                samples = await self.socket.recv() if message["type"] == "speech" else None
+                samples = await self.socket.recv() if message["type"] == Speech.type else None
             except ConnectionClosed:
                 return
             self.received.take(message, samples)

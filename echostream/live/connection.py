@@ -11,7 +11,8 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from echostream.live.protocol import End, ProtocolError, Start, parse_message
+from echostream.live.messages import End, Message, ProtocolError, Start
+from echostream.live.protocol import parse_message
 from echostream.live.security import Gate, bearer
 from echostream.live.sessions import LiveSession, SessionTable
 
@@ -94,8 +95,8 @@ async def _in_time(sending: Coroutine[Any, Any, None]) -> bool:
 
 
 async def _say_and_close(websocket: WebSocket, error: ProtocolError) -> None:
-    fields = {"type": "error", "code": error.code, "message": error.message}
-    if await _in_time(websocket.send_text(json.dumps(fields))):
+    text = json.dumps(error.as_message().as_json())
+    if await _in_time(websocket.send_text(text)):
         await _in_time(websocket.close(error.close_code))
 
 
@@ -115,7 +116,7 @@ class Connection:
         session: LiveSession,
         table: SessionTable,
         *,
-        greeting: dict[str, object] | None = None,
+        greeting: Message | None = None,
     ) -> None:
         self.websocket, self.session, self.table = websocket, session, table
         self.greeting = greeting
@@ -200,7 +201,7 @@ class Connection:
         """Send what the session posts; returns when its last message is out."""
         session = self.session
         if self.greeting is not None:
-            await self._send(json.dumps(self.greeting))
+            await self._send(json.dumps(self.greeting.as_json()))
         while self._mine:
             message = session.outbox.take()
             if message is not None:

@@ -192,7 +192,7 @@ def check_serve(args: argparse.Namespace) -> None:
     Raises:
         ValueError: options that do not go together.
     """
-    from echostream.live.protocol import MAX_LIVE_CHUNK_MS, MIN_LIVE_CHUNK_MS
+    from echostream.live.messages import MAX_LIVE_CHUNK_MS, MIN_LIVE_CHUNK_MS
     from echostream.live.security import is_loopback
 
     if not is_loopback(args.host) and not args.token and not args.no_token:
@@ -237,10 +237,10 @@ def run_serve(args: argparse.Namespace) -> int:
     from echostream.live.catalog import Catalog
     from echostream.live.computing import load_to_compute
     from echostream.live.ends import ends_are_given
+    from echostream.live.limits import Limits
     from echostream.live.scheduler import Scheduler
     from echostream.live.security import Gate, is_loopback
     from echostream.live.server import bind, create_app, uvicorn_settings
-    from echostream.live.sessions import Limits
     from echostream.threads import count_parameters, use_threads
 
     folders = args.model_dir or [assets.model_dir(name) for name in assets.SYSTEMS]

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from echostream.live.protocol import ProtocolError
+from echostream.live.messages import ProtocolError
 
 
 @dataclass(frozen=True)

@@ -1,96 +1,31 @@
-"""Messages of the WebSocket ``/v1/stream``; docs/live.md describes them for clients.
-
-Text messages are JSON objects with a ``type``; binary messages are mono samples. Every text message
-of the server carries ``seq``, which counts up from 0 and is what a client names to resume.
-"""
+"""Reading what a client sends, strictly, and the samples of both directions."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from echostream.live.messages import (
+    CLIENT_MESSAGES,
+    MAX_AMPLITUDE,
+    MAX_BINARY_BYTES,
+    MAX_LIVE_CHUNK_MS,
+    MAX_SAMPLE_RATE,
+    MAX_TEXT_CHARS,
+    MIN_LIVE_CHUNK_MS,
+    MIN_SAMPLE_RATE,
+    End,
+    ProtocolError,
+    Resume,
+    SampleFormat,
+    Start,
+)
 from echostream.translator.pipeline import Task
 
-SampleFormat = Literal["f32le", "s16le"]
 DTYPES: dict[str, str] = {"f32le": "<f4", "s16le": "<i2"}
 TASKS: tuple[Task, ...] = ("asr", "s2tt", "s2st")
-MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8000, 192_000
-MIN_LIVE_CHUNK_MS, MAX_LIVE_CHUNK_MS = 80, 5000
-MAX_TEXT_CHARS = 4096
-MAX_BINARY_BYTES = 1 << 20
-MAX_AMPLITUDE = 128.0  # full scale is 1; far beyond it the bytes are something else than samples
-
-# Close codes of WebSocket (RFC 6455, section 7.4, and its registry).
-CLOSE_NORMAL, CLOSE_POLICY, CLOSE_TOO_BIG = 1000, 1008, 1009
-CLOSE_INTERNAL, CLOSE_TRY_LATER = 1011, 1013
-CLOSE_CODES = {
-    "busy": CLOSE_TRY_LATER,
-    "message_too_big": CLOSE_TOO_BIG,
-    "internal": CLOSE_INTERNAL,
-    "shutting_down": 1001,
-}
-
-
-class ProtocolError(Exception):
-    """A fault that ends the session, said to the client.
-
-    Args:
-        code: one word for programs.
-        message: one sentence for people.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.message = code, message
-
-    @property
-    def close_code(self) -> int:
-        return CLOSE_CODES.get(self.code, CLOSE_POLICY)
-
-
-@dataclass(frozen=True)
-class Start:
-    """First message of a new session.
-
-    Attributes:
-        sample_rate: of the binary messages, in Hz.
-        chunk_ms: source per decision; None: the server's.
-        task: where the translation stops.
-        model: name of a served model; None: the first.
-        format: of the samples.
-        token: the server's, if it wants one and no header carried it.
-    """
-
-    sample_rate: int
-    chunk_ms: int | None = None
-    task: Task = "s2st"
-    model: str | None = None
-    format: SampleFormat = "f32le"
-    token: str | None = None
-
-
-@dataclass(frozen=True)
-class Resume:
-    """First message of a connection that takes a session up again.
-
-    Attributes:
-        session: its id.
-        last_seq: number of the last server message that arrived; -1 if none did.
-        token: as in :class:`Start`.
-    """
-
-    session: str
-    last_seq: int = -1
-    token: str | None = None
-
-
-@dataclass(frozen=True)
-class End:
-    """No more samples; everything sent is to be translated."""
-
 
 ClientMessage = Start | Resume | End
 
@@ -113,14 +48,15 @@ def parse_message(text: str) -> ClientMessage:
     if not isinstance(fields, dict):
         raise ProtocolError("bad_message", "a text message must be a JSON object")
     kind = fields.pop("type", None)
-    if kind == "start":
+    if kind == Start.type:
         return _start(fields)
-    if kind == "resume":
+    if kind == Resume.type:
         return _resume(fields)
-    if kind == "end":
+    if kind == End.type:
         _no_more(fields)
         return End()
-    raise ProtocolError("bad_message", f"type must be start, resume or end, got {_show(kind)}")
+    known = ", ".join(message.type for message in CLIENT_MESSAGES)
+    raise ProtocolError("bad_message", f"type must be one of {known}, got {_show(kind)}")
 
 
 def _start(fields: dict[str, Any]) -> Start:
@@ -141,7 +77,11 @@ def _resume(fields: dict[str, Any]) -> Resume:
     if session is None:
         raise ProtocolError("bad_message", "resume needs the session's id")
     last_seq = _integer(fields, "last_seq", -1, 1 << 53, optional=True)
-    request = Resume(session, -1 if last_seq is None else last_seq, _string(fields, "token"))
+    request = Resume(
+        session=session,
+        last_seq=-1 if last_seq is None else last_seq,
+        token=_string(fields, "token"),
+    )
     _no_more(fields)
     return request
 

@@ -20,10 +20,11 @@ from starlette.websockets import WebSocket
 from echostream import __version__
 from echostream.live.catalog import Catalog
 from echostream.live.connection import serve_connection
+from echostream.live.limits import Limits
 from echostream.live.metrics import Metrics
 from echostream.live.scheduler import Scheduler
 from echostream.live.security import SECURITY_HEADERS, Gate, bearer
-from echostream.live.sessions import Limits, SessionTable
+from echostream.live.sessions import SessionTable
 
 logger = logging.getLogger(__name__)
 

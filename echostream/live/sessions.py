@@ -10,53 +10,32 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from echostream.live.catalog import Catalog, ServedModel
+from echostream.live.limits import Limits
+from echostream.live.messages import (
+    CLOSE_NORMAL,
+    Done,
+    Message,
+    ProtocolError,
+    Ready,
+    Speech,
+    Start,
+    Status,
+    Transcript,
+    Translation,
+)
 from echostream.live.metrics import Metrics
 from echostream.live.outbox import Outbox
-from echostream.live.protocol import (
-    CLOSE_NORMAL,
-    ProtocolError,
-    Start,
-    decode_samples,
-    encode_speech,
-)
+from echostream.live.protocol import decode_samples, encode_speech
 from echostream.live.scheduler import Scheduler, Stream, Turn
 from echostream.live.speech_gate import GatedStream
 from echostream.session import Session
 from echostream.translator.stream import Decision
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of a server.
-
-    Attributes:
-        max_sessions: open at once, dropped ones that may still be resumed included.
-        queue_s: source that may wait for the model; beyond it the server stops reading.
-        unsent_bytes: results that may wait for a client; beyond it the stream pauses.
-        keep_bytes: sent results that stay for a client that resumes.
-        resume_s: how long a dropped session waits for its client.
-        start_s: how long a connection may take to its first message.
-        idle_s: how long a session may send nothing.
-        stall_s: how long a client may take to accept a message.
-        session_s: longest source of a session.
-    """
-
-    max_sessions: int = 16
-    queue_s: float = 10.0
-    unsent_bytes: int = 1 << 20
-    keep_bytes: int = 2 << 20
-    resume_s: float = 30.0
-    start_s: float = 10.0
-    idle_s: float = 120.0
-    stall_s: float = 60.0
-    session_s: float = 4 * 3600.0
 
 
 class LiveSession:
@@ -100,23 +79,22 @@ class LiveSession:
         self.dropped_at = time.monotonic()
         self.news, self.room = asyncio.Event(), asyncio.Event()
         self.room.set()
-        self._shown = {"transcript": "", "translation": ""}
+        self._shown: dict[type[Message], str] = {}  # the tail that the client has of each
         scheduler.add(self.stream)
 
-    def ready(self, **more: object) -> dict[str, object]:
+    def ready(self, *, resumed: bool | None = None) -> Ready:
         """The message that opens or reopens the session."""
-        return {
-            "type": "ready",
-            "session": self.id,
-            "model": self.model.name,
-            "task": self.request.task,
-            "chunk_ms": self.chunk_ms,
-            "sample_rate": self.model.output_rate,
-            "source_language": self.model.source_language,
-            "target_language": self.model.target_language,
-            "received": self.received,
-            **more,
-        }
+        return Ready(
+            session=self.id,
+            model=self.model.name,
+            task=self.request.task,
+            chunk_ms=self.chunk_ms,
+            sample_rate=self.model.output_rate,
+            source_language=self.model.source_language,
+            target_language=self.model.target_language,
+            received=self.received,
+            resumed=resumed,
+        )
 
     def feed(self, data: bytes) -> None:
         """A binary message.
@@ -150,7 +128,7 @@ class LiveSession:
         """Say a fault; nothing follows it."""
         if not self.over:
             self.metrics.faults.labels(error.code).inc()
-            self._finish({"type": "error", "code": error.code, "message": error.message})
+            self._finish(error.as_message())
             self.close_code = error.close_code
 
     def close(self) -> None:
@@ -167,13 +145,13 @@ class LiveSession:
         """The connection is gone; the session waits for another one."""
         self.owner, self.dropped_at = None, time.monotonic()
 
-    def post(self, fields: dict[str, object], binary: bytes | None = None) -> None:
+    def post(self, message: Message, binary: bytes | None = None) -> None:
         """Hand a message to whichever connection the session has."""
-        self.outbox.post(fields, binary)
+        self.outbox.post(message.as_json(), binary)
         self.news.set()
 
-    def _finish(self, fields: dict[str, object]) -> None:
-        self.post(fields)
+    def _finish(self, message: Message) -> None:
+        self.post(message)
         self.close()
         self.room.set()
 
@@ -188,42 +166,40 @@ class LiveSession:
         self._count(turn)
         rate = self.request.sample_rate
         self.post(
-            {
-                "type": "status",
-                "source_ms": round(1000 * turn.processed / rate, 1),
-                "lag_ms": round(turn.lag_ms, 1),
-                "compute_ms": round(turn.compute_ms, 1),
-                "queued_ms": round(1000 * turn.queued / rate, 1),
-                "received": self.received,
-            }
+            Status(
+                source_ms=round(1000 * turn.processed / rate, 1),
+                lag_ms=round(turn.lag_ms, 1),
+                compute_ms=round(turn.compute_ms, 1),
+                queued_ms=round(1000 * turn.queued / rate, 1),
+                received=self.received,
+            )
         )
         if turn.final:
-            self._finish({"type": "done", "received": self.received, "spoken": self.spoken})
+            self._finish(Done(received=self.received, spoken=self.spoken))
             return
         self._check_room(turn.queued)
         if self.outbox.unsent_bytes > self.limits.unsent_bytes:
             self.scheduler.hold(self.stream, True)
 
     def _post_decision(self, decision: Decision) -> None:
-        place = {"source_ms": round(decision.source_ms, 1), "sentence": decision.sentence}
+        source_ms, sentence = round(decision.source_ms, 1), decision.sentence
         for kind, words, tail in (
-            ("transcript", decision.transcript, decision.transcript_tail),
-            ("translation", decision.translation, decision.translation_tail),
+            (Transcript, decision.transcript, decision.transcript_tail),
+            (Translation, decision.translation, decision.translation_tail),
         ):
-            if words or tail != self._shown[kind]:
+            if words or tail != self._shown.get(kind, ""):
                 self._shown[kind] = tail
-                self.post({"type": kind, "text": " ".join(words), "tail": tail, **place})
+                text = " ".join(words)
+                self.post(kind(text=text, tail=tail, source_ms=source_ms, sentence=sentence))
         if len(decision.waveform):
             self.spoken += len(decision.waveform)
-            self.post(
-                {
-                    "type": "speech",
-                    "samples": len(decision.waveform),
-                    "backlog_ms": round(decision.backlog_ms, 1),
-                    **place,
-                },
-                encode_speech(decision.waveform),
+            message = Speech(
+                samples=len(decision.waveform),
+                backlog_ms=round(decision.backlog_ms, 1),
+                source_ms=source_ms,
+                sentence=sentence,
             )
+            self.post(message, encode_speech(decision.waveform))
 
     def _count(self, turn: Turn) -> None:
         name, metrics = self.model.name, self.metrics
@@ -242,10 +218,10 @@ class LiveSession:
         limit = self.limits.queue_s * self.request.sample_rate
         if queued > limit and self.room.is_set():
             self.room.clear()
-            self.post({"type": "status", "throttled": True, "received": self.received})
+            self.post(Status(throttled=True, received=self.received))
         elif queued <= limit / 2 and not self.room.is_set():
             self.room.set()
-            self.post({"type": "status", "throttled": False, "received": self.received})
+            self.post(Status(throttled=False, received=self.received))
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, function: Callable) -> Callable:

@@ -15,7 +15,6 @@ import pytest
 import soundfile
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared"
 
 S2S_METRICS = (
     "AL AP DAL StartOffset EndOffset LAAL ATD NumChunks "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
+import soundfile
 
 from echostream.checkpoint import save_model_dir
 from echostream.evaluation.runs.logged_instances import read_log_lines
@@ -16,10 +18,14 @@ from tests.evaluation.conftest import ROOT, S2S_METRICS, run_command
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["agent", "system_dir", "system_dir="])
-def test_speech_to_speech_on_the_two_clips(way: str, tmp_path: Path, clips: list[Path]) -> None:
+def test_speech_to_speech_on_real_speech(way: str, tmp_path: Path, clip_48k) -> None:
     pytest.importorskip("pocketsphinx")
     save_model_dir(tmp_path / "system" / "model", random_system())
-    (tmp_path / "source.txt").write_text("".join(f"{clip}\n" for clip in clips))
+    samples, rate = clip_48k
+    halves = [tmp_path / "first.wav", tmp_path / "second.wav"]
+    for path, half in zip(halves, np.array_split(samples, 2), strict=True):
+        soundfile.write(path, half, rate)
+    (tmp_path / "source.txt").write_text("".join(f"{path}\n" for path in halves))
     (tmp_path / "target.txt").write_text("the first reference\nthe second one\n")
     output = tmp_path / "output"
     if way == "agent":

@@ -21,7 +21,7 @@ from echostream.fairseq_plugin.sentences import (  # noqa: E402
 )
 from echostream.models.decoders.unit_decoder import strided_visibility  # noqa: E402
 from echostream.text import Vocabulary  # noqa: E402
-from tests.fairseq_plugin.test_streaming_mask import (  # noqa: E402
+from tests.fairseq_plugin.small_models import (  # noqa: E402
     FRAMES_PER_CHUNK,
     SEGMENT,
     emitting,

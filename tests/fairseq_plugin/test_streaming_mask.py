@@ -9,20 +9,11 @@ import torch
 
 pytest.importorskip("fairseq")
 
-from echostream.fairseq_plugin.architectures import build_config  # noqa: E402
 from echostream.fairseq_plugin.criterion import WHOLE  # noqa: E402
-from echostream.fairseq_plugin.model import EchoStreamFairseqModel, TextPolicy  # noqa: E402
+from echostream.fairseq_plugin.model import TextPolicy  # noqa: E402
 from echostream.models.decoders.unit_decoder import strided_visibility  # noqa: E402
-from echostream.models.echostream_model import EchoStreamModel, freeze  # noqa: E402
-
-SEGMENT = 8
-FRAMES_PER_CHUNK = 32
-SIZES = {"source_vocab_size": 24, "target_vocab_size": 28, "num_units": 30, "num_mel_bins": 80}
-
-
-def make_model(arch="echostream_tiny", seed=3, **flags):
-    torch.manual_seed(seed)
-    return freeze(EchoStreamFairseqModel(build_config(arch, flags, **SIZES)))
+from echostream.models.echostream_model import EchoStreamModel  # noqa: E402
+from tests.fairseq_plugin.small_models import FRAMES_PER_CHUNK, SEGMENT, emitting, make_model  # noqa: E402
 
 
 def make_input(frames=142, tokens=9, seed=5):
@@ -30,14 +21,6 @@ def make_input(frames=142, tokens=9, seed=5):
     features = torch.randn(1, frames, 80)
     previous = torch.cat([torch.tensor([2]), torch.randint(4, 28, (tokens - 1,))])[None]
     return features, torch.tensor([frames]), previous
-
-
-def emitting(model):
-    """Make random CTC heads emit often and confidently, so that the policy has work to do."""
-    for head in (model.source_unigram_decoder, model.ctc_target_unigram_decoder):
-        head.proj.weight.mul_(12.0)
-        head.proj.bias[0] += 4.0
-    return model
 
 
 @pytest.mark.parametrize(("k1", "n1", "n2"), [(0, 1, 1), (1, 2, 3), (2, 3, 2)])

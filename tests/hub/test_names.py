@@ -13,7 +13,7 @@ from echostream.cli import main
 from echostream.config import CardConfig, from_dict, to_dict
 from echostream.hub import names, table
 from echostream.hub.names import cached_folder, find_model, nearest_names, resolve_model
-from tests.conftest import require_reference
+from tests.reference.recordings import require_whole
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_the_table_knows_what_it_names():
 def test_the_french_data_directory_is_the_one_in_the_table():
     from echostream.hub.file_checks import digest_file
 
-    folder = require_reference("streamspeech_fr_en")
+    folder = require_whole("streamspeech_fr_en")
     for part in table.KNOWN["streamspeech-fr-en"].data:
         assert digest_file(folder / part.place).sha256 == part.sha256, part.place
 

@@ -22,10 +22,10 @@ from echostream import assets
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import EndpointConfig
 from echostream.live.catalog import Catalog, recomputing, served
+from echostream.live.limits import Limits
 from echostream.live.protocol import encode_speech
 from echostream.live.security import Gate
 from echostream.live.server import bind, create_app, uvicorn_settings
-from echostream.live.sessions import Limits
 from echostream.translator.pipeline import Pipeline
 
 AUDIO = Path(__file__).resolve().parents[2] / "data/echo_mini/test_audio"

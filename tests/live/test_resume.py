@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from echostream.live.client import LiveClient
+from echostream.live.messages import ProtocolError
 from echostream.live.outbox import Outbox
-from echostream.live.protocol import ProtocolError
 from tests.live.conftest import read_clip, run, running
 
 

@@ -33,23 +33,9 @@ from echostream.session import Session
 from echostream.streamspeech.recompute import StreamSpeechPipeline
 from tests.hub.stand_in import tiny_streamspeech
 from tests.live.conftest import AUDIO
+from tests.live.loudness import LoudIsSpeech, tone
 
 WINDOW_S = WINDOW_SAMPLES / DETECTOR_RATE
-
-
-class LoudIsSpeech:
-    """A detector of which the test knows what it says; counts what it has heard."""
-
-    def init_state(self) -> int:
-        return 0
-
-    def step(self, window: np.ndarray, state: int) -> tuple[bool, int]:
-        assert window.shape == (WINDOW_SAMPLES,)
-        return bool(np.sqrt(np.mean(window**2)) > 0.05), state + 1
-
-
-def tone(seconds: float, rate: int, level: float) -> np.ndarray:
-    return (level * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)).astype("f4")
 
 
 def whole(gate: SpeechGate, samples: np.ndarray, rate: int) -> np.ndarray:

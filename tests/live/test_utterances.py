@@ -22,7 +22,7 @@ from echostream.live.utterances import (
 from echostream.session import Session
 from echostream.translator.pipeline import Pipeline
 from tests.hub.stand_in import tiny_streamspeech
-from tests.live.test_speech_gate import LoudIsSpeech, tone
+from tests.live.loudness import LoudIsSpeech, tone
 
 WINDOW_S = WINDOW_SAMPLES / DETECTOR_RATE
 

@@ -19,6 +19,7 @@ from echostream.models.decoders.unit_decoder import (
 )
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder, read_vocoder_state
 from echostream.samples import read_audio
+from tests.reference.recordings import clip
 
 TOLERANCE = 1e-4
 CHUNK = 8
@@ -43,10 +44,11 @@ def layers(state, prefix):
 class Recorded:
     """The decoders with recorded weights."""
 
-    def __init__(self, folder, state, tensors):
-        self.tensors = tensors
-        heads = {"streamspeech_tiny": 4, "streamspeech_mid": 8}[folder.name]
-        ratio = {"streamspeech_tiny": 5, "streamspeech_mid": 25}[folder.name]
+    def __init__(self, recording):
+        self.tensors = tensors = recording.tensors
+        state = recording.weights
+        heads = recording.number("--decoder-attention-heads")
+        ratio = recording.number("--ctc-upsample-rate")
         width = state["source_unigram_decoder.proj.weight"].size(1)
         vocab, dim = state["target_unigram_decoder.embed_tokens.weight"].shape
         mt_ffn = state["target_unigram_decoder.layers.0.fc1.weight"].size(0)
@@ -99,14 +101,14 @@ class Recorded:
 
 @torch.no_grad()
 def test_ctc_heads(recorded):
-    model = Recorded(*recorded)
+    model = Recorded(recorded)
     close(model.asr(model.frames), model.tensors["asr_ctc.logits"])
     close(model.st(model.frames), model.tensors["st_ctc.logits"])
 
 
 @torch.no_grad()
 def test_mt_decoder(recorded):
-    model = Recorded(*recorded)
+    model = Recorded(recorded)
     logits, hidden = model.mt(model.tokens, model.frames, model.padding)
     close(logits, model.tensors["mt.logits"])
     close(hidden, model.tensors["mt.hidden"])
@@ -114,7 +116,7 @@ def test_mt_decoder(recorded):
 
 @torch.no_grad()
 def test_streaming_mask_and_streaming_forward(recorded):
-    model = Recorded(*recorded)
+    model = Recorded(recorded)
     visible = model.visibility()
     hidden_frames = torch.arange(model.frames.size(0)) >= visible[..., None]
     assert torch.equal(hidden_frames, model.tensors["policy.train_streaming_mask"])
@@ -126,37 +128,32 @@ def test_streaming_mask_and_streaming_forward(recorded):
 
 @torch.no_grad()
 def test_offline_units(recorded):
-    model = Recorded(*recorded)
+    model = Recorded(recorded)
     _, hidden = model.mt(model.tokens, model.frames, model.padding)
     close(model.unit_logits(hidden, None), model.tensors["forward.offline.unit_logits"])
 
 
 @torch.no_grad()
 def test_vocoder_with_and_without_durations(recorded):
-    folder, _, tensors = recorded
-    vocoder = CodeHiFiGANVocoder.load(folder / "config/voc/g", folder / "config/voc/config.json")
+    tensors, voice = recorded.tensors, recorded.config / "voc"
+    vocoder = CodeHiFiGANVocoder.load(voice / "g", voice / "config.json")
     units = tensors["in.code"][0].tolist()
     waveform, durations = vocoder.generate(units)
     assert torch.equal(durations, tensors["vocoder.durations"][0])
     close(waveform, tensors["vocoder.wav"])
     close(vocoder.generate(units, dur_prediction=False)[0], tensors["vocoder.wav_no_duration"])
     # The same weights in the other two containers.
-    for name in ("vocoder.safetensors", "vocoder.no_weight_norm.safetensors"):
-        vocoder.load_generator(read_vocoder_state(folder / name), name)
+    for path in recorded.folder.glob("vocoder*.safetensors"):
+        vocoder.load_generator(read_vocoder_state(path), path.name)
         close(vocoder.generate(units)[0], tensors["vocoder.wav"])
 
 
-def test_features_of_the_clips(recorded, clips):
-    folder, _, _ = recorded
-    from safetensors.torch import load_file
-
-    expected = load_file(folder / "features.safetensors")
-    cmvn = CMVN.from_npz(folder / "config/gcmvn.npz")
+def test_features_of_the_clips(recorded):
+    cmvn = CMVN.from_npz(recorded.config / "gcmvn.npz")
     frontend = Frontend(FrontendConfig(), cmvn)
-    for clip in clips:
-        samples, rate = read_audio(clip)
+    for wav, recorded_features in recorded.features.items():
+        samples, rate = read_audio(clip(wav))
         features, _ = frontend.step(samples, rate, frontend.init_state(), final=True)
-        recorded_features = expected[clip.name]
         assert features[0].shape == recorded_features.shape
         difference = ((features[0] - recorded_features) * cmvn.std).abs()
         # The recording rounds through SoX's integers, which shows in the digital silence at the

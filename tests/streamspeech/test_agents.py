@@ -18,9 +18,8 @@ from echostream.models.echostream_model import seeded_model
 from echostream.samples import read_audio
 from echostream.streamspeech.convert import read_streamspeech
 from echostream.text import Vocabulary
+from tests.reference.recordings import SUBSET, Recording, clip
 
-REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no recorded reference data")
 AGENTS = {
     "s2st": StreamSpeechS2STAgent,
     "s2tt": StreamSpeechS2TTAgent,
@@ -29,12 +28,14 @@ AGENTS = {
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory) -> Path:
-    if not REFERENCE.is_dir():
-        pytest.skip("no recorded reference data")
-    folder = REFERENCE / "streamspeech_tiny"
+def recording(open_recording) -> Recording:
+    return open_recording(SUBSET)
+
+
+@pytest.fixture(scope="module")
+def model_dir(recording, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("converted") / "model"
-    save_model_dir(path, read_streamspeech(folder / "streamspeech.pt", folder / "config"))
+    save_model_dir(path, read_streamspeech(recording.checkpoint, recording.config))
     return path
 
 
@@ -61,26 +62,21 @@ def play(agent, samples: np.ndarray, rate: int, chunk_ms: int = 320) -> list:
     return pushed
 
 
-@needs_reference
 @pytest.mark.parametrize("task", list(AGENTS))
-def test_recomputing_agent_writes_what_was_recorded(task, model_dir, tmp_path):
+def test_recomputing_agent_writes_what_was_recorded(task, recording, model_dir, tmp_path):
     trace = tmp_path / "trace.jsonl"
     extra = tmp_path / "extra"
     agent = build(
         *(task, model_dir, "--recompute", "--trace", str(trace)),
         *("--extra-output-dir", str(extra)),
     )
-    file = "agent_transcripts.json" if task == "s2st" else "text_agent_transcripts.json"
-    runs = [
-        run
-        for run in json.loads((REFERENCE / "streamspeech_tiny" / file).read_text())
-        if run["chunk_ms"] == 320 and run.get("task", "s2st") == task
-    ]
+    # The recorded clip twice: what an agent traces of a second utterance has its own number.
+    runs = [run for run in recording.runs(task) if run["chunk_ms"] == 320] * 2
+    assert len(runs) == 2
     for run in runs:
-        outputs = play(agent, *read_audio(REFERENCE / "audio" / run["wav"]))
+        outputs = play(agent, *read_audio(clip(run["wav"])))
         assert [output.finished for output in outputs] == [False] * (len(outputs) - 1) + [True]
-        # The last step of the first clip hangs on the resampler, see test_recompute.
-        for output, step in zip(outputs[:-1], run["steps"], strict=False):
+        for output, step in zip(outputs, run["steps"], strict=True):
             if task == "s2st":
                 assert len(output.content or []) == step["write"]
             else:
@@ -95,11 +91,10 @@ def test_recomputing_agent_writes_what_was_recorded(task, model_dir, tmp_path):
     )
 
 
-@needs_reference
 @pytest.mark.parametrize("task", list(AGENTS))
-def test_incremental_agent_runs_and_leaves_nothing_behind(task, model_dir):
+def test_incremental_agent_runs_and_leaves_nothing_behind(task, model_dir, clip_48k):
     agent = build(task, model_dir)
-    samples, rate = read_audio(REFERENCE / "audio" / "common_voice_fr_17301936.wav")
+    samples, rate = clip_48k
     contents = []
     for _ in range(2):
         outputs = play(agent, samples, rate)
@@ -109,13 +104,11 @@ def test_incremental_agent_runs_and_leaves_nothing_behind(task, model_dir):
     assert any(contents[0])
 
 
-@needs_reference
 def test_beam_and_recompute_exclude_each_other(model_dir):
     with pytest.raises(ValueError, match="beam of 1 only"):
         build("s2st", model_dir, "--recompute", "--beam", "4")
 
 
-@needs_reference
 def test_max_len_and_recompute_exclude_each_other(model_dir):
     with pytest.raises(ValueError, match="got --max-len 3"):
         build("s2tt", model_dir, "--recompute", "--max-len", "3")

@@ -25,9 +25,13 @@ from echostream.streamspeech.convert_command import add_convert_parser
 from echostream.streamspeech.fairseq_export import add_weight_norm, export_to_fairseq
 from echostream.streamspeech.fairseq_settings import TIED, VERSIONS, settings_from_config
 from echostream.torch_files import StandIn, read_checkpoint
+from tests.reference.recordings import MID, SUBSET, TINY, Recording
 
-REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no recorded reference data")
+
+@pytest.fixture(params=[SUBSET, TINY, MID])
+def recorded(request, open_recording) -> Recording:
+    """A recorded release; those that are not in the repository are pickles of fairseq itself."""
+    return open_recording(request.param)
 
 
 def run(*arguments: object) -> int:
@@ -39,16 +43,9 @@ def run(*arguments: object) -> int:
 
 
 @pytest.fixture
-def release(tmp_path) -> Path:
+def release(tmp_path, open_recording) -> Path:
     """A copy of a recorded release that a test may damage."""
-    if not REFERENCE.is_dir():
-        pytest.skip("no recorded reference data")
-    folder = tmp_path / "release"
-    shutil.copytree(REFERENCE / "streamspeech_tiny" / "config", folder / "config")
-    shutil.copy(REFERENCE / "streamspeech_tiny" / "streamspeech.pt", folder)
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755)
-    return folder
+    return shutil.copytree(open_recording(SUBSET).release, tmp_path / "release")
 
 
 def edit_checkpoint(release: Path, change) -> None:
@@ -70,40 +67,43 @@ def convert_release(release: Path, out: Path) -> int:
     )
 
 
-@needs_reference
-@pytest.mark.parametrize("name", ["tiny", "mid"])
-def test_recorded_models_convert_whole(name, tmp_path):
-    folder = REFERENCE / f"streamspeech_{name}"
-    out = tmp_path / "model"
-    voc = folder / "config" / "voc"
+def without_weight_norm(recorded: Recording) -> dict[str, torch.Tensor]:
+    """The vocoder's weights as recorded; the subset leaves that to torch."""
+    path = recorded.folder / "vocoder.no_weight_norm.safetensors"
+    if recorded.name != SUBSET:
+        return load_file(path)
+    state = load_file(recorded.folder / "vocoder.safetensors")
+    for name in [key.removesuffix("_g") for key in state if key.endswith(".weight_g")]:
+        state[name] = torch._weight_norm(state.pop(f"{name}_v"), state.pop(f"{name}_g"), 0)
+    return state
+
+
+def test_recorded_models_convert_whole(recorded, tmp_path):
+    out, voc = tmp_path / "model", recorded.config / "voc"
     run(
-        *("--checkpoint", folder / "streamspeech.pt", "--data-bin", folder / "config"),
+        *("--checkpoint", recorded.checkpoint, "--data-bin", recorded.config),
         *("--vocoder", voc / "g", "--vocoder-cfg", voc / "config.json", "--out", out),
     )
-    recorded = load_file(folder / "model.safetensors")
     converted = load_file(out / "model.safetensors")
     dropped = {copy for copy, _ in TIED} | set(VERSIONS)
-    for key, tensor in recorded.items():
+    for key, tensor in recorded.weights.items():
         assert key in dropped or torch.equal(converted[key], tensor), key
-    assert all(k in recorded or k.endswith("num_batches_tracked") for k in converted)
-    folded = load_file(folder / "vocoder.no_weight_norm.safetensors")
+    assert all(k in recorded.weights or k.endswith("num_batches_tracked") for k in converted)
+    folded = without_weight_norm(recorded)
     vocoder = load_file(out / "vocoder.safetensors")
     assert set(vocoder) == set(folded)
     for key, tensor in folded.items():
         torch.testing.assert_close(vocoder[key], tensor, atol=1e-6, rtol=0)
     system = load_model_dir(out)
-    lines = (folder / "config" / "src" / "dict.txt").read_text().splitlines()
+    lines = (recorded.config / "src" / "dict.txt").read_text().splitlines()
     assert len(system.source_vocabulary) == len(lines) + 4
-    with np.load(folder / "config" / "gcmvn.npz") as stats:
+    with np.load(recorded.config / "gcmvn.npz") as stats:
         np.testing.assert_array_equal(system.cmvn.mean.numpy(), stats["mean"])
 
 
-@needs_reference
-@pytest.mark.parametrize("name", ["tiny", "mid"])
-def test_converted_model_reproduces_recorded_outputs(name, tmp_path):
-    folder = REFERENCE / f"streamspeech_{name}"
-    system = convert.read_streamspeech(folder / "streamspeech.pt", folder / "config")
-    tensors = load_file(folder / "tensors.safetensors")
+def test_converted_model_reproduces_recorded_outputs(recorded):
+    system = convert.read_streamspeech(recorded.checkpoint, recorded.config)
+    tensors = recorded.tensors
     with torch.no_grad():
         out = system.model(
             tensors["in.features"],
@@ -118,33 +118,29 @@ def test_converted_model_reproduces_recorded_outputs(name, tmp_path):
     torch.testing.assert_close(out.unit, tensors["forward.offline.unit_logits"], **close)
 
 
-@needs_reference
-@pytest.mark.parametrize("name", ["tiny", "mid"])
-def test_round_trip_is_bit_equal(name, tmp_path):
-    folder = REFERENCE / f"streamspeech_{name}"
+def test_round_trip_is_bit_equal(recorded, tmp_path):
     first, back, second = tmp_path / "model", tmp_path / "fairseq", tmp_path / "again"
     run(
-        *("--checkpoint", folder / "streamspeech.pt"),
-        *("--data-bin", folder / "config", "--out", first),
+        *("--checkpoint", recorded.checkpoint),
+        *("--data-bin", recorded.config, "--out", first),
     )
     run("--to-fairseq", first, "--out", back)
     run("--checkpoint", back / "streamspeech.pt", "--data-bin", back / "config", "--out", second)
     for path in sorted(first.iterdir()):
         assert path.read_bytes() == (second / path.name).read_bytes(), path.name
-    original = torch.load(folder / "streamspeech.pt", weights_only=False)["model"]
+    original = torch.load(recorded.checkpoint, weights_only=False)["model"]
     exported = torch.load(back / "streamspeech.pt", weights_only=False)["model"]
     assert set(exported) == set(original)
     assert all(torch.equal(exported[key], tensor) for key, tensor in original.items())
 
 
-@needs_reference
-def test_fairseq_loads_the_export(tmp_path):
+def test_fairseq_loads_the_export(tmp_path, open_recording):
     checkpoint_utils = pytest.importorskip("fairseq.checkpoint_utils", exc_type=ImportError)
-    folder = REFERENCE / "streamspeech_tiny"
+    recorded = open_recording(SUBSET)
     model, out = tmp_path / "model", tmp_path / "fairseq"
     run(
-        *("--checkpoint", folder / "streamspeech.pt"),
-        *("--data-bin", folder / "config", "--out", model),
+        *("--checkpoint", recorded.checkpoint),
+        *("--data-bin", recorded.config, "--out", model),
     )
     run("--to-fairseq", model, "--out", out)
     # fairseq leaves torch.load at its default, which since 2.6 needs namespaces to be admitted.
@@ -156,7 +152,7 @@ def test_fairseq_loads_the_export(tmp_path):
 
     for side in ("src", "tgt"):
         symbols = Dictionary.load(str(out / "config" / side / "dict.txt"))
-        original = Dictionary.load(str(folder / "config" / side / "dict.txt"))
+        original = Dictionary.load(str(recorded.config / side / "dict.txt"))
         assert symbols.symbols == original.symbols
 
 

@@ -2,13 +2,10 @@
 
 import copy
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from echostream.audio import CMVN
 from echostream.checkpoint import System
@@ -32,13 +29,14 @@ from echostream.streamspeech.recompute import (
     conv_chunk,
 )
 from echostream.text import Vocabulary
+from tests.reference.recordings import MID, SUBSET, TINY, Recording, clip
 
-REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no recorded reference data")
-MODELS, CHUNKS_MS = ("tiny", "mid"), (320, 640, 960, 2560)
-# Steps in which a decision hangs on less than the resamplers differ by: measured, of 55 speech
-# and 110 text steps per model. With the recorded features none is left.
-RESAMPLER_STEPS = {("tiny", "s2st"): 1, ("mid", "s2st"): 4, ("mid", "s2tt"): 2}
+MODELS, CHUNKS_MS = (SUBSET, TINY, MID), (320, 640, 960, 2560)
+# Steps of each task: 27 on one clip, 28 on the other.
+STEPS = {SUBSET: 27, TINY: 28, MID: 55}
+# Steps in which a decision hangs on less than the resamplers differ by: measured. With the recorded
+# features none is left.
+RESAMPLER_STEPS = {(TINY, "s2st"): 1, (MID, "s2st"): 4, (MID, "s2tt"): 2}
 
 
 class WithRecordedFeatures(RecomputePipeline):
@@ -57,21 +55,14 @@ class WithRecordedFeatures(RecomputePipeline):
         return torch.cat([self.recorded[: own.size(0) - 1], own[-1:]])
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def recording(request, open_recording) -> Recording:
+    return open_recording(request.param)
+
+
 @pytest.fixture(scope="module")
-def systems():
-    return {
-        name: read_streamspeech(
-            REFERENCE / f"streamspeech_{name}" / "streamspeech.pt",
-            REFERENCE / f"streamspeech_{name}" / "config",
-        )
-        for name in MODELS
-    }
-
-
-def recordings(name: str, task: str) -> list[dict]:
-    file = "agent_transcripts.json" if task == "s2st" else "text_agent_transcripts.json"
-    runs = json.loads((REFERENCE / f"streamspeech_{name}" / file).read_text())
-    return [run for run in runs if run.get("task", "s2st") == task]
+def recorded_system(recording) -> System:
+    return read_streamspeech(recording.checkpoint, recording.config)
 
 
 def agrees(output, step: dict, task: str) -> bool:
@@ -95,14 +86,15 @@ def agrees(output, step: dict, task: str) -> bool:
     return output.write == bool(step["write"]) or output.final
 
 
-def differing_steps(system, name: str, task: str, *, recorded: bool) -> tuple[int, int]:
+def differing_steps(
+    system: System, recording: Recording, task: str, *, recorded: bool
+) -> tuple[int, int]:
     differing = total = 0
-    features = load_file(REFERENCE / f"streamspeech_{name}" / "features.safetensors")
     kind = WithRecordedFeatures if recorded else RecomputePipeline
-    for run in recordings(name, task):
-        samples, rate = read_audio(REFERENCE / "audio" / run["wav"])
+    for run in recording.runs(task):
+        samples, rate = read_audio(clip(run["wav"]))
         pipeline = kind(system, chunk_ms=run["chunk_ms"], task=task)
-        pipeline.recorded = features[run["wav"]]
+        pipeline.recorded = recording.features[run["wav"]]
         outputs, _ = pipeline.step(samples, rate, pipeline.init_state(), final=True)
         assert len(outputs) == len(run["steps"])
         total += len(outputs)
@@ -113,28 +105,22 @@ def differing_steps(system, name: str, task: str, *, recorded: bool) -> tuple[in
     return differing, total
 
 
-@needs_reference
 @pytest.mark.parametrize("task", ["s2st", "s2tt", "asr"])
-@pytest.mark.parametrize("name", MODELS)
-def test_every_recorded_step_with_the_recorded_features(systems, name, task):
-    differing, total = differing_steps(systems[name], name, task, recorded=True)
-    assert (differing, total) == (0, 55)
+def test_every_recorded_step_with_the_recorded_features(recording, recorded_system, task):
+    found = differing_steps(recorded_system, recording, task, recorded=True)
+    assert found == (0, STEPS[recording.name])
 
 
 @pytest.mark.slow
-@needs_reference
 @pytest.mark.parametrize("task", ["s2st", "s2tt", "asr"])
-@pytest.mark.parametrize("name", MODELS)
-def test_recorded_steps_end_to_end(systems, name, task):
-    differing, _ = differing_steps(systems[name], name, task, recorded=False)
-    assert differing <= RESAMPLER_STEPS.get((name, task), 0)
+def test_recorded_steps_end_to_end(recording, recorded_system, task):
+    differing, _ = differing_steps(recorded_system, recording, task, recorded=False)
+    assert differing <= RESAMPLER_STEPS.get((recording.name, task), 0)
 
 
-@needs_reference
-def test_recordings_cover_all_chunks():
-    for name in MODELS:
-        for task in ("s2st", "s2tt", "asr"):
-            assert {run["chunk_ms"] for run in recordings(name, task)} == set(CHUNKS_MS)
+def test_recordings_cover_all_chunks(recording):
+    for task in ("s2st", "s2tt", "asr"):
+        assert {run["chunk_ms"] for run in recording.runs(task)} == set(CHUNKS_MS)
 
 
 @pytest.fixture(scope="module")
@@ -327,16 +313,14 @@ def test_rates_without_equality_run_to_the_end(system, rate, kind):
     assert sum(len(output.waveform) for output in outputs) > 0
 
 
-@needs_reference
-@pytest.mark.parametrize("name", MODELS)
-def test_incremental_writes_the_same_text_on_the_recorded_clips(systems, name):
+def test_incremental_writes_the_same_text_on_the_recorded_clips(recording, recorded_system):
     """Where nothing that was written would be revised, freezing it changes nothing."""
-    for run in recordings(name, "s2st"):
+    for run in recording.runs("s2st"):
         if run["chunk_ms"] > 320:
             continue
-        samples, rate = read_audio(REFERENCE / "audio" / run["wav"])
+        samples, rate = read_audio(clip(run["wav"]))
         slow, fast = (
-            kind(systems[name], chunk_ms=run["chunk_ms"])
+            kind(recorded_system, chunk_ms=run["chunk_ms"])
             for kind in (RecomputePipeline, StreamSpeechPipeline)
         )
         expected, _ = slow.step(samples, rate, slow.init_state(), final=True)

@@ -10,57 +10,10 @@ from echostream.session import Session, advance_sessions
 from echostream.synthetic import synthetic_clip
 from echostream.translator import stages
 from echostream.translator.pipeline import Pipeline
+from tests.streams import group_sizes, step_batch, told
 
 RATE = 16000
 CHUNK = 5120
-
-
-def told(outputs):
-    return [
-        (
-            o.source_ms,
-            o.asr_tokens,
-            o.st_tokens,
-            o.mt_tokens,
-            o.units,
-            o.transcript,
-            o.translation,
-            o.transcript_tail,
-            o.translation_tail,
-            o.sentence,
-            o.sentence_end,
-            o.final,
-            o.backlog_ms,
-        )
-        for o in outputs
-    ]
-
-
-def step_batch(pipeline, pushes):
-    """(samples, rate, state, final) of each stream to its decisions and new state, or exception."""
-    found, states, indices = {}, [], []
-    for index, (samples, rate, state, final) in enumerate(pushes):
-        try:
-            states.append(pipeline.accept(samples, rate, state, final=final))
-            indices.append(index)
-        except ValueError as problem:
-            found[index] = problem
-    for index, result in pipeline.step_states(states):
-        found[indices[index]] = result
-    return [found[index] for index in range(len(pushes))]
-
-
-def group_sizes(monkeypatch):
-    """By stage, how many rows were computed together, from now on."""
-    sizes = {stage: [] for stage in range(6)}
-    run = stages.Stages.run
-
-    def counting(self, stage, rows, watch):
-        sizes[stage].append(len(rows))
-        return run(self, stage, rows, watch)
-
-    monkeypatch.setattr(stages.Stages, "run", counting)
-    return sizes
 
 
 @pytest.mark.parametrize("task", ["s2st", "asr"])

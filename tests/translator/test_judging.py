@@ -24,7 +24,7 @@ from echostream.synthetic import syllables, synthetic_clip
 from echostream.text import WORD_START, Vocabulary
 from echostream.translator.judging import attention_layer, whole_words
 from echostream.translator.pipeline import Pipeline
-from tests.test_pipeline import push, total
+from tests.streams import push, total
 
 RATE = 16000
 CHUNK = 5120

@@ -3,7 +3,6 @@ twice, whatever the audio comes in."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -19,11 +18,9 @@ from echostream.synthetic import random_system, synthetic_clip
 from echostream.text import Vocabulary
 from echostream.translator.endpoint import EndpointState
 from echostream.translator.pipeline import LEAD_FRAMES, Pipeline
-from tests.test_pipeline import push, total
+from tests.streams import CHUNK, LEARNED, by_sentence, check_written, encode, push, total
 
 RATE = 16000
-CHUNK = 5120  # 320 ms: 7 encoder frames the first time, 8 each further time
-LEARNED = EndpointConfig("learned", endpoint_ms=4000)
 
 
 class Scripted:
@@ -59,57 +56,6 @@ def scripted(system, *frames, **options):
 @pytest.fixture(scope="module")
 def clip():
     return synthetic_clip(4.1, RATE, seed=3)
-
-
-@pytest.fixture(scope="module")
-def ending_system(double_system, clip):
-    """Random weights whose recognition head says end-of-sentence now and then: where it would
-    have said the rarest of its words."""
-    model = seeded_model(double_system.config, 1).double()
-    head = model.source_unigram_decoder.proj
-    with torch.no_grad():
-        head.weight.mul_(4.0)
-    system = replace(double_system, model=model)
-    outputs, _ = push(Pipeline(system, task="asr"), clip, RATE, len(clip))
-    said = Counter(token for output in outputs for token in output.asr_tokens)
-    rare = [token for token, count in said.most_common() if count >= 2][-1]
-    order = list(range(len(head.bias)))
-    order[Vocabulary.eos], order[rare] = rare, Vocabulary.eos
-    with torch.no_grad():
-        head.weight.copy_(head.weight[order])
-        head.bias.copy_(head.bias[order])
-    return system
-
-
-def by_sentence(outputs):
-    """What each sentence brought."""
-    found = {}
-    for output in outputs:
-        found.setdefault(output.sentence, []).append(output)
-    return found
-
-
-def encode(system, samples, chunk=CHUNK):
-    """Encoder frames of a stream, as the pipeline's chunks complete them."""
-    frontend, model = system.frontend(), system.model
-    front, state, parts = frontend.init_state(), model.init_listening(), []
-    for start in [*range(0, len(samples) + 1, chunk)]:
-        piece = samples[start : start + chunk]
-        final = len(piece) < chunk
-        features, front = frontend.step(piece, RATE, front, final=final)
-        encoded, state = model.encode(features.double(), state, final=final)
-        parts.append(encoded.frames)
-    return parts
-
-
-def check_written(model, output, state):
-    """Decode once more what a decision wrote, from all that its sentence had read by then; returns
-    the state behind it."""
-    limit = 200 if output.sentence_end else len(output.mt_tokens)
-    (hypothesis,) = model.translate(state.mt, [limit], output.sentence_end)
-    (units,), speech = model.speak([hypothesis.hidden], state.speech)
-    assert hypothesis.tokens == output.mt_tokens and tuple(units) == output.units
-    return replace(state, mt=hypothesis.state, speech=speech)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,7 @@ from echostream.models.echostream_model import EchoStreamModel, EchoStreamState,
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.speech import MOST_HELD, Speaker, SpeakerState, Written
-from tests.test_pipeline import push, total
-from tests.translator.test_sentences import ending_system  # noqa: F401 (a fixture)
-from tests.translator.test_spoken_backlog import five_units_a_subword
+from tests.streams import five_units_a_subword, push, total
 
 RATE = 16000
 WHOLE = SpeechConfig(whole_words=True)

@@ -13,18 +13,9 @@ from echostream.models.echostream_model import EchoStreamModel, seeded_model
 from echostream.synthetic import synthetic_clip
 from echostream.translator.backlog import BacklogState, after_write, waiting_ms
 from echostream.translator.pipeline import Pipeline
-from tests.test_pipeline import push
+from tests.streams import five_units_a_subword, push
 
 RATE = 16000
-
-
-def five_units_a_subword(self, hidden, state):
-    """Stands in for ``EchoStreamModel.speak`` of one stream."""
-    spoken = state.t2u.length
-    (own,) = hidden
-    _, t2u = self.synthesizer_encoder.step(own, state.t2u)
-    first, count = 5 * spoken, 5 * own.size(1)
-    return [[7 * u % 50 for u in range(first, first + count)]], replace(state, t2u=t2u)
 
 
 @pytest.fixture

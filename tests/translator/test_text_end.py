@@ -16,11 +16,19 @@ from echostream.models.ctc_output import CTCOutput
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.text_end import REACH, TextEnds, TextEndState
-from tests.test_assets import TEST_AUDIO, speech_alone
-from tests.test_pipeline import push, total
-from tests.translator.test_driver import step_batch, told
-from tests.translator.test_sentences import CHUNK, RATE, by_sentence, check_written, encode
+from tests.speech import TEST_AUDIO, speech_alone
+from tests.streams import (
+    CHUNK,
+    by_sentence,
+    check_written,
+    encode,
+    push,
+    step_batch,
+    told,
+    total,
+)
 
+RATE = 16000
 LOW = -9.0
 
 

@@ -19,9 +19,7 @@ from echostream.text import WORD_START, Vocabulary
 from echostream.translator import stages
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.speech import Written
-from tests.test_pipeline import push, total
-from tests.translator.test_driver import group_sizes, step_batch, told
-from tests.translator.test_sentences import LEARNED, by_sentence, ending_system  # noqa: F401
+from tests.streams import LEARNED, by_sentence, group_sizes, push, step_batch, told, total
 from tests.voice.conftest import spell, voice  # noqa: F401
 
 pytest.importorskip("num2words")

@@ -1,4 +1,5 @@
 // One translation on the page: its words, its meters, and all that it received.
+import { READY, SPEECH, STATUS, TRANSCRIPT, TRANSLATION } from "./messages.js";
 
 export class Lane {
   constructor(title, second) {
@@ -28,10 +29,10 @@ export class Lane {
   // `now`: seconds since the start.
   take(message, samples, now) {
     this.messages.push({ at_s: Number(now.toFixed(3)), ...message });
-    if (message.type === "ready") this.sampleRate = message.sample_rate;
-    if (message.type === "transcript" || message.type === "translation") this.words(message);
-    if (message.type === "status" && "lag_ms" in message) this.status(message);
-    if (message.type === "speech") {
+    if (message.type === READY) this.sampleRate = message.sample_rate;
+    if (message.type === TRANSCRIPT || message.type === TRANSLATION) this.words(message);
+    if (message.type === STATUS && "lag_ms" in message) this.status(message);
+    if (message.type === SPEECH) {
       this.speech.push(samples);
       this.show("backlog", message.backlog_ms);
       const from = Math.max(this.playEnd, now);
@@ -43,8 +44,8 @@ export class Lane {
   words({ type, text, tail, sentence, source_ms: ms }) {
     const known = (this.sentences[sentence] ??= { transcript: "", translation: "", fromMs: ms, toMs: ms });
     if (text) {
-      if (type === "translation" && !known.translation) known.fromMs = ms;
-      if (type === "translation") known.toMs = ms;
+      if (type === TRANSLATION && !known.translation) known.fromMs = ms;
+      if (type === TRANSLATION) known.toMs = ms;
       known[type] = known[type] ? `${known[type]} ${text}` : text;
     }
     const list = this.find(type);

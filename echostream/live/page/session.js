@@ -1,6 +1,7 @@
 // One session with the server: starts, sends, receives, and resumes when the connection breaks.
+import * as type from "./messages.js";
+
 const RETRY_MS = 500;
-const RESUME_MS = 30000;
 
 export class Session {
   // `on.message(message, samples)` hears everything in order; `on.closed(reason)` ends it: reason is
@@ -24,8 +25,8 @@ export class Session {
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       const first = this.id
-        ? { type: "resume", session: this.id, last_seq: this.lastSeq }
-        : { type: "start", ...this.start };
+        ? { type: type.RESUME, session: this.id, last_seq: this.lastSeq }
+        : { type: type.START, ...this.start };
       if (this.token) first.token = this.token;
       socket.send(JSON.stringify(first));
     };
@@ -43,16 +44,16 @@ export class Session {
       return;
     }
     const message = JSON.parse(data);
-    if (message.type === "speech") {
+    if (message.type === type.SPEECH) {
       this.speech = message; // counts as received once its samples have come
       return;
     }
     if ("seq" in message) this.lastSeq = message.seq;
-    if (message.type === "ready") this.ready(message);
-    if (message.type === "status") this.confirm(message.received);
+    if (message.type === type.READY) this.ready(message);
+    if (message.type === type.STATUS) this.confirm(message.received);
     this.on.message(message, null);
-    if (message.type === "done") this.finish(null);
-    if (message.type === "error") this.finish(message);
+    if (message.type === type.DONE) this.finish(null);
+    if (message.type === type.ERROR) this.finish(message);
   }
 
   ready(message) {
@@ -64,7 +65,7 @@ export class Session {
       const missing = Math.max(message.received - first, 0);
       if (missing < block.length) this.socket.send(block.subarray(missing));
     }
-    if (this.ended) this.socket.send('{"type": "end"}');
+    if (this.ended) this.sendEnd();
     this.on.state("live");
   }
 
@@ -84,15 +85,17 @@ export class Session {
   end() {
     if (this.over || this.ended) return;
     this.ended = true;
-    if (this.open) this.socket.send('{"type": "end"}');
+    if (this.open) this.sendEnd();
   }
+
+  sendEnd() { this.socket.send(JSON.stringify({ type: type.END })); }
 
   lost() {
     this.open = false;
     this.speech = null;
     if (this.over) return;
     this.lostAt ??= Date.now();
-    if (!this.id || Date.now() - this.lostAt > RESUME_MS) {
+    if (!this.id || Date.now() - this.lostAt > type.RESUME_MS) {
       this.finish({ code: "lost", message: "The connection to the server is lost." });
       return;
     }

@@ -16,7 +16,7 @@ from echostream.evaluation.grid.runner import run_grid
 from echostream.evaluation.grid_commands import run_evaluate
 from echostream.synthetic import synthetic_clip
 from tests.evaluation.conftest import ROOT, build_corpus
-from tests.evaluation.grid.test_grid import write_grid
+from tests.evaluation.grid.grids import write_grid
 
 SECONDS = (1.3, 2.6, 0.9, 1.9, 0.2)
 

@@ -21,9 +21,8 @@ from echostream.evaluation.longform.talk_report import TalkRun, talk_figures  # 
 from echostream.evaluation.longform.talk_scores import read_sentences  # noqa: E402
 from echostream.evaluation.recognizers.words import RecognizedWord  # noqa: E402
 from echostream.evaluation.runs.run_folder import load_run  # noqa: E402
-from tests.evaluation.longform.test_talks import (  # noqa: E402
+from tests.evaluation.longform.talks import (  # noqa: E402
     SENTENCES,
-    listed,  # noqa: F401
     write_run,
     write_sentences_alone,
 )

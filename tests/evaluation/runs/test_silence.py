@@ -9,7 +9,7 @@ import soundfile
 from echostream.evaluation.runs import comparison, tables
 from echostream.evaluation.runs.run_folder import load_run
 from echostream.evaluation.runs.silence import find_silences, silence_scores, summarize
-from tests.evaluation.runs.test_compare import write_speech_run
+from tests.evaluation.runs.written import write_speech_run
 
 RATE = 16000
 

@@ -9,15 +9,63 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.evaluation.conftest import S2S_METRICS, SHARED, run_command
+from tests.evaluation.conftest import S2S_METRICS, run_command
+from tests.reference.recordings import DATA
 
-METRICS = SHARED / "reference" / "metrics"
-RUNS = sorted(path.parent for path in METRICS.glob("*/script.json"))
+# Plays a recorded script: per step how long it computes, by a clock of its own, and what it writes.
+PLAYER = """
+import json
+import os
+from pathlib import Path
+
+import simuleval.evaluator.instance as instance_module
+from simuleval.agents import SpeechToSpeechAgent
+from simuleval.agents.actions import ReadAction, WriteAction
+from simuleval.data.segments import SpeechSegment
+from simuleval.utils import entrypoint
+
+from echostream.evaluation import simuleval_compat
+
+simuleval_compat.apply()
+UTTERANCES = json.loads(Path(os.environ["SCRIPT"]).read_text())["utterances"]
 
 
-@pytest.mark.skipif(not RUNS, reason="reference runs are not on this machine")
-@pytest.mark.parametrize("reference", RUNS, ids=lambda path: path.name)
-def test_scores_equal_the_fork_to_the_last_digit(reference: Path, tmp_path: Path) -> None:
+class Clock:
+    now_s = 1000.0
+
+    @classmethod
+    def time(cls):
+        return cls.now_s
+
+
+instance_module.time = Clock
+
+
+@entrypoint
+class Player(SpeechToSpeechAgent):
+    utterances, steps = iter(UTTERANCES), None
+
+    def reset(self):
+        super().reset()
+        self.steps = None
+
+    def policy(self, states=None):
+        if self.steps is None:
+            self.steps = iter(next(self.utterances)["steps"])
+        step = next(self.steps)
+        Clock.now_s += step["compute_ms"] / 1000
+        if not step["write_samples"]:
+            return ReadAction()
+        finished = self.states.source_finished
+        content = [0.01] * step["write_samples"]
+        segment = SpeechSegment(content=content, sample_rate=16000, finished=finished)
+        return WriteAction(segment, finished=finished)
+"""
+
+
+@pytest.mark.parametrize("run", ["a", "b"])
+def test_scores_equal_the_fork_to_the_last_digit(run: str, tmp_path: Path) -> None:
+    reference = DATA / "metrics" / run
     script = json.loads((reference / "script.json").read_text())
     sources = []
     for number, utterance in enumerate(script["utterances"]):
@@ -30,10 +78,7 @@ def test_scores_equal_the_fork_to_the_last_digit(reference: Path, tmp_path: Path
         "".join(utterance["reference"] + "\n" for utterance in script["utterances"])
     )
     agent = tmp_path / "agent.py"
-    agent.write_text(
-        "from echostream.evaluation import simuleval_compat\nsimuleval_compat.apply()\n"
-        + (METRICS / "scripted_agent.py").read_text()
-    )
+    agent.write_text(PLAYER)
     output = tmp_path / "output"
     run_command(
         [
