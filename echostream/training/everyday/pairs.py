@@ -1,4 +1,4 @@
-"""Everyday Spanish-English pairs from human chats: sentences, their Spanish, splits by conversation.
+"""Everyday Spanish-English pairs from human chats: sentences, translation, splits by conversation.
 
 The chats are PyPI's chitchat-dataset (MIT). Spanish comes by back-translation
 (:mod:`~echostream.training.everyday.back_translation`); a pair is kept where the way back to
