@@ -16,10 +16,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import sacrebleu
-
 from echostream.evaluation.grid.definition import TestSet, source_paths
-from echostream.evaluation.simuleval_compat.quality import plain, word_error_rate
+from echostream.evaluation.text_scores import bleu, plain_word_error_rate
 from echostream.files import write_atomically
 from echostream.training.everyday.back_translation import Pivot
 from echostream.training.everyday.recordings import reference
@@ -34,11 +32,6 @@ def hear(model: object, paths: Sequence[str], task: str) -> list[str]:
         )
         texts.append(" ".join(segment.text.strip() for segment in segments))
     return texts
-
-
-def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
-    written = [reference(text, "en") for text in texts]
-    return sacrebleu.corpus_bleu(written, [list(references)]).score
 
 
 def main() -> None:
@@ -67,11 +60,10 @@ def main() -> None:
         paths, sources, targets = ([x[i] for i in chosen] for x in (paths, sources, targets))
         spanish, english = hear(model, paths, "transcribe"), hear(model, paths, "translate")
         # The pivot reads numbers as it reads words; spelling them makes both sides alike.
-        errors = word_error_rate(
-            [plain(reference(text, "es")) for text in spanish], [plain(text) for text in sources]
-        )
+        errors = plain_word_error_rate([reference(text, "es") for text in spanish], sources)
         scores = [english, pivot.to_english(spanish), pivot.to_english(sources)]
-        cells = [f"{bleu(texts, targets):.1f}" for texts in scores]
+        written = ([reference(text, "en") for text in texts] for texts in scores)
+        cells = [f"{bleu(texts, targets):.1f}" for texts in written]
         lines.append(f"| {name} | {len(paths)} | {errors:.1f} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     write_atomically(args.out, "\n".join(lines) + "\n")
