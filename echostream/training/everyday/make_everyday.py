@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from echostream.files import write_atomically
 from echostream.training import data_folder
 from echostream.training.corpus.make_corpus import DATA
 from echostream.training.corpus.text_files import read_texts
-from echostream.training.everyday import catalogues, pairs, plan
+from echostream.training.everyday import catalogues, pairs, plan, speak
 from echostream.training.everyday.recordings import reference
 
 TO_SPEAK, TEXTS = "sentences.tsv", "translations.tsv"
@@ -50,7 +51,14 @@ def build_parser() -> argparse.ArgumentParser:
         )
     parser.add_argument("--seed", type=int, default=1, help="of the order of sentences")
     parser.add_argument("--voice-seed", type=int, default=7, help="of who says what")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that translate")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that translate and speak")
+    parser.add_argument(
+        "--kokoro",
+        type=Path,
+        metavar="DIR",
+        help="speak, by Kokoro's graph, vocabulary and voices in this folder "
+        "(scripts/make_voice_speech.sh fetches them)",
+    )
     return parser
 
 
@@ -89,6 +97,15 @@ def write_texts(args: argparse.Namespace) -> list[plan.Line]:
     write_atomically(args.out / TEXTS, "".join(f"{line.translation()}\n" for line in lines))
     print(f"{len(lines)} sentences to speak in {args.out / TO_SPEAK}")
     return lines
+
+
+def speak_all(out: Path, models: Path, processes: int) -> None:
+    """Speak what the list names and is not there yet."""
+    jobs = [(out / TO_SPEAK, models, out / "speech", n, processes) for n in range(processes)]
+    # Fresh processes: threads of libraries do not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        made = pool.starmap(speak.run, jobs, chunksize=1)
+    print(f"{sum(made) / 3600:.2f} h spoken now")
 
 
 def read_speech(folder: Path) -> dict[str, tuple[Path, float]]:
@@ -134,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         lines = write_texts(args)
+        if args.kokoro is not None:
+            speak_all(args.out, args.kokoro, args.jobs)
         speech = read_speech(args.out / "speech")
         for split, hours in write_lists(args.out, lines, speech).items():
             print(f"{split}: {hours:.2f} h spoken")
