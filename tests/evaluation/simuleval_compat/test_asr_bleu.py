@@ -21,7 +21,7 @@ from echostream.evaluation.runs.transcripts import (
     transcribe_run,
 )
 from echostream.evaluation.simuleval_compat import quality
-from echostream.evaluation.text_scores import word_error_rate
+from echostream.evaluation.text_scores import plain_word_error_rate, word_error_rate
 from echostream.text import edit_distance
 from tests.evaluation.conftest import Corpus, run_in_process
 
@@ -221,6 +221,14 @@ def test_word_error_rate() -> None:
     assert word_error_rate(["a b c", ""], ["a x c d", "e"]) == pytest.approx(60.0)
     assert word_error_rate(["a b", "a"], ["a", "a"]) == pytest.approx(50.0)
     assert np.isnan(word_error_rate(["a"], [""]))
+
+
+def test_plain_word_errors_ignore_what_is_not_heard() -> None:
+    score = plain_word_error_rate
+    assert score(["El número, ¿está?"], ["el numero esta"]) == 0.0
+    assert score(["el re-envío"], ["El re envio"]) == 0.0
+    assert score(["el año"], ["el dato"]) == pytest.approx(50.0)
+    assert word_error_rate(["El número"], ["el numero"]) == pytest.approx(100.0)
 
 
 def test_word_error_rate_of_speech_reads_transcripts(tmp_path: Path) -> None:

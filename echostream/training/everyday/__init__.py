@@ -1,0 +1,1 @@
+"""Everyday Spanish: real recordings to evaluate on, and the corpus ``everyday``."""
