@@ -13,6 +13,7 @@ if [ "$#" -gt 0 ]; then
 fi
 # Checks of the source and the documentation: seconds, so they come first.
 ruff check .
+ruff format --check --quiet .
 NO_MKDOCS_2_WARNING=1 mkdocs build --quiet   # strict, as mkdocs.yml says
 # Side by side, but for the live server, whose tests keep to the clock.
 status=0

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
 TOKEN_VARIABLE = "ECHOSTREAM_TOKEN"
-# On a CPU more sessions share no more of the work, but wait for each other (docs/live.md).
+# On a CPU more sessions share no more of the work, but wait for each other
+# (docs/notebook/server-load.md).
 CPU_BATCH, GPU_BATCH = 8, 256
 
 
@@ -95,9 +96,9 @@ def add_speak_parser(commands: argparse._SubParsersAction) -> None:
         "speak",
         help="speak text as it arrives on standard input",
         description="Speaks text from standard input while it arrives. A line, or what ends in "
-        ". ! or ?, is a sentence. The shipped voice speaks any English text (docs/voice.md); with "
-        "--model-dir a translation system speaks its target language, the shipped ones the words "
-        "of their small domain.",
+        ". ! or ?, is a sentence. The shipped voice speaks any English text (docs/howto/speak.md). "
+        "With --model-dir a translation system speaks its target language. The shipped ones know "
+        "the words of their small domain.",
     )
     chosen = speak.add_mutually_exclusive_group()
     chosen.add_argument(

@@ -1,4 +1,4 @@
-"""Messages of the WebSocket ``/v1/stream``; docs/live.md describes them for clients.
+"""Messages of the WebSocket ``/v1/stream``; docs/reference/protocol.md describes them for clients.
 
 Text messages are JSON objects with a ``type``; binary messages are mono samples. Every text message
 of the server carries ``seq``, which counts up from 0 and is what a client names to resume.
