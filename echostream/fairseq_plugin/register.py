@@ -12,8 +12,8 @@ try:
     import fairseq  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "training needs fairseq, of the extra 'train'. docs/tutorials/train-on-your-data.md says how "
-        f"to install it ({error})"
+        "training needs fairseq, of the extra 'train'. docs/tutorials/train-on-your-data.md says "
+        f"how to install it ({error})"
     ) from error
 
 from echostream.fairseq_plugin import criterion, model, task
