@@ -122,6 +122,15 @@ def test_scripts_exist(name):
         assert (ROOT / script).is_file(), f"{name} names {script}"
 
 
+def test_pages_that_the_source_names_exist():
+    folders = ("echostream", "agents", "scripts", "examples", "eval_configs", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    for file in files:
+        if file.suffix in (".py", ".sh", ".yaml", ".js") and file != Path(__file__):
+            for page in re.findall(r"\bdocs/[\w/-]+\.md\b", file.read_text("utf-8")):
+                assert (ROOT / page).is_file(), f"{file} names {page}"
+
+
 def test_every_setting_is_described():
     page = (ROOT / "docs/reference/settings.md").read_text("utf-8")
     for setting in settings_of(Settings):
