@@ -109,7 +109,7 @@ class EchoStreamAgent(GenericAgent):
             "--chunk-ms",
             type=int,
             default=None,
-            help="source per policy decision in ms; default: --source-segment-size",
+            help="source per policy decision in ms (default: --source-segment-size)",
         )
         # SimulEval defines the segment size, except when it builds an agent from --system-dir.
         if "--source-segment-size" not in parser._option_string_actions:
@@ -130,7 +130,7 @@ class EchoStreamAgent(GenericAgent):
             "--dur-prediction",
             action="store_true",
             default=True,
-            help="predict how long each unit lasts (default; for reduced units)",
+            help="predict how long each unit lasts (the default, for reduced units)",
         )
         parser.add_argument(
             "--no-dur-prediction",

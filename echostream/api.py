@@ -51,8 +51,8 @@ def load(
         chunk_ms: source per decision; None: what the model recommends, else 320.
         beam: beam width of the text decoder.
         threads: of the model, on a CPU; None: as many as suit its size.
-        voice: ``shipped`` or a folder (docs/voice.md), to speak English instead of the model's
-            own way of speaking.
+        voice: ``shipped`` or a folder (docs/howto/speak.md), to speak English instead of the
+            model's own way of speaking.
 
     Raises:
         FileNotFoundError: no such model here; says the nearest names, or how to fetch it.

@@ -90,7 +90,8 @@ def report(output: Path, systems: Sequence[str] = SYSTEMS) -> list[str]:
         *(f"{result.run.system}: {note}" for result in results for note in result.notes),
         "",
         "Computation-aware figures are SimulEval's, which add all compute as if the source stood",
-        "still meanwhile; that of EndOffset lets compute and source overlap (docs/evaluation.md).",
+        "still meanwhile. That of EndOffset lets compute and source overlap",
+        "(docs/reference/metrics.md).",
     ]
     lines += [f"speech: {run.path / 'wavs'}/" for run in runs]
     return lines

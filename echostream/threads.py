@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-# Parameters up to which one thread is at least as quick as several (docs/performance.md).
+# Parameters up to which one thread is at least as quick as several ("Threads" in
+# docs/notebook/chunk-cost.md).
 SMALL_PARAMETERS = 40_000_000
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 # What OpenMP's libraries (GNU; LLVM and Intel) read when they are loaded, with torch.

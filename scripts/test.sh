@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh dev asr moonshine eval hf hub vad whisper ray train serve browser \
-    simulstream onnx voice
+    simulstream onnx voice docs
 
 if [ "$#" -gt 0 ]; then
     exec python -m pytest "$@"
@@ -14,6 +14,7 @@ fi
 # Checks of the source and the documentation: seconds, so they come first.
 ruff check .
 ruff format --check --quiet .
+NO_MKDOCS_2_WARNING=1 mkdocs build --quiet   # strict, as mkdocs.yml says
 # Side by side, but for the live server, whose tests keep to the clock.
 status=0
 python -m pytest -m "slow or not slow" -n auto --maxprocesses 8 --dist loadfile \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a voice from aligned speech (docs/voice.md) and puts it into a folder that speaks.
+# Trains a voice from aligned speech (docs/howto/train-a-voice.md) and puts it into a folder that speaks.
 #
 #   scripts/train_voice.sh SPEECH WORK VOICE
 #

@@ -4,10 +4,10 @@
     python scripts/voice_test.py --voice VOICE --speech SPEECH --limit 100 \\
         --asr-model pocketsphinx moonshine
 
-SPEECH is the aligned speech of docs/voice.md; its utterances test_... are said by the real voice,
-from their units (with their true durations), and from their text, whole and in pieces of so many
-words. Prints BLEU and word error rate of what each recogniser hears, in lower case without
-punctuation, BLEU over that of the real voice, and how much of the speech is silence.
+SPEECH is the aligned speech of docs/howto/train-a-voice.md. Its utterances test_... are said by the
+real voice, from their units (with their true durations), and from their text, whole and so many
+words at a time. Prints BLEU and word error rate of what each recogniser understands, in lower case
+without punctuation, BLEU over that of the real voice, and how much of the speech is silence.
 """
 
 import argparse

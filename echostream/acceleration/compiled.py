@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,16 +29,6 @@ from echostream.models import causal_convolution, emformer_layer
 from echostream.models.echostream_model import EchoStreamModel
 
 Step = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-
-
-def add_compile_arg(parser: ArgumentParser) -> None:
-    """The flag that asks for :func:`compile_encoder`."""
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the Emformer's step ahead (a minute or more, once per model and chunk size; "
-        "needs a C++ compiler); on a CUDA device, capture it as CUDA graphs (seconds)",
-    )
 
 
 def cache_folder() -> Path:

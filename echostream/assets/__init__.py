@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ECHO_MINI = Path(__file__).parent / "echo_mini"
-VOICE = Path(__file__).parent / "voice"  # English; docs/voice.md
+VOICE = Path(__file__).parent / "voice"  # English; docs/reference/voice.md
 SYSTEMS = ("echostream", "streamspeech")
 LANGUAGES = ("es", "en")  # source and target of all of them
 

@@ -20,16 +20,15 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
         "bench",
         help="time systems chunk by chunk, in turns",
         description="Time systems chunk by chunk over one stream, in turns, at forced rates of "
-        "subwords and units; every stage, the bare arithmetic, memory and start-up.",
+        "subwords and units. Reports every stage, the bare arithmetic, memory and start-up.",
     )
     parser.add_argument(
         "systems",
         nargs="+",
         metavar="SYSTEM",
-        help="model directory or preset (random weights); a chunk Conformer's with "
-        f"'{RECOMPUTE}' behind it is timed as the published agents compute; ':bf16' or ':int8' "
-        f"behind the name computes in that format, '{COMPILED}' with the Emformer's step compiled. "
-        "Ratios are to the first",
+        help="model directory or preset (random weights). Behind the name, ':bf16' or ':int8' sets "
+        f"the number format, '{COMPILED}' compiles the Emformer's step, and '{RECOMPUTE}' times a "
+        "chunk Conformer as the published agents compute. Ratios are to the first system",
     )
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[5, 10, 20, 40], help="positions in the stream"
@@ -46,8 +45,8 @@ def add_bench_parser(commands: argparse._SubParsersAction) -> None:
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="wall time (default), or cpu: time this process computed, for machines that are "
-        "shared; with one thread alone",
+        help="wall time (default), or cpu: time that this process computed, for shared machines, "
+        "with one thread only",
     )
     parser.add_argument(
         "--sessions",

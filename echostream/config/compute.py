@@ -23,8 +23,8 @@ def add_compile_arg(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the Emformer's step ahead (a minute or more, once per model and chunk size; "
-        "needs a C++ compiler); on a CUDA device, capture it as CUDA graphs (seconds)",
+        help="compile the Emformer's step ahead, once per model and chunk size: a minute or more, "
+        "with a C++ compiler. On a CUDA device, capture it as CUDA graphs in seconds",
     )
 
 
@@ -46,5 +46,5 @@ def add_threads_arg(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help="threads of the model (default: one for small models, the physical cores for large "
-        "ones; OMP_NUM_THREADS, where it is set)",
+        "ones, or OMP_NUM_THREADS where it is set)",
     )

@@ -177,7 +177,7 @@ def add_setting_args(parser: argparse.ArgumentParser, kind: type[Settings] = Set
         settings={one.key: one for one in every},
         metavar="SECTION.NAME=VALUE",
         default=argparse.SUPPRESS,
-        help="any of them by its name in config.yaml, such as policy.stride_n=2; repeatable",
+        help="any of them by its name in config.yaml, such as policy.stride_n=2, repeatable",
     )
 
 

@@ -32,7 +32,7 @@ class PolicyConfig:
     stride_n: int = setting(1, "subwords written at a time", at_least=1)
     segment_size: int = setting(320, "source segment of wait_k", unit="ms", at_least=1)
     whole_word: bool | None = setting(
-        None, "hold back unfinished words; auto: from chunks of 640 ms on"
+        None, "hold back unfinished words (auto: from chunks of 640 ms on)"
     )
     max_len: int = setting(200, "most subwords that one decision writes", at_least=1)
     attention_frames: int = setting(
@@ -43,8 +43,8 @@ class PolicyConfig:
     )
     attention_layer: int = setting(
         -1,
-        "layer of the text decoder that alignatt looks at, from 0; -1: its alignment heads, or all "
-        "layers averaged",
+        "layer of the text decoder that alignatt looks at, from 0 (-1: its alignment heads, or all "
+        "layers averaged)",
         at_least=-1,
         may_be_missing=True,
     )
@@ -62,14 +62,14 @@ class EndpointConfig:
     ``endpoint_ms`` after at least ``min_tokens`` of them. With ``learned`` such a pause ends a
     sentence too, so give it a long one. ``max_sentence_ms`` bounds a sentence that finds no end.
     ``text_end_tokens`` above 0, with ``learned`` and an encoder that goes on: a sentence that the
-    text decoder has ended, while at least so many source tokens were heard behind the frame where
+    text decoder has ended, while at least so many source tokens came behind the frame where
     the recognition head found its end likeliest (a log probability of at least
     ``text_end_score``), ends there too.
     """
 
     method: Literal["off", "learned", "pause"] = setting(
         "off",
-        "where sentences end inside a stream: nowhere; where the weights say so; after a pause",
+        "where sentences end inside a stream: nowhere, where the weights say so, or after a pause",
         flag="endpoint",
     )
     endpoint_ms: int = setting(
@@ -79,11 +79,11 @@ class EndpointConfig:
         3, "source tokens before a pause can end a sentence", flag="endpoint-min-tokens", at_least=1
     )
     max_sentence_ms: int = setting(
-        20_000, "longest sentence; beyond it the next best pause ends it", unit="ms", at_least=1
+        20_000, "longest sentence, beyond which the next best pause ends it", unit="ms", at_least=1
     )
     text_end_tokens: int = setting(
         0,
-        "source tokens behind a complete translation that end its sentence; 0: never do",
+        "source tokens behind a complete translation that end its sentence (0: never)",
         at_least=0,
         may_be_missing=True,
     )
@@ -100,12 +100,12 @@ class EndpointConfig:
 
 @dataclass(frozen=True)
 class BacklogConfig:
-    """How far speech may fall behind: beyond ``max_ms`` of it waiting to be played (0: no limit),
-    it is spoken faster, at most ``max_speed`` times."""
+    """How far speech may fall behind. While more than ``max_ms`` of it waits to be played (0: no
+    limit), it is spoken faster, at most ``max_speed`` times."""
 
     max_ms: int = setting(
         0,
-        "beyond so much speech waiting to be played it is spoken faster; 0: never",
+        "speak faster while more than this waits to be played (0: never)",
         flag="max-backlog-ms",
         unit="ms",
         at_least=0,
@@ -118,10 +118,10 @@ class BacklogConfig:
 
 @dataclass(frozen=True)
 class SpeechConfig:
-    """How translated text becomes pieces of speech.
+    """How translated text becomes segments of speech.
 
     With ``whole_words``, text states of a word that may go on wait until it is finished, while its
-    text is written; so no silence falls into a word. With ``fill_chunks`` above 0, a piece that
+    text is written. So no silence falls into a word. With ``fill_chunks`` above 0, a segment that
     would end before so many chunks have passed is spoken slower, at ``min_speed`` at the slowest.
     Speech of less than ``min_piece_ms`` waits for more, unless other speech is being played or the
     sentence ends.
@@ -140,14 +140,14 @@ class SpeechConfig:
     )
     fill_chunks: float = setting(
         0.0,
-        "speak a piece slower that would end before so many chunks have passed; 0: never",
+        "speak a segment slower if it would end before so many chunks have passed (0: never)",
         at_least=0,
     )
     min_speed: float = setting(0.75, "slowest speed for --fill-chunks", at_least=0.5, at_most=1)
     min_piece_ms: int = setting(
         0,
         "speech shorter than that waits for more, unless other speech is being played or the "
-        "sentence ends; 0: none waits",
+        "sentence ends (0: none waits)",
         unit="ms",
         at_least=0,
     )

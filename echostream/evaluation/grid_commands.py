@@ -31,7 +31,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
         "runs",
         nargs="+",
         metavar="DIR",
-        help="output folder, or NAME=DIR to name its system; folders of the same name form a line",
+        help="output folder, or NAME=DIR to name its system. Folders of one name form a line",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for tables and pictures")
     parser.add_argument(
@@ -48,7 +48,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
         nargs="*",
         default=None,
         metavar="INDEX",
-        help="utterances to draw; without a number the longest one",
+        help="utterances to draw (without a number: the longest one)",
     )
     parser.add_argument(
         "--plot-quality",
@@ -62,7 +62,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
         type=int,
         default=0,
         metavar="SAMPLES",
-        help="paired bootstrap of every run against the first (1000 is customary; 0: none)",
+        help="paired bootstrap of every run against the first (1000 is customary, 0 means none)",
     )
     parser.add_argument(
         "--common-only",

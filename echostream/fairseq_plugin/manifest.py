@@ -5,7 +5,7 @@ are StreamSpeech's:
 
 - speech, ``<split>.tsv``: ``id``, ``src_audio``, ``src_n_frames``, ``tgt_audio`` (units separated
   by spaces), ``tgt_n_frames``, and optionally ``speaker`` and texts;
-- text, ``<split>.tsv`` in each task's folder: ``id``, ``tgt_text`` (pieces separated by spaces).
+- text, ``<split>.tsv`` in each task's folder: ``id``, ``tgt_text`` (subwords separated by spaces).
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _feature_reference(
 
 
 def read_text_manifest(path: Path, vocabulary: Vocabulary) -> Mapping[str, TextRow]:
-    """Read and encode a text manifest; unknown pieces are counted and reported.
+    """Read and encode a text manifest; unknown subwords are counted and reported.
 
     Raises:
         FileNotFoundError: no such manifest.
@@ -192,12 +192,12 @@ def read_text_manifest(path: Path, vocabulary: Vocabulary) -> Mapping[str, TextR
         rows[row["id"]] = TextRow(line, np.array(tokens, dtype=np.int32))
     if unknown > MAX_UNKNOWN_SHARE * total:
         raise ValueError(
-            f"{path}: {unknown} of {total} pieces are not in the dictionary (first in line "
+            f"{path}: {unknown} of {total} subwords are not in the dictionary (first in line "
             f"{first}); this is another dictionary's text"
         )
     if unknown:
         logger.warning(
-            "%s: %d of %d pieces (%.3f %%) are unknown, first in line %d",
+            "%s: %d of %d subwords (%.3f %%) are unknown, first in line %d",
             path, unknown, total, 100 * unknown / total, first,
         )  # fmt: skip
     return rows

@@ -12,7 +12,7 @@ try:
     import fairseq  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "training needs fairseq, which is part of the 'train' extra: see docs/training.md for "
+        "training needs fairseq, of the extra 'train'. docs/tutorials/train-on-your-data.md says "
         f"how to install it ({error})"
     ) from error
 

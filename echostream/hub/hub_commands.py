@@ -28,7 +28,7 @@ def add_hub_parsers(commands: argparse._SubParsersAction) -> None:
     push = commands.add_parser(
         "push-to-hub",
         help="share a model directory on the Hugging Face Hub",
-        description="Upload a model directory with a card; `echostream fetch hf:OWNER/NAME` "
+        description="Upload a model directory with a card. `echostream fetch hf:OWNER/NAME` "
         "brings it back. The token of `hf auth login` or $HF_TOKEN must allow writing.",
     )
     push.add_argument("model_dir", metavar="MODEL_DIR", help="model directory or name")

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
 TOKEN_VARIABLE = "ECHOSTREAM_TOKEN"
-# On a CPU more sessions share no more of the work, but wait for each other (docs/live.md).
+# On a CPU more sessions share no more of the work, but wait for each other
+# (docs/notebook/server-load.md).
 CPU_BATCH, GPU_BATCH = 8, 256
 
 
@@ -41,7 +42,7 @@ def add_translate_parser(commands: argparse._SubParsersAction) -> None:
         "--out",
         type=Path,
         required=True,
-        help="translated speech, WAV; for several files a folder, one FILE.wav each",
+        help="translated speech, WAV. For several files: a folder, with one FILE.wav each",
     )
     translate.add_argument("--task", choices=("asr", "s2tt", "s2st"), default="s2st")
     translate.add_argument("--srt", action="store_true", help="also write subtitles beside it")
@@ -56,7 +57,7 @@ def add_translate_parser(commands: argparse._SubParsersAction) -> None:
         "--text", action="store_true", help="print transcript and translation as they grow"
     )
     translate.add_argument(
-        "--beam", type=int, help=f"beam width (default 1; with --offline {OFFLINE_BEAM})"
+        "--beam", type=int, help=f"beam width (default 1, with --offline {OFFLINE_BEAM})"
     )
     add_runtime_arg(translate)
     add_run_args(translate)
@@ -95,9 +96,9 @@ def add_speak_parser(commands: argparse._SubParsersAction) -> None:
         "speak",
         help="speak text as it arrives on standard input",
         description="Speaks text from standard input while it arrives. A line, or what ends in "
-        ". ! or ?, is a sentence. The shipped voice speaks any English text (docs/voice.md); with "
-        "--model-dir a translation system speaks its target language, the shipped ones the words "
-        "of their small domain.",
+        ". ! or ?, is a sentence. The shipped voice speaks any English text (docs/howto/speak.md). "
+        "With --model-dir a translation system speaks its target language. The shipped ones know "
+        "the words of their small domain.",
     )
     chosen = speak.add_mutually_exclusive_group()
     chosen.add_argument(
@@ -114,8 +115,8 @@ def add_speak_parser(commands: argparse._SubParsersAction) -> None:
     speak.add_argument(
         "--words",
         type=int,
-        help="spoken at a time; more sound better (default: whole sentences by a voice, which is "
-        "0; 2 by a system)",
+        help="words spoken at a time. More sound better (default: 0 for a voice, which means whole "
+        "sentences, and 2 for a system)",
     )
     speak.add_argument("--output", help="loudspeaker, by name or number (default: the system's)")
     speak.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -149,12 +150,12 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
         type=Path,
         action="append",
         metavar="DIR",
-        help="model directory or name; several times for several (default: the shipped systems)",
+        help="model directory or name, repeatable (default: the shipped systems)",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address (default: this machine alone)")
-    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="default 8000; 0: a free one")
+    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="default 8000 (0: any)")
     serve.add_argument(
-        "--max-sessions", type=int, default=16, help="open at once; more are refused (default 16)"
+        "--max-sessions", type=int, default=16, help="open at once (default 16). More are refused"
     )
     serve.add_argument(
         "--token",
@@ -169,13 +170,13 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="page of another origin that may connect, as https://host[:port]; several times",
+        help="page of another origin that may connect, as https://host[:port], repeatable",
     )
     serve.add_argument(
         "--max-batch",
         type=int,
-        help=f"most sessions computed together (default {CPU_BATCH}, on a GPU {GPU_BATCH}; "
-        "1: each on its own)",
+        help=f"most sessions computed together (default {CPU_BATCH}, on a GPU {GPU_BATCH}). "
+        "1 computes each on its own",
     )
     serve.add_argument(
         "--workers",

@@ -2,7 +2,8 @@
 
 Such models were trained on utterances. Where the source pauses, the utterance is given to the model
 as a whole one, with an end, and the next one begins afresh; what lies between is left out. Pauses
-in the speech itself are a far better sign of an end than times without a token (docs/models.md).
+in the speech itself are a far better sign of an end than times without a token
+(docs/notebook/sentence-ends.md).
 """
 
 from __future__ import annotations

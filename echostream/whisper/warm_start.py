@@ -4,7 +4,8 @@ The encoder becomes an Emformer whose layers normalise as Whisper's do; given a 
 the whole utterance it computes what Whisper computes. Its keys have no bias in Whisper: ours is
 zero. The decoder becomes the text decoder, its vocabulary cut
 (:class:`~echostream.whisper.tokens.CutVocabulary`). The 50 frames a second of the stack are
-averaged in pairs at first, which the text decoder bears (docs/everyday.md); both are trained on.
+averaged in pairs at first, which the text decoder bears; both are trained on
+(docs/howto/start-from-whisper.md).
 """
 
 from __future__ import annotations

@@ -39,6 +39,6 @@ def add_runtime_arg(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=RUNTIMES,
         default="torch",
-        help="what computes (default torch); onnx takes as --model-dir what 'echostream "
+        help="what computes (default torch). onnx takes as --model-dir what 'echostream "
         "export-onnx' wrote, and loads no torch",
     )

@@ -1,8 +1,9 @@
 """Scoring runs on talks: re-segmentation, latency, backlog, and what changes with time.
 
-A talk is one instance of a run; ``sentences.tsv`` (docs/corpus.md) says when each of its sentences
-was spoken. Words out are put to the sentences that they translate (``alignment``). Text is taken
-from the agent's trace, where every word has its time; speech from a recogniser (``spoken``).
+A talk is one instance of a run. ``sentences.tsv`` (docs/reference/corpus.md) says when each of its
+sentences was spoken. Words out are put to the sentences that they translate (``alignment``). Text
+is taken from the agent's trace, where every word has its time, and speech from a recogniser
+(``spoken``).
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ def add_soak_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "soak",
         help="long streams: what is said where nobody speaks, what is lost, what grows",
-        description="Let systems listen to minutes of silence, noise, a tone and music, and "
-        "translate one long sound file as one stream: words where nobody speaks, samples and "
-        "frames accounted for, memory, compute and quality at the end against the beginning.",
+        description="Let systems listen to minutes of silence, noise, a tone and music, and count "
+        "words where nobody speaks. Translate one long sound file as one stream, account for "
+        "samples and frames, and compare memory, compute and quality of its end and its beginning.",
     )
     parser.add_argument(
         "systems",
@@ -35,7 +35,7 @@ def add_soak_parser(subparsers: argparse._SubParsersAction) -> None:
         nargs="*",
         default=None,
         metavar="SOUND",
-        help="silence, noise-40, noise-14, tone, music (default: all; none: give no name)",
+        help="silence, noise-40, noise-14, tone, music (default: all). Without a name: none",
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="of each sound")
     parser.add_argument(

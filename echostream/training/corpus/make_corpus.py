@@ -50,8 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--talks",
         nargs="*",
         metavar="SET",
-        help="with --out, make only these sets of talks, which need nothing else of the corpus; "
-        f"without names, all of {', '.join(TALK_SETS)}",
+        help="with --out, make only these sets of talks, which need nothing else of the corpus. "
+        f"Without names: all of {', '.join(TALK_SETS)}",
     )
     parser.add_argument("--texts", type=Path, default=DATA, help="folder of the split files")
     parser.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="of everything random")
@@ -59,14 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-units",
         type=int,
-        help=f"fit k-means with so many clusters; without it, the {_DEFAULTS.num_units} units of "
-        "the shipped systems are used",
+        help=f"fit k-means with so many clusters (default: the {_DEFAULTS.num_units} units of the "
+        "shipped systems)",
     )
     parser.add_argument(
         "--vocab-size",
         type=int,
         default=_DEFAULTS.vocab_size,
-        help="SentencePiece pieces per language, special symbols included",
+        help="subwords per language, special symbols included",
     )
     parser.add_argument(
         "--kmeans-utterances",

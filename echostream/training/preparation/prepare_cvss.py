@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cvss-root", type=Path, required=True, help="holds <language>-en/")
     parser.add_argument("--src-lang", required=True, help="source language: fr, es, de, ...")
     parser.add_argument("--out", type=Path, help="(default: CVSS_ROOT/<language>-en)")
-    parser.add_argument("--vocab-size", type=int, default=6000, help="pieces per language")
+    parser.add_argument("--vocab-size", type=int, default=6000, help="subwords per language")
     parser.add_argument("--num-units", type=int, default=1000, help="k-means clusters")
     parser.add_argument("--unit-model", type=Path, help="folder of a unit model")
     parser.add_argument("--hubert", type=Path, help="HuBERT checkpoint, instead of --unit-model")

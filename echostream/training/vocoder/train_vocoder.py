@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--units", type=Path, required=True, help="unit file, one unit per frame")
     parser.add_argument("--audio", type=Path, required=True, help="folder of the speech in --units")
     parser.add_argument(
-        "--pitch", type=Path, help="pitch file of the speech in --units; CodeVocos needs one"
+        "--pitch", type=Path, help="pitch file of the speech in --units, which CodeVocos needs"
     )
     parser.add_argument("--valid-pitch", type=Path, help="held-out pitch file")
     parser.add_argument("--valid-units", type=Path, required=True, help="held-out unit file")

@@ -242,7 +242,7 @@ class ProsodyTrainer:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m echostream.training.voice.prosody",
-        description="Train durations and pitch of a voice; the same command goes on.",
+        description="Train durations and pitch of a voice. The same command resumes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
