@@ -90,8 +90,8 @@ class EchoStreamCriterionConfig(FairseqDataclass):
     distill: str = field(
         default="",
         metadata={
-            "help": "let the encoder's frames imitate those of this model's encoder, a directory or "
-            "a name, on the same audio before augmentation; needs neither text nor units"
+            "help": "let the encoder's frames imitate those of this model's encoder (directory or "
+            "name) on the same audio before augmentation; needs neither text nor units"
         },
     )
     distill_weight: float = field(

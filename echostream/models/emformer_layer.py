@@ -15,8 +15,8 @@ A layer may have a causal depthwise convolution between attention and feed-forwa
 the Conformer's (Gulati et al., 2020, section 2.2). It tells the order of frames, which attention
 without positions cannot, and reads the past only, which adds neither delay nor dependence on
 segments. It may also have a second feed-forward block, in front of the attention, where the
-Conformer has its first one, and biases by distance in its attention (:mod:`.distance_bias`), so that
-a Conformer's weights find their places (:mod:`.encoder_exchange`).
+Conformer has its first one, and biases by distance in its attention (:mod:`.distance_bias`), so
+that a Conformer's weights find their places (:mod:`.encoder_exchange`).
 
 The streaming state has its full size from the start; what a row has not filled yet is hidden. So
 rows at different positions step together, and those with shorter segments are padded.

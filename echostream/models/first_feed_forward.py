@@ -1,5 +1,5 @@
-"""A feed-forward block in front of an attention, where the Conformer has its first one (Gulati et al.,
-2020, section 2.3).
+"""A feed-forward block in front of an attention, where the Conformer has its first one (Gulati et
+al., 2020, section 2.3).
 
 Shapes: B batch, T frames, D model width.
 """
