@@ -328,7 +328,7 @@ class EchoStreamCriterion(FairseqCriterion):
             known = head in losses
             logged[f"{head}_loss"] = losses[head].detach() if known else 0.0
             logged[f"{head}_tokens"] = int(target["target_lengths"].sum()) if known else 0
-            logged[f"{head}_errors"] = 0 if errors is None else errors[head]
+            logged[f"{head}_errors"] = (errors or {}).get(head, 0)
         logged["distill_loss"] = 0.0 if distance is None else float(distance.detach()) * frames
         logged["distill_frames"] = 0 if distance is None else frames
         logged["checked"] = 0 if errors is None else 1

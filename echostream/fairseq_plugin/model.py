@@ -78,6 +78,13 @@ class EchoStreamModelConfig(FairseqDataclass):
         default="",
         metadata={"help": "start from the weights of this model directory, e.g. a shipped one"},
     )
+    continue_from: str = field(
+        default="",
+        metadata={
+            "help": "start from the weights of this model directory in its own sizes, whatever "
+            "--arch and its flags say"
+        },
+    )
     exchange_encoder: str = field(
         default="",
         metadata={
@@ -116,6 +123,8 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         model = cls(task.resolve_model(cfg))
         if cfg.exchange_encoder:
             model.exchange_encoder(load_model_dir(cfg.exchange_encoder).model)
+        elif cfg.continue_from:
+            model.start_from(Path(cfg.continue_from))
         elif cfg.init_from:
             model.start_from(Path(cfg.init_from))
         elif cfg.blank_prior:
@@ -135,7 +144,7 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"--init-from {model_dir}: does not fit --arch: {error}") from error
+            raise ValueError(f"{model_dir}: does not fit --arch: {error}") from error
 
     def exchange_encoder(self, other: EchoStreamModel) -> None:
         """Take over everything from a model with a chunk Conformer, the encoder's weights where an

@@ -118,10 +118,17 @@ class EchoStreamTask(FairseqTask):
     def resolve_model(self, cfg: FairseqDataclass) -> EchoStreamConfig:
         """The model's full configuration; remembered, and stored in every checkpoint."""
         arch = cfg["_name"]
-        own = ("_name", "blank_prior", "init_from", "exchange_encoder")
+        sources = ("init_from", "continue_from", "exchange_encoder")
+        given = ["--" + name.replace("_", "-") for name in sources if cfg[name]]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} exclude each other")
+        own = ("_name", "blank_prior", *sources)
         flags = {name: cfg[name] for name in cfg if name not in own}
         if cfg["exchange_encoder"]:
-            self.config = self._exchanged(Path(cfg["exchange_encoder"]), flags)
+            self.config = exchange_config(self._trained("exchange_encoder", cfg), flags)
+        elif cfg["continue_from"]:
+            trained = self._trained("continue_from", cfg)
+            self.config = dataclasses.replace(trained, vocoder=None)
         else:
             self.config = build_config(
                 arch,
@@ -139,31 +146,30 @@ class EchoStreamTask(FairseqTask):
         self.state.merge_state_dict({STATE_KEY: self._describe(self.config)})
         return self.config
 
-    def _exchanged(self, model_dir: Path, flags: dict[str, Any]) -> EchoStreamConfig:
-        """The configuration of a model with another encoder in it.
+    def _trained(self, name: str, cfg: FairseqDataclass) -> EchoStreamConfig:
+        """The configuration of the model that a flag names.
 
         Raises:
             FileNotFoundError, ValueError: no such model, or the data folder was prepared for
                 another one: its weights would mean something else.
         """
-        other = load_model_dir(model_dir)
-        for name, task, theirs in (
+        other, flag = load_model_dir(cfg[name]), f"--{name.replace('_', '-')} {cfg[name]}"
+        for what, task, theirs in (
             ("source vocabulary", ASR_TASK, other.source_vocabulary),
             ("target vocabulary", MT_TASK, other.target_vocabulary),
         ):
             if self.text_tasks[task].vocabulary.pieces != theirs.pieces:
                 raise ValueError(
-                    f"--exchange-encoder {model_dir}: {self.folder} has another {name}; prepare "
-                    "the data with the model's"
+                    f"{flag}: {self.folder} has another {what}; prepare the data with the model's"
                 )
         for part in ("mean", "std"):
             here, there = getattr(self.data_config.cmvn, part), getattr(other.cmvn, part)
             if here.shape != there.shape or not torch.allclose(here, there, atol=1e-3):
                 raise ValueError(
-                    f"--exchange-encoder {model_dir}: {self.folder} normalises features with "
-                    f"another {part}; prepare the data with the model's"
+                    f"{flag}: {self.folder} normalises features with another {part}; prepare the "
+                    "data with the model's"
                 )
-        return exchange_config(other.config, flags)
+        return other.config
 
     def _describe(self, config: EchoStreamConfig) -> dict[str, Any]:
         """All that a model directory needs besides weights, as plain data."""

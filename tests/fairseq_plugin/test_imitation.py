@@ -117,7 +117,7 @@ def test_audio_alone_teaches_the_encoder_alone(corpus, streamspeech, streams):
     projections = list(criterion.parameters())
     assert len(projections) == 4 and all(bool(p.grad.any()) for p in projections)
     assert size == log["distill_frames"] > 0
-    assert float(loss) == pytest.approx(log["distill_loss"], rel=1e-5)
+    assert loss.item() == pytest.approx(log["distill_loss"], rel=1e-5)
     teacher = criterion.imitation._teacher.encoder
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     assert not any("teacher" in name for name in criterion.state_dict())
@@ -125,7 +125,7 @@ def test_audio_alone_teaches_the_encoder_alone(corpus, streamspeech, streams):
     with meters.aggregate() as scores:
         EchoStreamCriterion.reduce_metrics([log])
     values = scores.get_smoothed_values()
-    assert values["distill_loss"] == pytest.approx(float(loss) / size, abs=1e-4)
+    assert values["distill_loss"] == pytest.approx(loss.item() / size, abs=1e-4)
     assert "asr_loss" not in values
 
 
@@ -204,7 +204,7 @@ def test_distillation_joins_the_other_losses(corpus, streamspeech):
     loss, same_size, log = criterion(model, sample)
     distance = log["distill_loss"] / log["distill_frames"]
     assert size == same_size and distance > 0.1
-    assert float(loss) == pytest.approx(float(plain) + 3.0 * size * distance, rel=1e-5)
+    assert loss.item() == pytest.approx(plain.item() + 3.0 * size * distance, rel=1e-5)
 
 
 @pytest.mark.parametrize(
