@@ -47,8 +47,12 @@ class EmformerConfig:
 
     ``segment_frames`` is only the default partition: weights serve any segment length.
     ``conv_channels`` counts the channels of both Conv2d layers, or those of the first
-    Conv1d-GLU layer before its gate. ``depthwise_kernel_size`` frames enter a causal convolution
+    Conv1d-GLU layer before its gate; ``conv1d_glu_linear`` has a linear layer behind them, as
+    StreamSpeech's encoder has. ``depthwise_kernel_size`` frames enter a causal convolution
     behind the attention of every layer; 0 leaves it out, as the paper and torchaudio do.
+    ``first_ffn_dim`` hidden units of a feed-forward block in front of the attention, where a
+    Conformer has one; 0 leaves it out. ``distance_reach`` frames to either side have a learned
+    bias of their own in every head's attention; 0 leaves biases out.
 
     The last fields are for weights that were not born as an Emformer (Whisper's encoder):
 
@@ -63,7 +67,7 @@ class EmformerConfig:
 
     kind: Literal["emformer"] = "emformer"
     input_dim: int = 80
-    subsampler: Literal["conv2d", "conv1d_glu", "whisper"] = "conv2d"
+    subsampler: Literal["conv2d", "conv1d_glu", "conv1d_glu_linear", "whisper"] = "conv2d"
     conv_channels: int = 64
     conv_kernel_sizes: tuple[int, ...] = (5, 5)
     embed_dim: int = 256
@@ -78,6 +82,8 @@ class EmformerConfig:
     memory_size: int = 4
     tanh_on_memory: bool = False
     depthwise_kernel_size: int = 0
+    first_ffn_dim: int = field(default=0, metadata=MAY_BE_MISSING)
+    distance_reach: int = field(default=0, metadata=MAY_BE_MISSING)
     output_norm: Literal["layers", "stack"] = field(default="layers", metadata=MAY_BE_MISSING)
     positions: Literal["none", "sinusoid"] = field(default="none", metadata=MAY_BE_MISSING)
     position_period: int = field(default=1500, metadata=MAY_BE_MISSING)
@@ -105,6 +111,8 @@ class EmformerConfig:
             "right_context_frames",
             "memory_size",
             "depthwise_kernel_size",
+            "first_ffn_dim",
+            "distance_reach",
         ):
             require(getattr(self, name) >= 0, f"encoder: {name} must not be negative")
 

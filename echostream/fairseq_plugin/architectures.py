@@ -22,6 +22,7 @@ from echostream.config import (
     UnitDecoderConfig,
     preset,
 )
+from echostream.models.encoder_exchange import emformer_like
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,20 @@ _ONE_ENCODER_FLAGS = {
     "right_context_frames": EmformerConfig,
     "memory_size": EmformerConfig,
     "subsampler": EmformerConfig,
+}
+
+_ENCODER_FLAGS = {
+    "encoder_embed_dim": "embed_dim",
+    "encoder_layers": "layers",
+    "encoder_attention_heads": "attention_heads",
+    "encoder_ffn_embed_dim": "ffn_dim",
+    "conv_channels": "conv_channels",
+    "chunk_size": "segment_frames",
+    "left_context_frames": "left_context_frames",
+    "right_context_frames": "right_context_frames",
+    "memory_size": "memory_size",
+    "subsampler": "subsampler",
+    "depthwise_conv_kernel_size": "depthwise_kernel_size",
 }
 
 _MINI_WIDTH = {"embed_dim": 192, "attention_heads": 4, "ffn_dim": 512}
@@ -114,28 +129,9 @@ def build_config(
     def pick(**names: str) -> dict[str, Any]:
         return {field: given[flag] for field, flag in names.items() if flag in given}
 
-    kernels = {}
-    if "conv_kernel_sizes" in given:
-        kernels["conv_kernel_sizes"] = _kernel_sizes(given["conv_kernel_sizes"])
     dropout = pick(dropout="dropout")
     encoder = dataclasses.replace(
-        config.encoder,
-        input_dim=num_mel_bins,
-        **pick(
-            embed_dim="encoder_embed_dim",
-            layers="encoder_layers",
-            attention_heads="encoder_attention_heads",
-            ffn_dim="encoder_ffn_embed_dim",
-            conv_channels="conv_channels",
-            segment_frames="chunk_size",
-            left_context_frames="left_context_frames",
-            right_context_frames="right_context_frames",
-            memory_size="memory_size",
-            subsampler="subsampler",
-            depthwise_kernel_size="depthwise_conv_kernel_size",
-        ),
-        **kernels,
-        **dropout,
+        config.encoder, input_dim=num_mel_bins, **_encoder_fields(given), **dropout
     )
     heads = pick(attention_heads="encoder_attention_heads", ffn_dim="encoder_ffn_embed_dim")
     decoder = pick(attention_heads="decoder_attention_heads", ffn_dim="decoder_ffn_embed_dim")
@@ -161,6 +157,48 @@ def build_config(
             for name, changes in parts.items()
         },
         vocoder=None,
+    )
+
+
+def _encoder_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {field: given[flag] for flag, field in _ENCODER_FLAGS.items() if flag in given}
+    if "conv_kernel_sizes" in given:
+        fields["conv_kernel_sizes"] = _kernel_sizes(given["conv_kernel_sizes"])
+    return fields
+
+
+def exchange_config(config: EchoStreamConfig, flags: Mapping[str, Any]) -> EchoStreamConfig:
+    """A trained system's configuration with an Emformer in its chunk Conformer's place.
+
+    Args:
+        config: the system's.
+        flags: as in :func:`build_config`; those of the encoder change the Emformer.
+
+    Raises:
+        ValueError: it has no chunk Conformer, or a flag would change something else.
+    """
+    if not isinstance(config.encoder, ChunkConformerConfig):
+        raise ValueError(
+            "--exchange-encoder needs a system with a chunk Conformer (StreamSpeech's), this one "
+            f"has kind {config.encoder.kind!r}"
+        )
+    given = {name: value for name, value in flags.items() if value is not None}
+    kept = {*_ENCODER_FLAGS, "conv_kernel_sizes", "dropout", *FIXED_FLAGS}
+    for name in given:
+        if name not in kept:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: --exchange-encoder keeps everything but the encoder"
+            )
+    dropout = {"dropout": given["dropout"]} if "dropout" in given else {}
+    encoder = dataclasses.replace(
+        emformer_like(config.encoder), **_encoder_fields(given), **dropout
+    )
+    parts = ("asr_ctc", "st_ctc", "mt", "t2u", "unit")
+    return dataclasses.replace(
+        config,
+        encoder=encoder,
+        vocoder=None,
+        **{name: dataclasses.replace(getattr(config, name), **dropout) for name in parts},
     )
 
 

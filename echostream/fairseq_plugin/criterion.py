@@ -3,7 +3,9 @@
     loss = unit CTC + w_asr ASR CTC + w_st ST CTC + w_mt MT cross-entropy
 
 summed over tokens, with weights from the multitask YAML, and divided by the number of units, as
-StreamSpeech does. Every batch is encoded in segments of one random length (multi-chunk training),
+StreamSpeech does. ``--distill`` adds w times the relative distance of the encoder's frames from a
+teacher's. Losses whose targets an utterance lacks are masked; a batch of audio alone has the
+teacher's only. Every batch is encoded in segments of one random length (multi-chunk training),
 the text decoder sees what the policy would have read (k1, n1), and each text state's units see
 the text states up to the end of a stride (k2, n2), so that one model serves every latency.
 """
@@ -14,7 +16,7 @@ import logging
 import math
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
@@ -25,10 +27,11 @@ from omegaconf import II
 from torch import Tensor
 
 from echostream.fairseq_plugin.data_config import ASR_TASK, MT_TASK, ST_TASK
+from echostream.fairseq_plugin.imitation import Imitation
 from echostream.fairseq_plugin.losses import ctc_errors, ctc_loss, utterance_spread
 from echostream.fairseq_plugin.mixed_precision import autocast
 from echostream.fairseq_plugin.model import TextPolicy
-from echostream.fairseq_plugin.sentences import sentence_windows
+from echostream.fairseq_plugin.sentences import SUBSAMPLING, sentence_windows
 from echostream.models.decoders.unit_decoder import strided_visibility
 from echostream.models.echostream_model import NEVER, UNIT_OFFSET
 from echostream.text import Vocabulary
@@ -84,6 +87,27 @@ class EchoStreamCriterionConfig(FairseqDataclass):
             "AVX512-BF16 or AMX, slow on others); weights and losses stay float32"
         },
     )
+    distill: str = field(
+        default="",
+        metadata={
+            "help": "let the encoder's frames imitate those of this model's encoder (directory or "
+            "name) on the same audio before augmentation; needs neither text nor units"
+        },
+    )
+    distill_weight: float = field(
+        default=1.0,
+        metadata={"help": "of the relative squared distance, against the loss of a unit"},
+    )
+    distill_layers: str = field(
+        default="",
+        metadata={"help": "layers that imitate one another too, student:teacher, such as 2:2,4:4"},
+    )
+    distill_whole: bool = field(
+        default=False,
+        metadata={
+            "help": "the teacher hears everything at once (default: in the student's segments)"
+        },
+    )
     rdrop_alpha: float = field(default=0.0, metadata={"help": "accepted; must be 0"})
     collapse_threshold: float = field(
         default=0.01,
@@ -121,15 +145,16 @@ class EchoStreamCriterion(FairseqCriterion):
             raise ValueError(f"--rdrop-alpha must be 0, got {cfg.rdrop_alpha}: no R-Drop here")
         if cfg.unit_interval < 1:
             raise ValueError(f"--unit-interval must be at least 1, got {cfg.unit_interval}")
+        masks = str(task.cfg.missing_targets) == "mask"
         if (
-            (cfg.asr_updates or cfg.unit_interval > 1)
+            (cfg.asr_updates or cfg.unit_interval > 1 or masks)
             and cfg.world_size > 1
             and cfg.ddp_backend in ("pytorch_ddp", "c10d")
             and not cfg.find_unused_parameters
         ):
             raise ValueError(
-                f"--asr-updates or --unit-interval with {cfg.world_size} processes needs "
-                "--find-unused-parameters "
+                f"--asr-updates, --unit-interval or --missing-targets mask with {cfg.world_size} "
+                "processes needs --find-unused-parameters "
                 f"(or --ddp-backend legacy_ddp), got --ddp-backend {cfg.ddp_backend} without it"
             )
         if not 0 <= cfg.label_smoothing < 1:
@@ -151,6 +176,14 @@ class EchoStreamCriterion(FairseqCriterion):
         smoothing = task.text_tasks[MT_TASK].label_smoothing
         self.smoothing = cfg.label_smoothing if smoothing is None else smoothing
         self.collapsed = 0
+        if cfg.distill_weight <= 0:
+            raise ValueError(f"--distill-weight must be positive, got {cfg.distill_weight:g}")
+        self.imitation: Optional[Imitation] = None
+        if cfg.distill:
+            self.imitation = Imitation.load(
+                task.config, cfg.distill, cfg.distill_layers, cfg.distill_whole
+            )
+            task.keep_clean = True
 
     def draw(self, sample: dict, training: bool) -> tuple[int | None, int]:
         """Segment length and unit stride of a batch.
@@ -179,6 +212,8 @@ class EchoStreamCriterion(FairseqCriterion):
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns loss, sample size and what is logged; all logged values are sums."""
         segment, stride = self.draw(sample, model.training)
+        if not any(bool(t["target_lengths"].any()) for t in self.targets(sample).values()):
+            return self.audio_alone(model, sample, segment)
         if model.training and self.task.num_updates < self.cfg.asr_updates:
             return self.recognition(model, sample, segment)
         net_input = sample["net_input"]
@@ -187,6 +222,7 @@ class EchoStreamCriterion(FairseqCriterion):
             previous.size(1), lagging_k2=max(self.cfg.k2, 0), stride_n2=stride
         )
         with_units = not model.training or self.task.num_updates % self.cfg.unit_interval == 0
+        with_units = with_units and bool(sample["target_lengths"].any())
         with autocast(previous.device.type, self.cfg.autocast and model.training):
             out = model(
                 **net_input,
@@ -194,9 +230,11 @@ class EchoStreamCriterion(FairseqCriterion):
                 segment_frames=segment,
                 policy=self.policy,
                 visible_text=visible_text.to(previous.device),
+                hidden=self.needs_hidden,
             )
         inputs = self.input_lengths(out, previous)
         losses = self.losses(out, inputs, sample)
+        losses |= self.imitate(sample, out.encoder_out, inputs["asr"], segment)
         spread = utterance_spread(out.encoder_out["encoder_out"][0], inputs["asr"])
         errors = None if model.training else self.errors(out, inputs, sample)
         return self.report(sample, losses, spread, errors, model.training)
@@ -207,13 +245,59 @@ class EchoStreamCriterion(FairseqCriterion):
         """The part of :meth:`forward` that ``--asr-updates`` leaves: the ASR CTC loss."""
         inputs = sample["net_input"]
         with autocast(inputs["src_tokens"].device.type, self.cfg.autocast):
-            encoder_out, logits = model(**inputs, segment_frames=segment, recognition_only=True)
+            encoder_out, logits = model(
+                **inputs, segment_frames=segment, recognition_only=True, hidden=self.needs_hidden
+            )
         lengths = self.encoder_lengths(encoder_out)
         target = self.targets(sample)["asr"]
         ends = self.sentence_ends(sample, lengths, logits.size(0))
         loss = ctc_loss(logits, lengths, **target, blank=Vocabulary.blank, name="asr", ends=ends)
+        losses = {"asr": loss, **self.imitate(sample, encoder_out, lengths, segment)}
         spread = utterance_spread(encoder_out["encoder_out"][0], lengths)
-        return self.report(sample, {"asr": loss}, spread, None, True)
+        return self.report(sample, losses, spread, None, True)
+
+    def audio_alone(
+        self, model: torch.nn.Module, sample: dict, segment: int | None
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """The part of :meth:`forward` for a batch without any target: a teacher's loss.
+
+        Raises:
+            ValueError: there is no teacher.
+        """
+        if self.imitation is None:
+            raise ValueError(
+                f"a batch has neither units nor texts (row {int(sample['id'][0])} of its split, "
+                "among others), and without --distill there is nothing to learn from it"
+            )
+        inputs = sample["net_input"]
+        device = inputs["src_tokens"].device.type
+        with autocast(device, self.cfg.autocast and model.training):
+            encoder_out, _ = model(
+                **inputs, segment_frames=segment, encoder_only=True, hidden=self.needs_hidden
+            )
+        lengths = self.encoder_lengths(encoder_out)
+        losses = self.imitate(sample, encoder_out, lengths, segment)
+        spread = utterance_spread(encoder_out["encoder_out"][0], lengths)
+        return self.report(sample, losses, spread, None, model.training)
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether the outputs of the encoder's layers are looked at."""
+        return self.imitation is not None and self.imitation.needs_hidden
+
+    def imitate(
+        self,
+        sample: dict,
+        encoder_out: dict[str, list[Tensor]],
+        lengths: Tensor,
+        segment: int | None,
+    ) -> dict[str, Tensor]:
+        """The distillation loss of a batch; nothing without a teacher."""
+        if self.imitation is None:
+            return {}
+        device = lengths.device.type
+        with autocast(device, self.cfg.autocast and torch.is_grad_enabled()):
+            return {"distill": self.imitation(sample, encoder_out, lengths, segment)}
 
     def report(
         self,
@@ -224,8 +308,15 @@ class EchoStreamCriterion(FairseqCriterion):
         training: bool,
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """What fairseq takes, from the losses that there are."""
-        loss = sum(self.weights[head] * value for head, value in losses.items())
         sample_size = sample["nsentences"] if self.cfg.sentence_avg else sample["ntokens"]
+        frames = int(sample["net_input"]["src_lengths"].sum()) // SUBSAMPLING
+        # Where no units are known, encoder frames stand for them: there are about as many.
+        sample_size = sample_size or frames
+        # The teacher's loss is a mean, the others are sums that the trainer divides.
+        distance = losses.pop("distill", None)
+        loss = sum(self.weights[head] * value for head, value in losses.items())
+        if distance is not None:
+            loss = loss + self.cfg.distill_weight * sample_size * distance
         logged: dict[str, Any] = {
             "loss": loss.detach(),
             "ntokens": sample["ntokens"],
@@ -237,7 +328,9 @@ class EchoStreamCriterion(FairseqCriterion):
             known = head in losses
             logged[f"{head}_loss"] = losses[head].detach() if known else 0.0
             logged[f"{head}_tokens"] = int(target["target_lengths"].sum()) if known else 0
-            logged[f"{head}_errors"] = 0 if errors is None else errors[head]
+            logged[f"{head}_errors"] = (errors or {}).get(head, 0)
+        logged["distill_loss"] = 0.0 if distance is None else float(distance.detach()) * frames
+        logged["distill_frames"] = 0 if distance is None else frames
         logged["checked"] = 0 if errors is None else 1
         logged["spread"] = 0.0 if spread is None else float(spread)
         logged["spread_batches"] = 0 if spread is None else 1
@@ -358,6 +451,9 @@ class EchoStreamCriterion(FairseqCriterion):
             if total("checked"):
                 rate = 100 * total(f"{head}_errors") / tokens
                 metrics.log_scalar(f"{head}_error", rate, tokens, round=2)
+        frames = total("distill_frames")
+        if frames:
+            metrics.log_scalar("distill_loss", total("distill_loss") / frames, frames, round=4)
         batches = total("spread_batches")
         if batches:
             metrics.log_scalar("encoder_spread", total("spread") / batches, batches, round=4)

@@ -16,7 +16,13 @@ from fairseq.data import FairseqDataset
 from torch import Tensor
 
 from echostream.config import EchoStreamConfig
-from echostream.fairseq_plugin.data_config import MT_TASK, DataConfig, SpecAugmentConfig, TextTask
+from echostream.fairseq_plugin.data_config import (
+    ASR_TASK,
+    MT_TASK,
+    DataConfig,
+    SpecAugmentConfig,
+    TextTask,
+)
 from echostream.fairseq_plugin.losses import ctc_frames_needed
 from echostream.fairseq_plugin.manifest import (
     SpeechRow,
@@ -30,6 +36,8 @@ from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+NO_TOKENS = np.zeros(0, dtype=np.int32)
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -37,14 +45,17 @@ class Utterance:
 
     Attributes:
         features: (T, bins) float32, normalised.
-        units: (U,) token ids of the unit vocabulary.
-        texts: (N,) token ids per task, without end-of-sentence.
+        units: (U,) token ids of the unit vocabulary; (0,) if none are known.
+        texts: (N,) token ids per task, without end-of-sentence; (0,) if none are known.
+        clean: (T, bins) the features as they are, neither normalised nor augmented; None unless the
+            dataset was asked to keep them.
     """
 
     index: int
     features: Tensor
     units: Tensor
     texts: dict[str, Tensor]
+    clean: Tensor | None = None
 
 
 def pad_rows(rows: list[Tensor], value: int) -> Tensor:
@@ -65,6 +76,7 @@ class EchoStreamDataset(FairseqDataset):
     """
 
     ends_sentences = False  # whether the texts of the CTC heads end with a symbol
+    keep_clean = False  # whether batches hold the features that a teacher hears
 
     def __init__(
         self,
@@ -102,26 +114,35 @@ class EchoStreamDataset(FairseqDataset):
         training: bool,
         unfit: str,
         seed: int,
+        may_miss_targets: bool = False,
     ) -> EchoStreamDataset:
         """Read the manifests of a split and check that every target can be learned.
 
         Args:
             unfit: what to do with an utterance whose target is longer than CTC can align:
                 ``error`` or ``skip`` (reported with their number).
+            may_miss_targets: utterances without units or texts are right; what they lack costs
+                nothing.
 
         Raises:
             FileNotFoundError, ValueError: a manifest breaks a rule; names file and line.
         """
         manifest = folder / f"{split}.tsv"
         rows = read_speech_manifest(
-            manifest, num_units=config.num_units, audio_root=data.audio_root
+            manifest,
+            num_units=config.num_units,
+            audio_root=data.audio_root,
+            may_miss_units=may_miss_targets,
         )
         texts = {}
         for name, task in tasks.items():
             path = task.data / f"{split}.tsv"
+            if may_miss_targets and not path.is_file():
+                texts[name] = {}
+                continue
             texts[name] = read_text_manifest(path, task.vocabulary)
             for row in rows:
-                if row.id not in texts[name]:
+                if row.id not in texts[name] and not may_miss_targets:
                     raise ValueError(
                         f"{manifest}, line {row.line}: no text for id {row.id!r} in {path}"
                     )
@@ -130,6 +151,12 @@ class EchoStreamDataset(FairseqDataset):
             "%s: %d utterances, %.2f hours", manifest, len(rows),
             sum(row.frames for row in rows) * config.frontend.shift_ms / 3.6e6,
         )  # fmt: skip
+        if may_miss_targets:
+            logger.info(
+                "%s: %d utterances have units, %d a translation, %d a transcript", manifest,
+                sum(len(row.units) > 0 for row in rows),
+                *(sum(row.id in texts[task] for row in rows) for task in (MT_TASK, ASR_TASK)),
+            )  # fmt: skip
         return cls(split, rows, texts, data, manifest=manifest, training=training, seed=seed)
 
     def __len__(self) -> int:
@@ -140,6 +167,7 @@ class EchoStreamDataset(FairseqDataset):
         features = load_features(
             row.features, frames=row.frames, bins=self.data.bins, where=self.where(index)
         )
+        clean = torch.from_numpy(features) if self.keep_clean else None
         if self.normalise:
             features = (features - self.mean) / self.std
         if self.specaugment is not None:
@@ -147,24 +175,35 @@ class EchoStreamDataset(FairseqDataset):
             # exactly whatever the number of workers and resuming changes nothing.
             rng = np.random.default_rng((self.seed, self.epoch, int(index)))
             features = spec_augment(features, self.specaugment, rng)
-        return self.targets(index, torch.from_numpy(np.ascontiguousarray(features)))
+        return self.targets(index, torch.from_numpy(np.ascontiguousarray(features)), clean)
 
-    def targets(self, index: int, features: Tensor | None = None) -> Utterance:
+    def text(self, task: str, identifier: str) -> np.ndarray:
+        """(N,) token ids of an utterance's text; (0,) if it has none."""
+        row = self.texts[task].get(identifier)
+        return NO_TOKENS if row is None else row.tokens
+
+    def targets(
+        self, index: int, features: Tensor | None = None, clean: Tensor | None = None
+    ) -> Utterance:
         """Units and texts of a row, with its features if they are given."""
         row = self.rows[index]
+        # Units come from the states of a text.
+        units = row.units if row.id in self.texts[MT_TASK] else NO_TOKENS
         return Utterance(
             int(index),
             torch.zeros(0, self.data.bins) if features is None else features,
-            torch.from_numpy(row.units.astype(np.int64)) + UNIT_OFFSET,
+            torch.from_numpy(units.astype(np.int64)) + UNIT_OFFSET,
             {
-                name: torch.from_numpy(texts[row.id].tokens.astype(np.int64))
-                for name, texts in self.texts.items()
+                name: torch.from_numpy(self.text(name, row.id).astype(np.int64))
+                for name in self.texts
             },
+            clean,
         )
 
     def collater(self, samples: list[Utterance]) -> dict:
         """Batch: ``net_input`` is what the model takes, ``target`` (B, U) the units, and
-        ``texts[task]`` the (B, N) texts, all with lengths."""
+        ``texts[task]`` the (B, N) texts, all with lengths, 0 for what is not known; ``clean`` the
+        (B, T, bins) features of a teacher, if they are kept."""
         if not samples:
             return {}
         lengths = torch.tensor([len(sample.features) for sample in samples])
@@ -178,12 +217,15 @@ class EchoStreamDataset(FairseqDataset):
             }
         words = [sample.texts[MT_TASK] for sample in samples]
         eos = torch.tensor([Vocabulary.eos])
+        ended = [torch.cat([row, eos]) if len(row) else row for row in words]
         texts[MT_TASK] = {
-            "target": pad_rows([torch.cat([row, eos]) for row in words], pad),
-            "target_lengths": torch.tensor([len(row) + 1 for row in words]),
+            "target": pad_rows([*ended, eos.new_empty(1 + max(map(len, words)))], pad)[:-1],
+            "target_lengths": torch.tensor([len(row) for row in ended]),
         }
         units = [sample.units for sample in samples]
+        clean = [sample.clean for sample in samples if sample.clean is not None]
         return {
+            **({"clean": pad_rows(clean, 0)} if clean else {}),
             "id": torch.tensor([sample.index for sample in samples]),
             "net_input": {
                 "src_tokens": pad_rows([sample.features for sample in samples], 0),
@@ -289,12 +331,14 @@ def _fitting(
     ratio = config.unit.upsample_ratio
     for row in rows:
         frames = encoder_frames(row.frames)
-        states = len(texts[MT_TASK][row.id].tokens) + 1  # and end-of-sentence
-        heads = [("units", row.units, 0, states * ratio, f"{states} text states x {ratio}")]
+        heads = []
+        if row.id in texts[MT_TASK]:
+            states = len(texts[MT_TASK][row.id].tokens) + 1  # and end-of-sentence
+            heads.append(("units", row.units, 0, states * ratio, f"{states} text states x {ratio}"))
         heads += [
             (name, texts[name][row.id].tokens, end_symbols, frames, f"{frames} encoder frames")
             for name, task in tasks.items()
-            if task.is_ctc
+            if task.is_ctc and row.id in texts[name]
         ]
         fault = ""
         for name, target, more, available, source in heads:

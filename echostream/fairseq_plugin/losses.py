@@ -21,6 +21,25 @@ def ctc_frames_needed(target: Sequence[int] | np.ndarray) -> int:
     return len(labels) + int((labels[1:] == labels[:-1]).sum())
 
 
+def known_rows(
+    logits: Tensor,
+    input_lengths: Tensor,
+    target: Tensor,
+    target_lengths: Tensor,
+    ends: tuple[int, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, Tensor] | None]:
+    """The rows of a CTC head whose target is known: an unknown one has length 0.
+
+    Args, and what is returned in the same order: as in :func:`ctc_loss`.
+    """
+    rows = target_lengths > 0
+    if bool(rows.all()):
+        return logits, input_lengths, target, target_lengths, ends
+    if ends is not None:
+        ends = ends[0], ends[1][rows]
+    return logits[:, rows], input_lengths[rows], target[rows], target_lengths[rows], ends
+
+
 def ctc_loss(
     logits: Tensor,
     input_lengths: Tensor,
@@ -31,13 +50,13 @@ def ctc_loss(
     name: str,
     ends: tuple[int, Tensor] | None = None,
 ) -> Tensor:
-    """Summed CTC loss.
+    """Summed CTC loss of the rows whose target is known.
 
     Args:
         logits: (S, B, V).
         input_lengths: (B,) frames of each row.
         target: (B, U), padded.
-        target_lengths: (B,).
+        target_lengths: (B,), 0 where the target is not known.
         name: of the head, for the error.
         ends: the label that ends sentences, and (B, S) the frames that may have it; None: it is a
             label like others.
@@ -46,6 +65,11 @@ def ctc_loss(
         ValueError: a target is longer than its input can align. Its loss would be infinite, and
             setting it to zero would hide that nothing is learned from it.
     """
+    logits, input_lengths, target, target_lengths, ends = known_rows(
+        logits, input_lengths, target, target_lengths, ends
+    )
+    if not len(target_lengths):
+        return logits.sum() * 0.0
     repeats = (target[:, 1:] == target[:, :-1]) & (
         torch.arange(1, target.size(1), device=target.device) < target_lengths[:, None]
     )
@@ -78,13 +102,17 @@ def ctc_errors(
     never: tuple[int, ...],
     ignore: tuple[int, ...],
 ) -> tuple[int, int]:
-    """Token errors of greedy decoding, as inference decodes, and the number of tokens.
+    """Token errors of greedy decoding, as inference decodes, and the number of tokens, in the rows
+    whose target is known.
 
     Args:
         logits: (S, B, V).
         never: labels that inference never chooses.
         ignore: labels that it drops.
     """
+    logits, input_lengths, target, target_lengths, _ = known_rows(
+        logits, input_lengths, target, target_lengths
+    )
     errors = 0
     rows = logits.detach().float().cpu().transpose(0, 1)
     targets, frames, tokens = target.tolist(), input_lengths.tolist(), target_lengths.tolist()

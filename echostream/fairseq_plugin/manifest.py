@@ -4,7 +4,8 @@ Everything is checked when a file is read, and an error names the file and the l
 are StreamSpeech's:
 
 - speech, ``<split>.tsv``: ``id``, ``src_audio``, ``src_n_frames``, ``tgt_audio`` (units separated
-  by spaces), ``tgt_n_frames``, and optionally ``speaker`` and texts;
+  by spaces), ``tgt_n_frames``, and optionally ``speaker`` and texts; audio that nobody has
+  translated may lack the target's columns, or leave them empty (``--missing-targets mask``);
 - text, ``<split>.tsv`` in each task's folder: ``id``, ``tgt_text`` (subwords separated by spaces).
 """
 
@@ -34,7 +35,7 @@ class SpeechRow:
 
     Attributes:
         line: line number in the manifest, from 1.
-        units: (U,) int32 target units.
+        units: (U,) int32 target units; (0,) if none are known.
         speaker: of the source; empty if the manifest does not say.
     """
 
@@ -103,13 +104,14 @@ def _count(text: str, column: str, where: str) -> int:
 
 
 def read_speech_manifest(
-    path: Path, *, num_units: int, audio_root: Path | None = None
+    path: Path, *, num_units: int, audio_root: Path | None = None, may_miss_units: bool = False
 ) -> list[SpeechRow]:
     """Read and check a speech manifest.
 
     Args:
         num_units: units are 0 to ``num_units - 1``.
         audio_root: what relative audio paths are relative to; None: the manifest's folder.
+        may_miss_units: lines without units are right.
 
     Raises:
         FileNotFoundError: the manifest or an audio file in it is missing.
@@ -118,12 +120,20 @@ def read_speech_manifest(
     root = path.parent if audio_root is None else audio_root
     sizes: dict[Path, int] = {}
     rows = []
-    columns = ("id", "src_audio", "src_n_frames", "tgt_audio", "tgt_n_frames")
-    for line, row in read_rows(path, columns, optional=("speaker",)):
+    needed = ("id", "src_audio", "src_n_frames")
+    target, more = ("tgt_audio", "tgt_n_frames"), ("speaker",)
+    if may_miss_units:
+        more = (*more, *target)
+    else:
+        needed = (*needed, *target)
+    for line, row in read_rows(path, needed, optional=more):
         where = f"{path}, line {line}"
         reference = _feature_reference(row["src_audio"], root, where, sizes)
-        units = _units(row["tgt_audio"], num_units, where)
-        announced = _count(row["tgt_n_frames"], "tgt_n_frames", where)
+        if may_miss_units and not row["tgt_audio"] and row["tgt_n_frames"] in ("", "0"):
+            units, announced = np.zeros(0, dtype=np.int32), 0
+        else:
+            units = _units(row["tgt_audio"], num_units, where)
+            announced = _count(row["tgt_n_frames"], "tgt_n_frames", where)
         if announced != len(units):
             raise ValueError(
                 f"{where}: tgt_n_frames is {announced}, but tgt_audio has {len(units)} units"

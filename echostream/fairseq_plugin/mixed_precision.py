@@ -46,18 +46,23 @@ def unfused_attention(
     Args:
         query: (..., Q, D).
         key, value: (..., K, D).
-        attn_mask: True where visible, broadcastable to (..., Q, K), or None.
+        attn_mask: True where visible, or numbers to add to the scores, minus infinity where hidden;
+            broadcastable to (..., Q, K). None: all is visible.
     """
     scores = (query * query.size(-1) ** -0.5) @ key.transpose(-1, -2)
-    if attn_mask is not None:
+    visible = attn_mask
+    if attn_mask is not None and attn_mask.is_floating_point():
+        visible = attn_mask.detach() > -torch.inf
+        scores = scores + attn_mask.masked_fill(~visible, 0.0).to(scores.dtype)
+    if visible is not None:
         # Not minus infinity, whose gradient is nan in rows that see nothing.
-        hidden = torch.zeros_like(attn_mask, dtype=scores.dtype)
-        scores = scores + hidden.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)
+        hidden = torch.zeros_like(visible, dtype=scores.dtype)
+        scores = scores + hidden.masked_fill_(~visible, torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
     if dropout_p:
         weights = F.dropout(weights, dropout_p)
     attended = weights @ value
-    if attn_mask is not None:
+    if visible is not None:
         # Such rows (padding) attend to nothing, as in the fused kernel.
-        attended = attended.masked_fill(~attn_mask.any(dim=-1, keepdim=True), 0.0)
+        attended = attended.masked_fill(~visible.any(dim=-1, keepdim=True), 0.0)
     return attended

@@ -29,6 +29,7 @@ from echostream.fairseq_plugin.sentences import (
 from echostream.models.ctc_output import end_scores
 from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
 from echostream.models.echostream_model import EchoStreamModel, ModelOutput
+from echostream.models.encoder_exchange import start_from_conformer
 from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class EchoStreamModelConfig(FairseqDataclass):
     encoder_attention_heads: Optional[int] = _flag("encoder attention heads")
     conv_channels: Optional[int] = _flag("channels of the subsampling convolutions")
     conv_kernel_sizes: Optional[str] = _flag("kernel sizes of the subsampling convolutions: 5,5")
-    subsampler: Optional[str] = _flag("Emformer: conv2d or conv1d_glu")
+    subsampler: Optional[str] = _flag("Emformer: conv2d, conv1d_glu or conv1d_glu_linear")
     left_context_frames: Optional[int] = _flag("Emformer: left context")
     right_context_frames: Optional[int] = _flag("Emformer: look-ahead")
     memory_size: Optional[int] = _flag("Emformer: memory bank, in segments")
@@ -76,6 +77,21 @@ class EchoStreamModelConfig(FairseqDataclass):
     init_from: str = field(
         default="",
         metadata={"help": "start from the weights of this model directory, e.g. a shipped one"},
+    )
+    continue_from: str = field(
+        default="",
+        metadata={
+            "help": "start from the weights of this model directory in its own sizes, whatever "
+            "--arch and its flags say"
+        },
+    )
+    exchange_encoder: str = field(
+        default="",
+        metadata={
+            "help": "start from this model directory, a StreamSpeech, with an Emformer of the same "
+            "shape in its encoder's place that has its weights where it can; all else stays as it "
+            "is, and of the flags here only those of the encoder count"
+        },
     )
     uni_encoder: bool = field(
         default=False, metadata={"help": "accepted; the text-to-unit encoder always is"}
@@ -105,7 +121,11 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
     def build_model(cls, cfg: EchoStreamModelConfig, task) -> "EchoStreamFairseqModel":
         """Build what the task resolved from architecture, flags and data."""
         model = cls(task.resolve_model(cfg))
-        if cfg.init_from:
+        if cfg.exchange_encoder:
+            model.exchange_encoder(load_model_dir(cfg.exchange_encoder).model)
+        elif cfg.continue_from:
+            model.start_from(Path(cfg.continue_from))
+        elif cfg.init_from:
             model.start_from(Path(cfg.init_from))
         elif cfg.blank_prior:
             model.start_from_blank(cfg.blank_prior)
@@ -124,7 +144,22 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"--init-from {model_dir}: does not fit --arch: {error}") from error
+            raise ValueError(f"{model_dir}: does not fit --arch: {error}") from error
+
+    def exchange_encoder(self, other: EchoStreamModel) -> None:
+        """Take over everything from a model with a chunk Conformer, the encoder's weights where an
+        Emformer has a place for them."""
+        parts = other.state_dict().items()
+        state = {key: value for key, value in parts if not key.startswith(("encoder.", "vocoder."))}
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        unfilled = [key for key in missing if not key.startswith("encoder.")]
+        if unfilled or unexpected:
+            raise ValueError(f"--exchange-encoder: does not fit: {(unfilled + unexpected)[0]}")
+        taken = start_from_conformer(self.encoder, other.encoder)
+        logger.info(
+            "%d of the encoder's %d tensors start from the other encoder's",
+            len(taken), len(list(self.encoder.parameters())),
+        )  # fmt: skip
 
     @torch.no_grad()
     def start_from_blank(self, probability: float) -> None:
@@ -163,9 +198,11 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         visible_text: Optional[Tensor] = None,
         waveform: bool = False,
         recognition_only: bool = False,
+        encoder_only: bool = False,
         with_units: bool = True,
         sentences: Optional[Tensor] = None,
-    ) -> ModelOutput | tuple[dict[str, list[Tensor]], Tensor]:
+        hidden: bool = False,
+    ) -> ModelOutput | tuple[dict[str, list[Tensor]], Optional[Tensor]]:
         """Teacher-forced pass; see :meth:`EchoStreamModel.forward`.
 
         Args:
@@ -175,11 +212,15 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
                 target text then has a row per sentence.
             recognition_only: stop behind the recognition head and return the encoder's output
                 and its (S, B, V) logits.
+            encoder_only: stop behind the encoder and return its output and None.
             with_units: with ``policy``, whether units are wanted; their logits are (B, 0, units)
                 if not.
+            hidden: with any of these ways, whether the encoder's output holds its layers'.
         """
-        if recognition_only:
-            encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment_frames)
+        if recognition_only or encoder_only:
+            encoder_out = self.encoder(src_tokens, src_lengths, segment_frames, hidden)
+            if encoder_only:
+                return encoder_out, None
             return encoder_out, self.source_unigram_decoder(encoder_out["encoder_out"][0])
         if policy is None:
             return super().forward(
@@ -195,12 +236,13 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
             raise ValueError("policy excludes visible_source and waveform")
         segment = self.config.encoder.segment_frames if segment_frames is None else segment_frames
         if sentences is not None:
-            source = (src_tokens, src_lengths, sentences)
+            encoder_out = self.encoder(src_tokens, src_lengths, segment, hidden)
+            source = (encoder_out, src_lengths, sentences)
             return self.forward_streams(
                 *source, prev_output_tokens, segment, policy, visible_text, with_units
             )
         # The parent's wiring, with the policy between the heads and the text decoder.
-        encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment)
+        encoder_out = self.encoder(src_tokens, src_lengths, segment, hidden)
         frames, masks = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
         asr = self.source_unigram_decoder(frames)
         st = self.ctc_target_unigram_decoder(frames)
@@ -239,7 +281,7 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
 
     def forward_streams(
         self,
-        src_tokens: Tensor,
+        encoder_out: dict[str, list[Tensor]],
         src_lengths: Tensor,
         sentences: Tensor,
         prev_output_tokens: Tensor,
@@ -255,7 +297,6 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
             prev_output_tokens: (N, T).
             sentences: (N, 3).
         """
-        encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment)
         frames, masks = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
         asr = self.source_unigram_decoder(frames)
         st = self.ctc_target_unigram_decoder(frames)

@@ -189,12 +189,14 @@ class Stream:
         features: (T, F) float32, normalised.
         sentences: what is said, in order; their features stay empty.
         spans: first frame of each sentence's speech and the one behind its last.
+        clean: (T, F) before noise, level and masks, not normalised; None unless it is kept.
     """
 
     index: int
     features: torch.Tensor
     sentences: tuple[Utterance, ...]
     spans: tuple[tuple[int, int], ...]
+    clean: torch.Tensor | None = None
 
 
 class StreamDataset(EchoStreamDataset):
@@ -249,7 +251,7 @@ class StreamDataset(EchoStreamDataset):
     def _least_frames(self, row: int) -> int:
         """Filterbank frames without which the CTC heads could not say the row's texts and ends."""
         identifier = self.rows[row].id
-        texts = (self.texts[task][identifier].tokens for task in (ASR_TASK, ST_TASK))
+        texts = (self.text(task, identifier) for task in (ASR_TASK, ST_TASK))
         return SUBSAMPLING * (max(ctc_frames_needed(text) for text in texts) + 2)
 
     def __getitem__(self, index: int) -> Stream:
@@ -300,6 +302,7 @@ class StreamDataset(EchoStreamDataset):
             edge = _edge(plan.pauses[-1])
             parts.append(beginning[max(first - edge, 0) : first + length])
         features = np.concatenate(parts)
+        clean = torch.from_numpy(features) if self.keep_clean else None
         if rng.random() < NOISE_FLOOR:
             floor = self.pool.draw(
                 len(features), rng.uniform(*NOISE_FLOOR_DB), rng, ("white", "coloured", "hum")
@@ -317,6 +320,7 @@ class StreamDataset(EchoStreamDataset):
             torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)),
             tuple(self.targets(row) for row in plan.rows),
             tuple(spans),
+            clean,
         )
 
     def collater(self, samples: list[Stream]) -> dict:
@@ -329,8 +333,11 @@ class StreamDataset(EchoStreamDataset):
         eos = torch.tensor([Vocabulary.eos])
         pad = Vocabulary.pad
         for task in (ASR_TASK, ST_TASK):
+            # A stream whose words are not all known teaches its CTC heads nothing.
             joined = [
                 torch.cat([torch.cat([s.texts[task], eos]) for s in sample.sentences])
+                if all(len(s.texts[task]) for s in sample.sentences)
+                else eos[:0]
                 for sample in samples
             ]
             batch["texts"][task] = {
@@ -339,6 +346,8 @@ class StreamDataset(EchoStreamDataset):
             }
         features = [sample.features for sample in samples]
         batch["id"] = torch.tensor([sample.index for sample in samples])
+        if samples[0].clean is not None:
+            batch["clean"] = pad_rows([sample.clean for sample in samples], 0)
         batch["net_input"] |= {
             "src_tokens": pad_rows(features, 0),
             "src_lengths": torch.tensor([len(row) for row in features]),

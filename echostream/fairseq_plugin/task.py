@@ -9,13 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
+from echostream.checkpoint import load_model_dir
 from echostream.config import EchoStreamConfig, EndpointConfig, to_dict
-from echostream.fairseq_plugin.architectures import build_config, report_superseded
+from echostream.fairseq_plugin.architectures import (
+    build_config,
+    exchange_config,
+    report_superseded,
+)
 from echostream.fairseq_plugin.data_config import (
     ASR_TASK,
     MT_TASK,
@@ -56,6 +62,13 @@ class EchoStreamTaskConfig(FairseqDataclass):
     unfit_targets: ChoiceEnum(["error", "skip"]) = field(
         default="error",
         metadata={"help": "utterances whose target is longer than CTC can align"},
+    )
+    missing_targets: ChoiceEnum(["error", "mask"]) = field(
+        default="error",
+        metadata={
+            "help": "utterances that lack units or texts; mask: what they lack costs nothing, and "
+            "audio alone serves --distill"
+        },
     )
     stream_sentences: int = field(
         default=0,
@@ -100,19 +113,31 @@ class EchoStreamTask(FairseqTask):
         self.unit_dictionary.add_symbol("<blank>")
         self.config: Optional[EchoStreamConfig] = None
         self.num_updates = 0
+        self.keep_clean = False  # set before data is loaded by a criterion that has a teacher
 
     def resolve_model(self, cfg: FairseqDataclass) -> EchoStreamConfig:
         """The model's full configuration; remembered, and stored in every checkpoint."""
         arch = cfg["_name"]
-        flags = {name: cfg[name] for name in cfg if name not in ("_name", "blank_prior")}
-        self.config = build_config(
-            arch,
-            flags,
-            source_vocab_size=len(self.text_tasks[ASR_TASK].vocabulary),
-            target_vocab_size=len(self.text_tasks[MT_TASK].vocabulary),
-            num_units=self.cfg.target_code_size,
-            num_mel_bins=self.data_config.bins,
-        )
+        sources = ("init_from", "continue_from", "exchange_encoder")
+        given = ["--" + name.replace("_", "-") for name in sources if cfg[name]]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} exclude each other")
+        own = ("_name", "blank_prior", *sources)
+        flags = {name: cfg[name] for name in cfg if name not in own}
+        if cfg["exchange_encoder"]:
+            self.config = exchange_config(self._trained("exchange_encoder", cfg), flags)
+        elif cfg["continue_from"]:
+            trained = self._trained("continue_from", cfg)
+            self.config = dataclasses.replace(trained, vocoder=None)
+        else:
+            self.config = build_config(
+                arch,
+                flags,
+                source_vocab_size=len(self.text_tasks[ASR_TASK].vocabulary),
+                target_vocab_size=len(self.text_tasks[MT_TASK].vocabulary),
+                num_units=self.cfg.target_code_size,
+                num_mel_bins=self.data_config.bins,
+            )
         if self.cfg.stream_sentences:
             # A model says in its own directory that it knows where sentences end.
             endpoint = EndpointConfig("learned", endpoint_ms=max(self.cfg.stream_pause_ms, 1))
@@ -120,6 +145,31 @@ class EchoStreamTask(FairseqTask):
         report_superseded(self.text_tasks, self.config)
         self.state.merge_state_dict({STATE_KEY: self._describe(self.config)})
         return self.config
+
+    def _trained(self, name: str, cfg: FairseqDataclass) -> EchoStreamConfig:
+        """The configuration of the model that a flag names.
+
+        Raises:
+            FileNotFoundError, ValueError: no such model, or the data folder was prepared for
+                another one: its weights would mean something else.
+        """
+        other, flag = load_model_dir(cfg[name]), f"--{name.replace('_', '-')} {cfg[name]}"
+        for what, task, theirs in (
+            ("source vocabulary", ASR_TASK, other.source_vocabulary),
+            ("target vocabulary", MT_TASK, other.target_vocabulary),
+        ):
+            if self.text_tasks[task].vocabulary.pieces != theirs.pieces:
+                raise ValueError(
+                    f"{flag}: {self.folder} has another {what}; prepare the data with the model's"
+                )
+        for part in ("mean", "std"):
+            here, there = getattr(self.data_config.cmvn, part), getattr(other.cmvn, part)
+            if here.shape != there.shape or not torch.allclose(here, there, atol=1e-3):
+                raise ValueError(
+                    f"{flag}: {self.folder} normalises features with another {part}; prepare the "
+                    "data with the model's"
+                )
+        return other.config
 
     def _describe(self, config: EchoStreamConfig) -> dict[str, Any]:
         """All that a model directory needs besides weights, as plain data."""
@@ -169,7 +219,9 @@ class EchoStreamTask(FairseqTask):
             training=split == self.cfg.train_subset,
             unfit=str(self.cfg.unfit_targets),
             seed=self.cfg.seed,
+            may_miss_targets=str(self.cfg.missing_targets) == "mask",
         )
+        dataset.keep_clean = self.keep_clean
         if self.cfg.stream_sentences:
             options = StreamOptions(
                 self.cfg.stream_sentences,

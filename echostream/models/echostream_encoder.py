@@ -171,7 +171,8 @@ class Conv1dSubsampler(_StridedStack):
 
     A kernel of 5 looks one frame ahead and three back here, where the original centres it and
     cuts it at chunk borders: the look-ahead of the pair stays within 3 filterbank frames, and no
-    output depends on how the stream is cut.
+    output depends on how the stream is cut. ``conv1d_glu_linear`` puts a linear layer behind
+    them, which the original has too.
     """
 
     right = 1
@@ -193,6 +194,8 @@ class Conv1dSubsampler(_StridedStack):
                 nn.Conv1d(self.channels[1], 2 * config.embed_dim, self.kernels[1], STRIDE),
             ]
         )
+        linear = config.subsampler == "conv1d_glu_linear"
+        self.out = nn.Linear(config.embed_dim, config.embed_dim) if linear else nn.Identity()
 
     def _shape_input(self, features: Tensor) -> Tensor:
         return features.transpose(1, 2)  # (B, bins, T)
@@ -201,7 +204,7 @@ class Conv1dSubsampler(_StridedStack):
         return F.glu(self.conv_layers[index](x), dim=1)
 
     def _shape_output(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2)
+        return self.out(x.transpose(1, 2))
 
     def _buffer_shapes(self, batch_size: int) -> list[tuple[int, ...]]:
         return [(batch_size, channels, self.left) for channels in self.channels]
@@ -259,6 +262,7 @@ class EchoStreamSpeechEncoder(nn.Module):
         subsampler = {
             "conv2d": Conv2dSubsampler,
             "conv1d_glu": Conv1dSubsampler,
+            "conv1d_glu_linear": Conv1dSubsampler,
             "whisper": WhisperStem,
         }
         self.subsample = subsampler[config.subsampler](config)

@@ -14,7 +14,9 @@ mask, ``step`` one segment against the cache.
 A layer may have a causal depthwise convolution between attention and feed-forward, gated as
 the Conformer's (Gulati et al., 2020, section 2.2). It tells the order of frames, which attention
 without positions cannot, and reads the past only, which adds neither delay nor dependence on
-segments.
+segments. It may also have a second feed-forward block, in front of the attention, where the
+Conformer has its first one, and biases by distance in its attention (:mod:`.distance_bias`), so
+that a Conformer's weights find their places (:mod:`.encoder_exchange`).
 
 The streaming state has its full size from the start; what a row has not filled yet is hidden. So
 rows at different positions step together, and those with shorter segments are padded.
@@ -35,6 +37,13 @@ from torch.nn import functional as F
 
 from echostream.config import EmformerConfig
 from echostream.models.causal_convolution import CausalConvolution
+from echostream.models.distance_bias import (
+    NOWHERE,
+    DistanceBias,
+    distance_index,
+    step_distances,
+)
+from echostream.models.first_feed_forward import FirstFeedForward
 from echostream.streaming import (
     PerRow,
     filled_mask,
@@ -135,6 +144,14 @@ class EmformerLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         kernel = config.depthwise_kernel_size
         self.convolution = CausalConvolution(dim, kernel, config.dropout) if kernel else None
+        self.first_ffn = None
+        if config.first_ffn_dim:
+            self.first_ffn = FirstFeedForward(
+                dim, config.first_ffn_dim, self.activation, config.dropout
+            )
+        self.distance_bias = None
+        if config.distance_reach:
+            self.distance_bias = DistanceBias(config.attention_heads, config.distance_reach)
 
     def init_state(self, batch_size: int = 1) -> EmformerLayerState:
         config, weight = self.config, self.input_layer_norm.weight
@@ -160,6 +177,12 @@ class EmformerLayer(nn.Module):
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
+    def _biased(self, mask: Tensor | None, distances: Tensor | None) -> Tensor | None:
+        """The mask with this layer's biases, if it has some."""
+        if self.distance_bias is None or distances is None:
+            return mask
+        return self.distance_bias(distances, mask)
+
     def _summarize(self, attended: Tensor) -> Tensor:
         """Attention output of summary queries to the memory of the layer above."""
         if self.config.tanh_on_memory:
@@ -178,6 +201,7 @@ class EmformerLayer(nn.Module):
         segment_mean: Tensor,
         right_length: int,
         windows: Tensor,
+        distances: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """All segments at once.
 
@@ -188,15 +212,17 @@ class EmformerLayer(nn.Module):
             segment_mean: (G, T) averaging matrix; (0, T) without memory.
             right_length: R.
             windows: (R, K) of :func:`right_windows`; unused without a convolution.
+            distances: (R + T + G, G - 1 + R + T) of :func:`distance_index`; None without biases.
 
         Returns:
             (B, R + T, D) and the summaries (B, G - 1, D) for the layer above.
         """
+        frames = frames if self.first_ffn is None else self.first_ffn(frames)
         normed = self.input_layer_norm(frames)
         summary = segment_mean @ normed[:, right_length:]
         query = self.q_proj(torch.cat([normed, summary], dim=1))
         key, value = self.kv_proj(torch.cat([memory, normed], dim=1)).chunk(2, dim=-1)
-        attended = self._attend(query, key, value, mask)
+        attended = self._attend(query, key, value, self._biased(mask, distances))
         length = frames.size(1)
         memory = self._summarize(attended[:, length:])[:, :-1]
         x = frames + self.dropout(attended[:, :length])
@@ -205,7 +231,12 @@ class EmformerLayer(nn.Module):
         return self._feed_forward(x), memory
 
     def step(
-        self, frames: Tensor, memory: Tensor, state: EmformerLayerState, layout: StepLayout
+        self,
+        frames: Tensor,
+        memory: Tensor,
+        state: EmformerLayerState,
+        layout: StepLayout,
+        distances: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, EmformerLayerState]:
         """One segment of each row.
 
@@ -214,11 +245,13 @@ class EmformerLayer(nn.Module):
             memory: (B, 1, D) the layer below's summary of this segment, for later segments;
                 (B, 0, D) without memory.
             state: what earlier segments left.
+            distances: of :func:`distance_index` between its queries and keys; None without biases.
 
         Returns:
             (B, R + S, D), this layer's summary of the segment, and the new state.
         """
         length, right = frames.size(1), layout.right_size
+        frames = frames if self.first_ffn is None else self.first_ffn(frames)
         normed = self.input_layer_norm(frames)
         queries = normed
         if memory.size(1):
@@ -227,7 +260,8 @@ class EmformerLayer(nn.Module):
         projected = self.kv_proj(torch.cat([normed, memory], dim=1))
         new, slot = projected[:, :length], projected[:, length:]
         key, value = torch.cat([state.memory, state.left, new], dim=1).chunk(2, dim=-1)
-        attended = self._attend(self.q_proj(queries), key, value, layout.mask)
+        mask = self._biased(layout.mask, distances)
+        attended = self._attend(self.q_proj(queries), key, value, mask)
         x, conv = frames + self.dropout(attended[:, :length]), state.conv
         if self.convolution is not None:
             convolved, conv = self.convolution.step(x, conv, layout.lengths, right)
@@ -323,8 +357,16 @@ class EmformerStack(nn.Module):
         kernel = config.depthwise_kernel_size if right_length else 0
         windows = right_windows(layout, kernel).to(x.device)
         frames = torch.cat([x[:, right_index], x[:, :total]], dim=1)
+        distances = None
+        if config.distance_reach:
+            position = torch.cat([right_index, torch.arange(total, device=x.device)])
+            summaries = position.new_full((len(averaging),), NOWHERE)
+            query, key = [position, summaries], [summaries[:-1], position]
+            distances = distance_index(torch.cat(query), torch.cat(key), config.distance_reach)
         for layer in self.layers:
-            frames, memory = layer(frames, memory, mask, averaging, right_length, windows)
+            frames, memory = layer(
+                frames, memory, mask, averaging, right_length, windows, distances
+            )
             if hidden_states is not None:
                 hidden_states.append(frames[:, right_length:])
         return frames[:, right_length:]
@@ -383,8 +425,14 @@ class EmformerStack(nn.Module):
         frames = torch.cat([window(x, layout.lengths, right), x[:, :segment]], dim=1)
         memory = layout.mean(x[:, :segment]) if self.config.memory_size else x[:, :0]
         following = []
+        distances = None
+        if self.config.distance_reach:
+            contexts = self.config.memory_size, self.config.left_context_frames
+            distances = step_distances(
+                layout.lengths, right, segment, *contexts, self.config.distance_reach, x.device
+            )
         for layer, layer_state in zip(self.layers, state, strict=True):
-            frames, memory, layer_state = layer.step(frames, memory, layer_state, layout)
+            frames, memory, layer_state = layer.step(frames, memory, layer_state, layout, distances)
             following.append(layer_state)
         return frames[:, right:], tuple(following)
 

@@ -29,6 +29,11 @@ def add_convert_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--vocoder", type=Path, help="CodeHiFiGAN checkpoint")
     parser.add_argument("--vocoder-cfg", type=Path, help="its JSON configuration")
     parser.add_argument(
+        "--vocoder-from",
+        metavar="MODEL",
+        help="speak with the vocoder of this model directory or name (checkpoints trained here)",
+    )
+    parser.add_argument(
         "--to-fairseq", type=Path, metavar="MODEL_DIR", help="model directory to convert back"
     )
     parser.add_argument(
@@ -49,6 +54,7 @@ def run_convert(args: argparse.Namespace) -> int:
     from echostream.torch_files import read_checkpoint
 
     forward = ("checkpoint", "data_bin", "config_yaml", "multitask_config_yaml", "vocoder")
+    forward = (*forward, "vocoder_from")
     given = [name for name in (*forward, "vocoder_cfg") if getattr(args, name) is not None]
     dtype = torch.float16 if args.half else None
     if args.to_fairseq is not None:
@@ -67,10 +73,13 @@ def run_convert(args: argparse.Namespace) -> int:
                 args.out,
                 vocoder=args.vocoder,
                 vocoder_cfg=args.vocoder_cfg,
+                vocoder_from=args.vocoder_from,
                 dtype=dtype,
             )
             logger.info("wrote %s", args.out)
             return 0
+        if args.vocoder_from is not None:
+            args.parser.error("--vocoder-from is for checkpoints of echostream's own training")
         if args.data_bin is None:
             args.parser.error("--data-bin is required for a StreamSpeech checkpoint")
         system = read_streamspeech(

@@ -18,7 +18,7 @@ import sentencepiece
 import torch
 
 from echostream.audio import CMVN
-from echostream.checkpoint import System, load_state, save_model_dir
+from echostream.checkpoint import System, load_model_dir, load_state, save_model_dir
 from echostream.config import EchoStreamConfig, from_dict
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
 from echostream.models.echostream_model import EchoStreamModel, freeze
@@ -103,6 +103,7 @@ def export_checkpoint(
     *,
     vocoder: Path | None = None,
     vocoder_cfg: Path | None = None,
+    vocoder_from: str | Path | None = None,
     dtype: torch.dtype | None = None,
 ) -> System:
     """Write a model directory from a training checkpoint.
@@ -112,6 +113,7 @@ def export_checkpoint(
         out: directory to write; a model directory that is there is replaced.
         vocoder, vocoder_cfg: CodeHiFiGAN checkpoint and its JSON; without them the system has
             text and units only.
+        vocoder_from: model directory or name whose vocoder to take instead.
         dtype: store weights in this precision.
 
     Returns:
@@ -123,12 +125,37 @@ def export_checkpoint(
     """
     if (vocoder is None) != (vocoder_cfg is None):
         raise ValueError("a vocoder is a checkpoint and its configuration; got only one of them")
+    if vocoder is not None and vocoder_from is not None:
+        raise ValueError("a vocoder comes from a checkpoint or from a model; got both")
     system = read_training_checkpoint(Path(checkpoint))
     if vocoder is not None:
         system = with_vocoder(system, CodeHiFiGANVocoder.load(vocoder, Path(vocoder_cfg)))
+    if vocoder_from is not None:
+        system = with_vocoder_of(system, load_model_dir(vocoder_from), str(vocoder_from))
     save_model_dir(Path(out), system, dtype=dtype)
     logger.info("wrote %s", out)
     return system
+
+
+def with_vocoder_of(system: System, other: System, name: str) -> System:
+    """The same system with another one's vocoder.
+
+    Raises:
+        ValueError: the other one has none, or one of other units; calls it ``name``.
+    """
+    if other.config.vocoder is None:
+        raise ValueError(f"{name} has no vocoder")
+    if other.config.num_units != system.config.num_units:
+        raise ValueError(
+            f"{name} speaks {other.config.num_units} units, the checkpoint writes "
+            f"{system.config.num_units}"
+        )
+    config = dataclasses.replace(system.config, vocoder=other.config.vocoder)
+    model = EchoStreamModel(config)
+    theirs = other.model.state_dict().items()
+    weights = {key: value for key, value in theirs if key.startswith("vocoder.")}
+    load_state(model, weights | dict(system.model.state_dict()), name)
+    return dataclasses.replace(system, config=config, model=freeze(model))
 
 
 def with_vocoder(system: System, vocoder: CodeHiFiGANVocoder) -> System:

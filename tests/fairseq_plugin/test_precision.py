@@ -16,15 +16,20 @@ def tensors(seed=0):
     return query, key, value, mask
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["no", "hidden", "biased"])
 def test_unfused_attention_equals_the_fused_kernel(masked):
     query, key, value, mask = tensors()
-    mask = mask if masked else None
+    learned = [query, key, value]
+    if masked == "no":
+        mask = None
+    if masked == "biased":
+        learned.append(torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True))
+        mask = torch.where(mask, learned[-1], -torch.inf)
     fused = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    expected = torch.autograd.grad(fused.square().sum(), (query, key, value))
+    expected = torch.autograd.grad(fused.square().sum(), learned, retain_graph=True)
     plain = unfused_attention(query, key, value, mask, 0.0)
     assert torch.allclose(plain, fused, atol=1e-12)
-    gradients = torch.autograd.grad(plain.square().sum(), (query, key, value))
+    gradients = torch.autograd.grad(plain.square().sum(), learned)
     for found, wanted in zip(gradients, expected, strict=True):
         assert torch.allclose(found, wanted, atol=1e-12)
 

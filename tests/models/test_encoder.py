@@ -9,7 +9,7 @@ from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.streaming import per_row, segment_lengths, state_bytes
 from tests.conftest import small_encoder
 
-SUBSAMPLERS = ("conv2d", "conv1d_glu")
+SUBSAMPLERS = ("conv2d", "conv1d_glu", "conv1d_glu_linear")
 KERNELS = (0, 5)  # without and with convolutions in the layers
 TAILS = (0, 1, 2, 3, 4, 5, 7, 8, 30, 31, 32, 33, 63, 137)
 

@@ -19,15 +19,17 @@ import torch
 from tqdm import tqdm
 
 from echostream.audio import fbank
+from echostream.checkpoint import load_model_dir
 from echostream.config import FrontendConfig
 from echostream.files import write_atomically
 from echostream.samples import read_audio
 from echostream.training import feature_archive
+from echostream.training.audio_folder import write_normalisation, write_vocabularies
 from echostream.training.corpus import layout, synthesis
 from echostream.training.corpus.pairs import SPLITS, Chooser, digest
 from echostream.training.corpus.speakers import speaker
 from echostream.training.corpus.text_files import Utterance
-from echostream.training.data_folder import MANIFESTS
+from echostream.training.data_folder import MANIFESTS, text_folder, vocabulary_stem
 from echostream.training.units.extractor import CENTROIDS, SETTINGS, UnitExtractor
 from echostream.training.units.sequences import read_units, write_units
 from echostream.training.units.unit_features import MFCCFeatures
@@ -50,6 +52,8 @@ class BuildOptions:
             must be kept, not fitted again.
         kmeans_utterances: training utterances that k-means is fitted on.
         decoder_args: MT decoder sizes for the multitask YAML, those of the *_mini architectures.
+        like: model directory or name whose vocabularies and normalisation are used instead of
+            fitted ones, so that its weights can be trained further on other sentences.
     """
 
     seed: int = 1
@@ -58,6 +62,7 @@ class BuildOptions:
     unit_model: Path | None = None
     vocab_size: int = 500
     kmeans_utterances: int = 2000
+    like: Path | None = None
     decoder_args: Mapping[str, int] = field(
         default_factory=lambda: {
             "decoder_layers": 2,
@@ -239,6 +244,24 @@ def begin(folder: Path, seed: int) -> None:
     write_atomically(mark, f"{seed}\n")
 
 
+def write_text_tasks_like(model: Path, folder: Path, splits: Splits, vocab_size: int) -> None:
+    """Text tasks in a model's vocabularies, and its normalisation as the folder's.
+
+    Raises:
+        ValueError: its vocabularies have another size.
+    """
+    system = load_model_dir(model)
+    for vocabulary in (system.source_vocabulary, system.target_vocabulary):
+        if len(vocabulary) != vocab_size:
+            raise ValueError(f"{model}: {len(vocabulary)} pieces, vocab_size is {vocab_size}")
+    write_normalisation(folder, system)
+    write_vocabularies(folder, system, layout.SOURCE_LANGUAGE)
+    for side in ("src", "tgt"):
+        target = folder / text_folder(side, vocab_size)
+        pieces = target / f"{vocabulary_stem(layout.SOURCE_LANGUAGE)}.model"
+        layout.write_pieces(target, side, splits, pieces)
+
+
 def build(folder: Path, splits: Splits, options: BuildOptions) -> None:
     """Run every step.
 
@@ -261,7 +284,10 @@ def build(folder: Path, splits: Splits, options: BuildOptions) -> None:
     for name, rows in lists.items():
         sounds = [str(sound_path(folder, "source", row).resolve()) for row in rows]
         layout.write_simuleval_lists(folder / "simuleval" / name, rows, sounds, every_unit)
-    for side in ("src", "tgt"):
-        layout.write_text_task(folder, side, splits, options.vocab_size)
+    if options.like is None:
+        for side in ("src", "tgt"):
+            layout.write_text_task(folder, side, splits, options.vocab_size)
+    else:
+        write_text_tasks_like(options.like, folder, splits, options.vocab_size)
     layout.write_configs(folder, options.vocab_size, options.decoder_args)
     logger.info("training data is in %s", folder / MANIFESTS)

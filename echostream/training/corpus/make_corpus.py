@@ -75,6 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="training utterances to fit k-means on",
     )
     parser.add_argument(
+        "--like",
+        type=Path,
+        metavar="MODEL",
+        help="with --out, use this model's vocabularies and normalisation instead of fitted ones, "
+        "to train its weights further",
+    )
+    parser.add_argument(
         "--limit", type=int, help="only the first N utterances of every split, for a trial"
     )
     return parser
@@ -135,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unit_model=None if args.num_units else DATA / "units",
             vocab_size=args.vocab_size,
             kmeans_utterances=args.kmeans_utterances,
+            like=args.like,
         )
         splits = {name: rows[: args.limit] for name, rows in read_texts(args.texts).items()}
         if args.talks is not None:
