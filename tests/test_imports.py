@@ -273,7 +273,7 @@ def test_a_forbidden_import_is_noticed(sources, module, line):
     assert len(forbidden({**sources, module: (path, changed)})) == len(forbidden(sources)) + 1
 
 
-def tests_that_are_imported(files):
+def imported_test_modules(files):
     """Imports of one test module by another, which would bind their helpers together."""
     found = []
     for path, tree in files.items():
@@ -293,9 +293,9 @@ def test_tests_share_helpers_not_test_modules():
         path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
         for path in sorted((ROOT / "tests").rglob("*.py"))
     }
-    assert not tests_that_are_imported(files)
+    assert not imported_test_modules(files)
     line = ast.parse("def f():\n    from tests.live import test_page")
-    assert tests_that_are_imported({"tests/x.py": line}) == ["tests/x.py:2"]
+    assert imported_test_modules({"tests/x.py": line}) == ["tests/x.py:2"]
 
 
 def test_a_circle_is_noticed(sources):
