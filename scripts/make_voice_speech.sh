@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the aligned speech that a voice is trained from (docs/voice.md).
+# Makes the aligned speech that a voice is trained from (docs/howto/train-a-voice.md).
 #
 #   scripts/make_voice_speech.sh SENTENCES SPEECH [PROCESSES]
 #

@@ -161,7 +161,7 @@ class SpeechConfig:
     voice_words: int = setting(2, "words that a voice waits for", at_least=1, may_be_missing=True)
     voice_ahead: int = setting(
         0,
-        "subwords that are not written yet, but guessed, that a voice sees; 0: none",
+        "guessed subwords, not written yet, that a voice sees (0: none)",
         at_least=0,
         may_be_missing=True,
     )

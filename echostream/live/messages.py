@@ -109,7 +109,7 @@ class Ready(Message):
 class _Words(Message):
     text: str = told("new words, which stay")
     tail: str = told("provisional words behind them, which replace the previous tail")
-    source_ms: float = told("source that was heard when they were written")
+    source_ms: float = told("source that was read when they were written")
     sentence: int = told("counted from 0")
 
 
@@ -135,7 +135,7 @@ class Speech(Message):
 
     samples: int = told("how many follow")
     backlog_ms: float = told("speech that waits to be played")
-    source_ms: float = told("source that was heard when it was spoken")
+    source_ms: float = told("source that was read when it was spoken")
     sentence: int = told("counted from 0")
 
 
