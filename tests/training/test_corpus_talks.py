@@ -230,7 +230,7 @@ def test_malformed_sentence_tables_name_file_and_line(tmp_path):
 
 def test_talks_need_a_folder(capsys):
     with pytest.raises(SystemExit):
-        main(["--write-texts", "--talks"])
+        main(["--write-talk", "--talks"])
     assert "--talks makes sound and goes with --out DIR" in capsys.readouterr().err
 
 
