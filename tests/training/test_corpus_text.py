@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from echostream.training.corpus.pairs import SPLITS, normalize
 from echostream.training.corpus.speakers import load_speakers, speakers_of
-from echostream.training.corpus.text_files import read_texts
+from echostream.training.corpus.text_files import SPLITS, normalize, read_texts
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "echo_mini"
 MIN_WORDS, MAX_WORDS, MIN_TRAIN_COUNT = 4, 16, 4

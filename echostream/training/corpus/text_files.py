@@ -1,13 +1,20 @@
-"""The corpus text on disk: one TSV per split, with the speaker of every source utterance."""
+"""The corpus text: one TSV per split, with the speaker of every source utterance; how texts are
+compared, and drawn from a seed."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import hashlib
+import random
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
-from echostream.training.corpus.pairs import SPLITS
+SPLITS = ("train", "dev", "test")
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -67,3 +74,31 @@ def read_texts(folder: Path) -> dict[str, list[Utterance]]:
         with path.open(encoding="utf-8", newline="") as stream:
             utterances[split] = _parse(stream, path)
     return utterances
+
+
+def normalize(text: str) -> str:
+    """Lower case without punctuation, as the text side of training and the references are."""
+    return re.sub(r"[^\w\s]", "", text.lower())
+
+
+class Chooser:
+    """Seeded choice, the same on any platform: ``random()`` alone, whose sequence Python
+    guarantees."""
+
+    def __init__(self, *seed: object) -> None:
+        self._random = random.Random(":".join(map(str, seed)))
+
+    def fraction(self) -> float:
+        return self._random.random()
+
+    def choice(self, items: Sequence[ItemT]) -> ItemT:
+        return items[int(self._random.random() * len(items))]
+
+    def shuffled(self, items: Iterable[ItemT]) -> list[ItemT]:
+        keyed = [(self._random.random(), index, item) for index, item in enumerate(items)]
+        return [item for _, _, item in sorted(keyed, key=lambda triple: triple[:2])]
+
+
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 of lines of text."""
+    return hashlib.sha256("".join(line + "\n" for line in lines).encode("utf-8")).hexdigest()
