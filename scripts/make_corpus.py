@@ -2,7 +2,6 @@
 
     python scripts/make_corpus.py --out DIR             everything, from the committed texts
     python scripts/make_corpus.py --out DIR --talks     talks for evaluating on continuous speech
-    python scripts/make_corpus.py --write-texts         the committed texts again, from the seed
     python scripts/make_corpus.py --write-test-audio    the committed test utterances
     python scripts/make_corpus.py --write-talk          the committed talk of the demonstration
 

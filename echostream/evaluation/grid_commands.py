@@ -179,15 +179,8 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
         help="utterances that each process translates at a time (default 1): quicker, with the "
         "same results, but without computation-aware figures",
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
+    parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="SimulEval processes at a time (default 1)"
-    )
-    where.add_argument(
-        "--ray",
-        default=None,
-        metavar="ADDRESS",
-        help="run on a Ray cluster that sees the same files: its address, auto, or local:N",
     )
     add_threads_arg(parser)
     add_setting_args(parser)
@@ -211,9 +204,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     grid = change_settings(load_grid(args.grid, args.output), given_settings(args))
     try:
-        cells = run_grid(
-            grid, jobs=args.jobs, ray_address=args.ray, batch=args.batch, threads=args.threads
-        )
+        cells = run_grid(grid, jobs=args.jobs, batch=args.batch, threads=args.threads)
     except CellError as error:
         logger.error("%s", error)
         return 1

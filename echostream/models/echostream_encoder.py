@@ -59,11 +59,6 @@ class _StridedStack(nn.Module):
         """Zeros around dimension 2."""
         return F.pad(x, (0, 0) * (x.dim() - 3) + (left, right))
 
-    @staticmethod
-    def output_lengths(lengths: Tensor) -> Tensor:
-        """Frames that come out of ``lengths`` frames at the end of a stream: a quarter, up."""
-        return (lengths + 3) // 4
-
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, bins) and (B,) to (B, S, D) and (B,). Padding is treated as the silence behind
         a stream's end, whatever it holds."""

@@ -15,8 +15,9 @@ from echostream.config import (
     to_dict,
 )
 from echostream.models.decoders.codevocos_vocoder import CodeVocosVocoder, StreamingCodeVocos
+from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
+from echostream.models.decoders.vocoder_integration import StreamingVocoder
 from echostream.models.decoders.vocoder_protocol import Vocoder, VocoderFront
-from echostream.models.decoders.vocoders import AnyVocoderConfig, build_vocoder, vocoder_front
 
 SMALL = CodeVocosConfig(
     num_embeddings=20,
@@ -46,7 +47,7 @@ def make(config=SMALL):
 
 @dataclass(frozen=True)
 class Holder:
-    vocoder: AnyVocoderConfig
+    vocoder: VocoderConfig | CodeVocosConfig
 
 
 UNITS = torch.randint(20, (60,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -147,25 +148,31 @@ def test_bad_files_and_units_are_refused(tmp_path):
         StreamingCodeVocos(CodeVocosVocoder(replace(SMALL, durations=None)))
 
 
-@pytest.mark.parametrize("config", [SMALL, preset("tiny").vocoder])
-def test_both_vocoders_keep_the_protocol(config):
+@pytest.mark.parametrize(
+    ("config", "kind", "streams"),
+    [
+        (SMALL, CodeVocosVocoder, StreamingCodeVocos),
+        (preset("tiny").vocoder, CodeHiFiGANVocoder, StreamingVocoder),
+    ],
+)
+def test_both_vocoders_keep_the_protocol(config, kind, streams):
     """Built by their configurations, as a file of settings has them."""
     again = from_dict(Holder, {"vocoder": to_dict(config)}).vocoder
     assert again == config
     unsaid = {name: value for name, value in to_dict(VocoderConfig()).items() if name != "kind"}
     assert from_dict(Holder, {"vocoder": unsaid}).vocoder == VocoderConfig()  # older files
-    vocoder = build_vocoder(again)
+    vocoder = kind(again)
     vocoder.eval().requires_grad_(False)
     assert isinstance(vocoder, Vocoder) and vocoder.predicts_durations
     for durations in (True, False):
-        front = vocoder_front(vocoder, dur_prediction=durations)
+        front = streams(vocoder, dur_prediction=durations)
         assert isinstance(front, VocoderFront)
         wave, frames, state = front.step([1, 2, 3, 4, 5], front.init_state())
         rest, more, _ = front.step([6], state, speed=1.0, final=True)
         whole = (len(wave) + len(rest)) / vocoder.unit_samples
         assert whole == int(frames.sum() + more.sum())
         assert len(frames) + len(more) == 6
-    assert build_vocoder(config, 7).num_units == 7
+    assert kind(config, 7).num_units == 7
 
 
 class OneStep(torch.nn.Module):

@@ -23,9 +23,8 @@ from echostream.training import data_folder, feature_archive
 from echostream.training.corpus import layout, synthesis
 from echostream.training.corpus.build import BuildOptions, build, extract_features, sound_path
 from echostream.training.corpus.make_corpus import main, shipped_test_utterances
-from echostream.training.corpus.pairs import normalize
 from echostream.training.corpus.speakers import Speaker, load_speakers, speakers_of
-from echostream.training.corpus.text_files import read_texts
+from echostream.training.corpus.text_files import normalize, read_texts
 from echostream.training.units.extractor import UnitExtractor
 from echostream.training.units.kmeans import KMeans
 from echostream.training.units.sequences import read_units, reduce_units

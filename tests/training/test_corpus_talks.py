@@ -11,7 +11,6 @@ import soundfile
 
 from echostream.training.corpus import synthesis, talks
 from echostream.training.corpus.make_corpus import DATA, ROOT, main
-from echostream.training.corpus.pairs import normalize
 from echostream.training.corpus.speakers import speakers_of
 from echostream.training.corpus.talk_files import build_talks, read_sentences, write_shipped_talk
 from echostream.training.corpus.talks import (
@@ -22,7 +21,7 @@ from echostream.training.corpus.talks import (
     plan_talks,
     trim_silence,
 )
-from echostream.training.corpus.text_files import read_texts
+from echostream.training.corpus.text_files import normalize, read_texts
 
 TINY = {
     "test_talks": TalkSet("t", "test", 2, (3, 4)),
@@ -230,7 +229,7 @@ def test_malformed_sentence_tables_name_file_and_line(tmp_path):
 
 def test_talks_need_a_folder(capsys):
     with pytest.raises(SystemExit):
-        main(["--write-texts", "--talks"])
+        main(["--write-talk", "--talks"])
     assert "--talks makes sound and goes with --out DIR" in capsys.readouterr().err
 
 

@@ -26,7 +26,6 @@ from echostream.evaluation.grid.definition import (
     check_files,
     source_paths,
 )
-from echostream.evaluation.grid.ray_runner import run_on_ray
 from echostream.evaluation.grid.shards import (
     LOG_FILE,
     Shard,
@@ -190,7 +189,6 @@ def run_grid(
     grid: Grid,
     *,
     jobs: int = 1,
-    ray_address: str | None = None,
     batch: int = 1,
     threads: int | None = None,
 ) -> list[Cell]:
@@ -199,8 +197,6 @@ def run_grid(
     Args:
         grid: the grid.
         jobs: SimulEval processes at a time on this machine.
-        ray_address: run the shards on a Ray cluster instead: its address, ``auto``, or
-            ``local:N`` for N workers here. Its machines must see the same files.
         batch: utterances that each process has under way.
         threads: of each of EchoStream's agents; None: what suits its model.
 
@@ -244,8 +240,5 @@ def run_grid(
 
     if parts:
         with _Progress(parts):
-            if ray_address is None:
-                _run_locally(parts, jobs, on_done)
-            else:
-                run_on_ray(parts, ray_address, on_done)
+            _run_locally(parts, jobs, on_done)
     return every

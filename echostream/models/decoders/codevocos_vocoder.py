@@ -123,11 +123,6 @@ class CodeVocosVocoder(Vocoder):
     def predicts_durations(self) -> bool:
         return self.durations is not None
 
-    @property
-    def context_units(self) -> int:
-        durations = self.config.durations
-        return durations.past_units + durations.future_units if durations else 0
-
     def generate(
         self, units: Sequence[int], *, dur_prediction: bool = True
     ) -> tuple[Tensor, Tensor]:

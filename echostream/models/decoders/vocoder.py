@@ -107,11 +107,6 @@ class CodeHiFiGANVocoder(Vocoder):
         frames = self.generator.durations(code.to(self.generator.dict.weight.device), lengths)
         return [row[:length] for row, length in zip(frames.tolist(), lengths, strict=True)]
 
-    @property
-    def context_units(self) -> int:
-        """Units before new ones that a stream keeps: two radii of the duration predictor."""
-        return 2 * self.generator.duration_radius_units()
-
     def generate(
         self, units: Sequence[int], *, dur_prediction: bool = True
     ) -> tuple[Tensor, Tensor]:

@@ -42,11 +42,6 @@ class Vocoder(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def context_units(self) -> int:
-        """Units before new ones that a stream has to know, at most."""
-
-    @property
-    @abstractmethod
     def predicts_durations(self) -> bool:
         """Whether it can tell how long units last."""
 

@@ -26,9 +26,8 @@ from echostream.samples import read_audio
 from echostream.training import feature_archive
 from echostream.training.audio_folder import write_normalisation, write_vocabularies
 from echostream.training.corpus import layout, synthesis
-from echostream.training.corpus.pairs import SPLITS, Chooser, digest
 from echostream.training.corpus.speakers import speaker
-from echostream.training.corpus.text_files import Utterance
+from echostream.training.corpus.text_files import SPLITS, Chooser, Utterance, digest
 from echostream.training.data_folder import MANIFESTS, text_folder, vocabulary_stem
 from echostream.training.units.extractor import CENTROIDS, SETTINGS, UnitExtractor
 from echostream.training.units.sequences import read_units, write_units

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from echostream.training import data_folder
-from echostream.training.corpus.pairs import normalize
-from echostream.training.corpus.text_files import Utterance
+from echostream.training.corpus.text_files import Utterance, normalize
 from echostream.training.units.sequences import reduce_units
 
 SOURCE_LANGUAGE = "es"

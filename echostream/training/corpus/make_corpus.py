@@ -12,12 +12,7 @@ from echostream.training.corpus.build import BuildOptions, build
 from echostream.training.corpus.speakers import speaker
 from echostream.training.corpus.talk_files import build_talks, write_shipped_talk
 from echostream.training.corpus.talks import DEMO_SET, TALK_SETS
-from echostream.training.corpus.text_files import (
-    Utterance,
-    make_utterances,
-    read_texts,
-    write_texts,
-)
+from echostream.training.corpus.text_files import Utterance, read_texts
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "data" / "echo_mini"
@@ -33,9 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="folder for speech, features, units, manifests")
-    what.add_argument(
-        "--write-texts", action="store_true", help="generate the texts and splits into --texts"
-    )
     what.add_argument(
         "--write-test-audio",
         action="store_true",
@@ -124,9 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.talks is not None and args.out is None:
         parser.error("--talks makes sound and goes with --out DIR")
     try:
-        if args.write_texts:
-            write_texts(make_utterances(args.seed), args.texts)
-            return 0
         if args.write_test_audio:
             write_test_audio(args.texts.resolve(), args.seed)
             return 0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-
-from echostream.training.corpus.lexicon import DATA
+from importlib.resources import files
 
 TABLE = "speakers.tsv"
 
@@ -35,8 +34,9 @@ def load_speakers() -> tuple[Speaker, ...]:
     Raises:
         ValueError: a malformed line, named by number, or an id twice.
     """
+    table = files("echostream.training.corpus") / "data" / TABLE
     speakers: dict[str, Speaker] = {}
-    for number, line in enumerate((DATA / TABLE).read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(table.read_text("utf-8").splitlines(), 1):
         if not line or line.startswith("#"):
             continue
         try:

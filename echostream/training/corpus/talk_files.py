@@ -17,7 +17,6 @@ from pathlib import Path
 from echostream.files import write_atomically
 from echostream.training.corpus import synthesis
 from echostream.training.corpus.build import begin, parallel_map
-from echostream.training.corpus.pairs import normalize
 from echostream.training.corpus.speakers import speaker
 from echostream.training.corpus.talks import (
     SENTENCE_COLUMNS,
@@ -28,7 +27,7 @@ from echostream.training.corpus.talks import (
     plan_talks,
     write_talk,
 )
-from echostream.training.corpus.text_files import Utterance
+from echostream.training.corpus.text_files import Utterance, normalize
 from echostream.training.data_folder import write_table
 
 logger = logging.getLogger(__name__)

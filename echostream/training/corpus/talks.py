@@ -20,9 +20,8 @@ import soundfile
 
 from echostream.files import atomic_path
 from echostream.training.corpus import synthesis
-from echostream.training.corpus.pairs import Chooser, normalize
 from echostream.training.corpus.speakers import speaker, speakers_of
-from echostream.training.corpus.text_files import Utterance
+from echostream.training.corpus.text_files import Chooser, Utterance, normalize
 
 LEAD_MS, TAIL_MS = (500, 3000), (1000, 3000)
 ALONE_EDGE_MS = (60, 300)  # as around the utterances of the corpus

@@ -1,24 +1,20 @@
-"""The corpus text on disk: one TSV per split, with the speaker of every source utterance."""
+"""The corpus text: one TSV per split, with the speaker of every source utterance; how texts are
+compared, and drawn from a seed."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+import hashlib
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
-from echostream.files import write_atomically
-from echostream.training.corpus.pairs import (
-    SPLITS,
-    Chooser,
-    CorpusSizes,
-    Pair,
-    digest,
-    generate_pairs,
-)
-from echostream.training.corpus.speakers import speakers_of
+SPLITS = ("train", "dev", "test")
 
-CHECKSUMS = "SHA256SUMS"
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -46,58 +42,6 @@ class Utterance:
 HEADER = [field.name for field in fields(Utterance)]
 
 
-def assign_speakers(pairs: Mapping[str, list[Pair]], seed: int) -> dict[str, list[Utterance]]:
-    """Give every pair an id and a speaker of its split, each speaker equally often."""
-    utterances = {}
-    for split in SPLITS:
-        speakers = speakers_of(split)
-        repeats = -(-len(pairs[split]) // len(speakers))
-        names = Chooser(seed, "speakers", split).shuffled(
-            [speaker.id for speaker in speakers] * repeats
-        )
-        utterances[split] = [
-            Utterance(
-                f"{split}_{number:05d}",
-                name,
-                pair.topic,
-                pair.pattern,
-                pair.unseen,
-                pair.es,
-                pair.en,
-            )
-            for number, (pair, name) in enumerate(zip(pairs[split], names, strict=False), 1)
-        ]
-    return utterances
-
-
-def make_utterances(seed: int = 1, sizes: CorpusSizes | None = None) -> dict[str, list[Utterance]]:
-    """The whole corpus text, from a seed."""
-    return assign_speakers(generate_pairs(seed, sizes), seed)
-
-
-def table_lines(utterances: Sequence[Utterance]) -> list[str]:
-    """The lines of a split file, header first."""
-    rows = (
-        "\t".join(str(int(v)) if isinstance(v, bool) else v for v in astuple(utterance))
-        for utterance in utterances
-    )
-    return ["\t".join(HEADER), *rows]
-
-
-def text_digests(utterances: Mapping[str, list[Utterance]]) -> dict[str, str]:
-    """SHA-256 of every split file's contents."""
-    return {split: digest(table_lines(rows)) for split, rows in utterances.items()}
-
-
-def write_texts(utterances: Mapping[str, list[Utterance]], folder: Path) -> None:
-    """Write ``<split>.tsv`` and their checksums."""
-    for split, rows in utterances.items():
-        lines = "".join(f"{line}\n" for line in table_lines(rows))
-        write_atomically(folder / f"{split}.tsv", lines)
-    sums = text_digests(utterances)
-    write_atomically(folder / CHECKSUMS, "".join(f"{sums[split]}  {split}.tsv\n" for split in sums))
-
-
 def _parse(lines: Iterable[str], path: Path) -> list[Utterance]:
     """Rows of a split file."""
     reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -116,7 +60,7 @@ def _parse(lines: Iterable[str], path: Path) -> list[Utterance]:
 
 
 def read_texts(folder: Path) -> dict[str, list[Utterance]]:
-    """Read what :func:`write_texts` wrote.
+    """Read the split files of a folder.
 
     Raises:
         FileNotFoundError: a split file is missing.
@@ -130,3 +74,31 @@ def read_texts(folder: Path) -> dict[str, list[Utterance]]:
         with path.open(encoding="utf-8", newline="") as stream:
             utterances[split] = _parse(stream, path)
     return utterances
+
+
+def normalize(text: str) -> str:
+    """Lower case without punctuation, as the text side of training and the references are."""
+    return re.sub(r"[^\w\s]", "", text.lower())
+
+
+class Chooser:
+    """Seeded choice, the same on any platform: ``random()`` alone, whose sequence Python
+    guarantees."""
+
+    def __init__(self, *seed: object) -> None:
+        self._random = random.Random(":".join(map(str, seed)))
+
+    def fraction(self) -> float:
+        return self._random.random()
+
+    def choice(self, items: Sequence[ItemT]) -> ItemT:
+        return items[int(self._random.random() * len(items))]
+
+    def shuffled(self, items: Iterable[ItemT]) -> list[ItemT]:
+        keyed = [(self._random.random(), index, item) for index, item in enumerate(items)]
+        return [item for _, _, item in sorted(keyed, key=lambda triple: triple[:2])]
+
+
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 of lines of text."""
+    return hashlib.sha256("".join(line + "\n" for line in lines).encode("utf-8")).hexdigest()

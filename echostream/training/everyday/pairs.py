@@ -25,7 +25,7 @@ import sacrebleu
 
 from echostream.files import write_atomically
 from echostream.training.corpus.build import parallel_map
-from echostream.training.corpus.pairs import SPLITS
+from echostream.training.corpus.text_files import SPLITS
 from echostream.training.everyday.back_translation import Pivot
 
 CHATS = "chitchat-dataset==0.9.0"

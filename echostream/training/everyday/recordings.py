@@ -18,7 +18,7 @@ from num2words import num2words
 
 from echostream.files import atomic_path, write_atomically
 from echostream.training import data_folder
-from echostream.training.corpus.pairs import normalize
+from echostream.training.corpus.text_files import normalize
 from echostream.training.everyday.debian import DebianPackage, fetch, read_files
 
 SAMPLE_RATE = 16000

@@ -31,11 +31,6 @@ def reduce_units(units: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndar
     return array[starts], np.diff(np.append(starts, len(array)))
 
 
-def expand_units(units: np.ndarray, durations: np.ndarray) -> np.ndarray:
-    """Undo :func:`reduce_units`."""
-    return np.repeat(units, durations)
-
-
 def write_units(path: Path, units: Mapping[str, Sequence[int]]) -> None:
     """Write a unit file atomically."""
     lines = (f"{name}|{' '.join(map(str, values))}\n" for name, values in units.items())

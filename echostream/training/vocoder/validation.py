@@ -15,7 +15,7 @@ from torchaudio.functional import resample
 
 from echostream.files import atomic_path
 from echostream.models.decoders.vocoder_protocol import Vocoder
-from echostream.training.corpus.pairs import normalize
+from echostream.training.corpus.text_files import normalize
 from echostream.training.vocoder.data import SpeechWithUnits
 from echostream.training.vocoder.spectral_losses import MelLoss
 

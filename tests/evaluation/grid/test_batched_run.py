@@ -115,4 +115,4 @@ def test_batch_sizes_are_checked() -> None:
     from argparse import Namespace
 
     with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
-        run_evaluate(Namespace(jobs=1, batch=0, grid=Path("x"), output=None, ray=None))
+        run_evaluate(Namespace(jobs=1, batch=0, grid=Path("x"), output=None))

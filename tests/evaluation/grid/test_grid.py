@@ -421,16 +421,3 @@ def test_a_killed_grid_ends_with_the_same_tables(corpus: Corpus, tmp_path: Path)
     assert results(killed) == results(whole) and len(results(whole)) == 12
     assert tables(killed) == tables(whole)
     assert not list(killed.rglob("shards"))
-
-
-@pytest.mark.slow
-def test_ray_gives_identical_scores(corpus: Corpus, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    test_set = {"name": "demo", "source": "source.txt", "target": "target.txt", "shard_size": 2}
-    changes = {"chunk_ms": [320, 640], "test_sets": [test_set]}
-    path = write_grid(corpus, **changes)
-    run_grid(load_grid(path, tmp_path / "here"), jobs=2)
-    arguments = ("evaluate", str(path), "--ray", "local:2", "--output", str(tmp_path / "ray"))
-    subprocess.run(command(*arguments), env=environment(), check=True, timeout=300)
-    assert results(tmp_path / "ray") == results(tmp_path / "here")
-    assert len(results(tmp_path / "ray")) == 8
