@@ -10,39 +10,19 @@ import yaml
 pytest.importorskip("fairseq")
 
 from fairseq.logging import metrics as meters  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
 
 from echostream.fairseq_plugin import register  # noqa: E402, F401
 from echostream.fairseq_plugin.criterion import (  # noqa: E402
     WHOLE,
     EchoStreamCriterion,
-    EchoStreamCriterionConfig,
 )
-from echostream.fairseq_plugin.model import (  # noqa: E402
-    EchoStreamFairseqModel,
-    EchoStreamModelConfig,
-)
-from echostream.fairseq_plugin.task import EchoStreamTask, EchoStreamTaskConfig  # noqa: E402
 from tests.fairseq_plugin.corpus import UNITS, edit_line  # noqa: E402
-
-
-def make_task(corpus, **options):
-    options = {"data": str(corpus), "target_code_size": UNITS, "train_subset": "train", "seed": 1,
-               "unfit_targets": "error", **options}  # fmt: skip
-    return EchoStreamTask(EchoStreamTaskConfig(**options))
-
-
-def make_model(task, arch="echostream_tiny", **flags):
-    torch.manual_seed(0)
-    cfg = OmegaConf.structured(EchoStreamModelConfig(dropout=0.0, **flags))
-    cfg._name = arch
-    return EchoStreamFairseqModel.build_model(cfg, task)
-
-
-def make_criterion(task, **options):
-    single = {"world_size": 1, "ddp_backend": "pytorch_ddp", "find_unused_parameters": False}
-    cfg = EchoStreamCriterionConfig(**{"sentence_avg": False, "seed": 1, **single, **options})
-    return EchoStreamCriterion(task, cfg)
+from tests.fairseq_plugin.criteria import (  # noqa: E402
+    batch,
+    make_criterion,
+    make_model,
+    make_task,
+)
 
 
 @pytest.fixture
@@ -52,11 +32,6 @@ def trained(corpus):
     model = make_model(task).eval()
     task.load_dataset("train")
     return task, model, make_criterion(task, n2=1)
-
-
-def batch(task, *indices):
-    dataset = task.datasets["train"]
-    return dataset.collater([dataset[i] for i in indices])
 
 
 def test_a_batch_costs_what_its_utterances_cost(trained):

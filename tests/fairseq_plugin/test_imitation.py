@@ -17,7 +17,7 @@ from echostream.fairseq_plugin.data_config import ASR_TASK, MT_TASK, ST_TASK  # 
 from echostream.fairseq_plugin.imitation import parse_layers  # noqa: E402
 from echostream.models.echostream_model import EchoStreamModel, freeze  # noqa: E402
 from tests.fairseq_plugin.corpus import edit_line  # noqa: E402
-from tests.fairseq_plugin.test_criterion import (  # noqa: E402
+from tests.fairseq_plugin.criteria import (  # noqa: E402
     batch,
     make_criterion,
     make_model,
