@@ -315,10 +315,10 @@ def test_batches_lose_nothing(trained, multiple, limits):
     dataset = trained[0].datasets["train"]
     order = dataset.ordered_indices()
     batches = dataset.batch_by_size(order, *limits, multiple)
-    assert [index for batch in batches for index in batch] == list(order)
-    for batch in batches:
-        assert limits[0] is None or len(batch) * dataset.frames[batch].max() <= limits[0]
-        assert limits[1] is None or len(batch) <= limits[1]
+    assert [index for rows in batches for index in rows] == list(order)
+    for rows in batches:
+        assert limits[0] is None or len(rows) * dataset.frames[rows].max() <= limits[0]
+        assert limits[1] is None or len(rows) <= limits[1]
     if limits == (None, 3):
         assert [len(batch) for batch in batches] == [2, 2, 2, 2] if multiple == 2 else [3, 3, 2]
 
