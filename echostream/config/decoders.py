@@ -36,6 +36,9 @@ class MTDecoderConfig:
     that every sentence starts with in place of end-of-sentence. The prompt is never written.
     ``alignment_heads`` are pairs of layer and head, from 0, whose cross-attention follows the
     speech: the AlignAtt policy looks at them, unless it is told of a layer.
+
+    ``no_repeat_ngram`` keeps a decoder from going round in circles: no run of so many tokens is
+    written twice in a sentence; 0: it may.
     """
 
     layers: int = 4
@@ -50,9 +53,14 @@ class MTDecoderConfig:
     scale_embeddings: bool = field(default=True, metadata=MAY_BE_MISSING)
     prompt: tuple[int, ...] = field(default=(), metadata=MAY_BE_MISSING)
     alignment_heads: tuple[tuple[int, int], ...] = field(default=(), metadata=MAY_BE_MISSING)
+    no_repeat_ngram: int = field(default=0, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:
         require_heads("mt", self.embed_dim, self.attention_heads)
+        require(
+            self.no_repeat_ngram >= 0,
+            f"mt: no_repeat_ngram must not be negative, got {self.no_repeat_ngram}",
+        )
         for layer, head in self.alignment_heads:
             require(
                 0 <= layer < self.layers and 0 <= head < self.attention_heads,

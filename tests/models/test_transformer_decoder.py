@@ -7,7 +7,7 @@ import torch
 
 from echostream.config import MTDecoderConfig
 from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
-from echostream.models.decoders.transformer_decoder import TransformerMTDecoder
+from echostream.models.decoders.transformer_decoder import TransformerMTDecoder, repeating
 from echostream.models.kv_cache import TRIM_SLACK, KVCache, causal_mask
 from echostream.models.transformer_layer import visible_mask
 from echostream.streaming import PerRow, state_bytes
@@ -326,3 +326,42 @@ def test_visibility_of_one_frame_segments():
         always, always, 4, lagging_k1=0, stride_n=1, segment_ends=[1, 2, 3, 4, 5, 6]
     )
     assert visible.tolist() == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("written", "size", "forbidden"),
+    [
+        ((5, 6, 7, 5, 6), 3, {7}),
+        ((5, 5, 5), 2, {5}),
+        ((5, 6, 7), 3, set()),
+        ((5, 6), 3, set()),
+        ((1, 2, 3, 1, 2, 4, 1, 2), 3, {3, 4}),
+        ((8, 9, 8), 1, {8, 9}),
+    ],
+)
+def test_what_would_repeat(written, size, forbidden):
+    assert set(repeating(written, size)) == forbidden
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [1, 3])
+def test_no_run_is_written_twice(beam):
+    """Over several decisions of a sentence, and after words were taken back."""
+    source = frames(4)
+    runs = {}
+    for size in (0, 2):
+        torch.manual_seed(3)
+        decoder = make(no_repeat_ngram=size)
+        state = decoder.read(source, decoder.init_state())
+        tokens: list[int] = []
+        for count in (5, 4, 6):
+            found = decoder.decode(state, max_new_tokens=count, final=False, beam=beam)
+            found = found.keep(max(len(found.tokens) - 1, 0), state)
+            tokens += found.tokens
+            state = found.state
+            assert state.written == ((*tokens,),)
+        runs[size] = tokens
+    pairs = list(zip(runs[2], runs[2][1:], strict=False))
+    assert len(pairs) == len(set(pairs))
+    again = list(zip(runs[0], runs[0][1:], strict=False))
+    assert len(again) > len(set(again))  # this decoder does go round in circles

@@ -42,11 +42,13 @@ class MTState:
             processed.
         sources: cross-attention keys and values of all source frames read.
         last_tokens: the token that each row's next position reads.
+        written: the tokens of each row's sentence so far.
     """
 
     cache: KVCache
     sources: KVCache
     last_tokens: PerRow
+    written: PerRow
 
     @property
     def length(self) -> int:
@@ -66,8 +68,14 @@ class MTState:
 
     def truncate(self, length: int, last_token: int) -> MTState:
         """Forget target positions of the only row from ``length`` on; the source stays."""
-        cache = self.cache.truncate(length)
-        return replace(self, cache=cache, last_tokens=PerRow((last_token,)))
+        (written,) = self.written
+        kept = max(len(written) - (self.length - length), 0)
+        return replace(
+            self,
+            cache=self.cache.truncate(length),
+            last_tokens=PerRow((last_token,)),
+            written=PerRow((tuple(written[:kept]),)),
+        )
 
 
 class TransformerMTDecoder(nn.Module):
@@ -126,6 +134,7 @@ class TransformerMTDecoder(nn.Module):
             init_cache(self.layers, "self_attn", batch_size),
             init_cache(self.layers, "encoder_attn", batch_size),
             PerRow.of(self.prompt[-1], batch_size),
+            PerRow.of((), batch_size),
         )
 
     def read(
@@ -313,6 +322,14 @@ class TransformerMTDecoder(nn.Module):
             log_probs[first, self.eos] = -torch.inf
         return log_probs
 
+    def _unrepeated(self, log_probs: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
+        """(B, V) log-probabilities without what would go round in circles, behind each row's
+        tokens of the sentence; changed in place."""
+        size = self.config.no_repeat_ngram
+        for row, tokens in enumerate(written if size else ()):
+            log_probs[row, repeating(tokens, size)] = -torch.inf
+        return log_probs
+
     def decode(
         self, state: MTState, *, max_new_tokens: int, final: bool, beam: int = 1
     ) -> Hypothesis:
@@ -410,7 +427,9 @@ class TransformerMTDecoder(nn.Module):
                 hidden, state, seen = self.step_attending(inputs, state, layer, lengths=counts)
                 slots = state.sources.newest_slots(self.config.source_context_frames)
                 weights = [w[own] for w, own in zip(seen[:, 0].tolist(), slots, strict=True)]
-            values, best = self._log_probs(hidden, positions).max(dim=-1)
+            so_far = [(*a, *b) for a, b in zip(state.written, tokens, strict=True)]
+            log_probs = self._unrepeated(self._log_probs(hidden, positions), so_far)
+            values, best = log_probs.max(dim=-1)
             states.append(hidden)
             last = list(state.last_tokens)
             for row, (token, value) in enumerate(zip(best.tolist(), values.tolist(), strict=True)):
@@ -434,7 +453,8 @@ class TransformerMTDecoder(nn.Module):
         # The position of an end-of-sentence or another token that was not accepted is forgotten.
         kept = [len(own) + end for own, end in zip(tokens, finished, strict=True)]
         lengths = [start + count for start, count in zip(before, kept, strict=True)]
-        state = replace(state, cache=state.cache.truncate(lengths))
+        so_far = PerRow((*a, *b) for a, b in zip(state.written, tokens, strict=True))
+        state = replace(state, cache=state.cache.truncate(lengths), written=so_far)
         hidden = torch.cat(states, dim=1)
         return [
             Hypothesis(
@@ -463,7 +483,9 @@ class TransformerMTDecoder(nn.Module):
         batch = state
         for step in range(max_new_tokens):
             hidden, following = self.step(last, batch)
+            so_far = [(*state.written[0], *h.tokens) for h in live]
             log_probs = self._log_probs(hidden, [start + step] * len(live))
+            log_probs = self._unrepeated(log_probs, so_far)
             scores = log_probs + log_probs.new_tensor([h.score for h in live])[:, None]
             width = min(2 * beam, scores.numel())
             values, flat = scores.flatten().topk(width)
@@ -495,7 +517,11 @@ class TransformerMTDecoder(nn.Module):
                 break
         for row, hypothesis in enumerate(live):
             own = _selected(batch, [row], state.sources)
-            own = replace(own, last_tokens=PerRow(hypothesis.tokens[-1:]))
+            own = replace(
+                own,
+                last_tokens=PerRow(hypothesis.tokens[-1:]),
+                written=PerRow(((*state.written[0], *hypothesis.tokens),)),
+            )
             live[row] = replace(hypothesis, state=own)
         # Unfinished hypotheses compete only when nothing finished or the source goes on.
         candidates = done if done and final else [*done, *live]
@@ -513,10 +539,11 @@ class TransformerMTDecoder(nn.Module):
         sources: KVCache,
     ) -> Hypothesis:
         """A hypothesis that predicted end-of-sentence; see :meth:`decode` for ``final``."""
+        so_far = PerRow(((*before.written[0], *parent.tokens),))
         if final:
-            own = _selected(after, [row], sources)
+            own = replace(_selected(after, [row], sources), written=so_far)
             return Hypothesis(parent.tokens, grown, own, True, score)
-        own = _selected(before, [row], sources)
+        own = replace(_selected(before, [row], sources), written=so_far)
         if parent.tokens:
             own = replace(own, last_tokens=PerRow(parent.tokens[-1:]))
         return Hypothesis(parent.tokens, parent.hidden, own, False, score)
@@ -526,4 +553,18 @@ def _selected(state: MTState, rows: Sequence[int], sources: KVCache) -> MTState:
     """Rows of a beam's target side; all share the one-row ``sources``."""
     shared = sources if len(rows) == 1 else sources.repeat(len(rows))
     last = PerRow(state.last_tokens[row] for row in rows)
-    return MTState(take_rows(state.cache, rows), shared, last)
+    written = PerRow(state.written[0] for _ in rows)
+    return MTState(take_rows(state.cache, rows), shared, last, written)
+
+
+def repeating(tokens: Sequence[int], size: int) -> list[int]:
+    """What would write a run of ``size`` tokens for the second time, behind ``tokens``."""
+    before = tuple(tokens[len(tokens) - size + 1 :]) if size > 1 else ()
+    if len(tokens) < size:
+        return []
+    starts = range(len(tokens) - size + 1)
+    return [
+        tokens[start + size - 1]
+        for start in starts
+        if tuple(tokens[start : start + size - 1]) == before
+    ]
