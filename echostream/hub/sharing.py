@@ -18,6 +18,7 @@ from echostream.checkpoint import (
     MODEL_FILE,
     PROVENANCE_FILE,
     WEIGHT_FILES,
+    System,
     install,
     load_model_dir,
     read_provenance,
@@ -32,6 +33,8 @@ from echostream.hub.remote import FetchError, HubStore, require_hub
 from echostream.hub.table import HubFile
 from echostream.int8_storage import SCALE
 from echostream.streamspeech.convert import check_sizes
+from echostream.voice.folder import Voice
+from echostream.voice.named import OWN, OWN_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ def push(
     store = store or HubStore.from_environment()
     parse_shared(f"{SHARED}{repo}")
     folder = resolve_model(model)
-    system = load_model_dir(folder)  # only what is whole is shared
+    system = load_whole(folder)  # only what is whole is shared
     foreign = read_provenance(folder).get("licences") or []
     if foreign and not accept_licence:
         told = "; ".join(f"{one.get('covers')}: {one.get('name')}" for one in foreign)
@@ -165,7 +168,7 @@ def fetch_shared(name: str, *, store: HubStore | None = None, cache: Path | None
                 files.append({"file": file, "size": digest.size, "sha256": digest.sha256})
             origin = read_provenance(work)
             check_claims(work)
-            load_model_dir(work)
+            load_whole(work)
             write_provenance(
                 work,
                 {
@@ -180,6 +183,18 @@ def fetch_shared(name: str, *, store: HubStore | None = None, cache: Path | None
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def load_whole(folder: Path) -> System:
+    """A model directory, and the voice of its own if it has one.
+
+    Raises:
+        FileNotFoundError, ValueError: something is missing or damaged.
+    """
+    system = load_model_dir(folder)
+    if system.config.speech.voice == OWN:
+        Voice.load(folder / OWN_FOLDER)
+    return system
 
 
 def check_claims(folder: Path) -> None:

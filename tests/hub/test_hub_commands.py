@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 import echostream.hub.hub_commands as commands
 from echostream.checkpoint import load_model_dir, read_provenance, save_model_dir
 from echostream.cli import main
+from echostream.config import SpeechConfig
 from echostream.hub.names import cached_folder
 from tests.hub.server import Fault
+from tests.voice.conftest import voice  # noqa: F401
 
 
 def errors(capsys) -> str:
@@ -105,6 +109,21 @@ def test_a_model_directory_goes_to_the_hub_and_back(system, model_dir, hub, stor
     repo.commit("d" * 40, {"config.yaml": files["config.yaml"].bytes() + b"\n# newer\n"})
     assert main(["fetch", "hf:me/mine"]) == 0
     assert "newer" in (cached_folder("hf:me/mine") / "config.yaml").read_text()
+
+
+def test_a_voice_of_its_own_goes_with_it(system, voice, tmp_path, hub, store, writer, capsys):  # noqa: F811
+    config = replace(system.config, speech=SpeechConfig(voice="own"))
+    known = {"own": SimpleNamespace(voice=voice)}
+    save_model_dir(tmp_path / "m", replace(system, config=config, voices=known))
+    assert main(["push-to-hub", str(tmp_path / "m"), "me/mine"]) == 0
+    assert main(["fetch", "hf:me/mine"]) == 0
+    folder = cached_folder("hf:me/mine") / "voice"
+    assert len(list(folder.iterdir())) == 3
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / "m" / "voice" / path.name).read_bytes()
+    (tmp_path / "m" / "voice" / "prosody.safetensors").write_bytes(b"x")
+    assert main(["push-to-hub", str(tmp_path / "m"), "me/other"]) == 2
+    assert "not a prosody file" in errors(capsys)
 
 
 def test_pushing_needs_a_token_that_may_write(model_dir, hub, store, capsys):

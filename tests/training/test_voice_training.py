@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from echostream.config import to_dict
 from echostream.models.decoders.phone_prosody import PhoneProsodyConfig
 from echostream.training.units.sequences import read_units, reduce_units
 from echostream.training.vocoder.train_vocoder import main as train_vocoder
@@ -15,6 +16,7 @@ from echostream.training.voice import assemble, material, prosody
 from echostream.training.voice.material import make_inventory, read_utterances, write_material
 from echostream.training.voice.prosody import ProsodyTrainer, ProsodyTrainingConfig, cut_piece
 from echostream.voice.folder import Voice, load_prosody, read_inventory
+from tests.training.small_vocoders import VOCOS
 
 RATE, FRAME = 16000, 200
 LENGTHS = {"a": 4, "b": 2, "c": 1, " ": 1}
@@ -230,16 +232,10 @@ def test_parts_become_a_voice_that_speaks(tmp_path, speech, monkeypatch):
 
 
 def small_vocoder():
-    from dataclasses import replace
-
-    from echostream.config import to_dict
-    from echostream.training.vocoder.training_settings import preset
-
-    config = preset("vocos-test")
     vocoder = replace(
-        config.vocoder, num_embeddings=12, pitch_classes=2, hop_samples=FRAME, frames_per_unit=1
+        VOCOS.vocoder, num_embeddings=12, pitch_classes=2, hop_samples=FRAME, frames_per_unit=1
     )
-    return to_dict(replace(config, vocoder=vocoder, updates=3))
+    return to_dict(replace(VOCOS, vocoder=vocoder, updates=3))
 
 
 def test_commands_say_what_is_wrong(tmp_path, capsys):
