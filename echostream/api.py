@@ -165,7 +165,7 @@ class LiveTranslation:
         return self.session.push(np.zeros(0, dtype=np.float32), rate, final=True)
 
     def translation(self, decisions: Sequence[Decision]) -> Translation:
-        """Everything that was said so far, in one piece.
+        """Everything that was said so far, as one translation.
 
         Args:
             decisions: all that :meth:`push` and :meth:`finish` returned.

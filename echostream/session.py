@@ -132,7 +132,7 @@ class Session:
 
     @property
     def model_rate(self) -> int:
-        """Sample rate that the model hears at, in Hz."""
+        """Sample rate that the model reads at, in Hz."""
         return self.pipeline.system.config.frontend.sample_rate
 
     @property

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""N live speakers on one server: who still hears in time?
+"""N live speakers on one server: who still gets the translation in time?
 
     python scripts/load_test.py --serve --sessions 1 4 8 12 16
     python scripts/load_test.py --serve --max-batch 1 --sessions 12

@@ -46,7 +46,7 @@ def main() -> int:
     )
     parser.add_argument("out", type=Path, metavar="OUT.png")
     parser.add_argument("--width", type=int, default=1180)
-    parser.add_argument("--sentences", type=int, default=4, help="heard before it is taken")
+    parser.add_argument("--sentences", type=int, default=4, help="finished before it is taken")
     args = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:

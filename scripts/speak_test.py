@@ -4,7 +4,7 @@
     python scripts/speak_test.py --words 1 2 100
 
 Speaks the reference translations of the shipped test clips, so many words at a time, and prints
-word error rate and BLEU of what pocketsphinx (extra asr) hears against the text.
+word error rate and BLEU of what pocketsphinx (extra asr) transcribes against the text.
 """
 
 import argparse

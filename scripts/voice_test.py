@@ -58,7 +58,7 @@ def ways_of_speaking(
         units.append(wave.numpy())
     for count in words:
         speaker = VoiceSpeaker(speaking, words=count)
-        name = f"text, {count} words at a time" if count else "text, in one piece"
+        name = f"text, {count} words at a time" if count else "text, at once"
         sounds[name] = []
         for utterance in utterances:
             pieces, _ = speaker.step(utterance.text, speaker.init_state(), final=True)
@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("--voice", type=Path, required=True)
     parser.add_argument("--speech", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="use only the first N test sentences")
-    parser.add_argument("--words", type=int, nargs="*", default=[0, 2], help="0: in one piece")
+    parser.add_argument("--words", type=int, nargs="*", default=[0, 2], help="0: whole sentences")
     parser.add_argument("--lag-ms", type=float, default=50.0, help="of labels behind the sound")
     parser.add_argument("--asr-model", nargs="+", default=["pocketsphinx"])
     parser.add_argument("--report", type=Path, help="write transcripts and figures, JSON")

@@ -116,7 +116,7 @@ def test_commands_and_their_flags_exist(name):
             assert not flags, f"{name}: {line}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
 def test_scripts_exist(name):
     for script in re.findall(r"\b(?:scripts|examples)/\w+\.(?:py|sh)\b", (ROOT / name).read_text()):
         assert (ROOT / script).is_file(), f"{name} names {script}"

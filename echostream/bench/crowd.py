@@ -78,7 +78,7 @@ def crowd(
     for number in range(WARM_ROUNDS + STAGGER + rounds):
         due = [session for session in own if session.index % STAGGER <= number]
         for session in due:
-            # Everybody hears another part of it.
+            # Every session reads another part of it.
             first = session.received + 1013 * session.index
             piece = np.take(clip, range(first, first + size), mode="wrap")
             session.feed(piece, RATE)

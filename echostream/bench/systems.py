@@ -65,7 +65,7 @@ class Rates:
 
 
 def random_system(name: str) -> System:
-    """Random weights in the sizes of a preset; pieces are made up to fill the vocabularies."""
+    """Random weights in the sizes of a preset; subwords are made up to fill the vocabularies."""
     config = preset(name)
     if isinstance(config.encoder, ChunkConformerConfig):
         # As converted checkpoints are: StreamSpeech's decoders see everything.

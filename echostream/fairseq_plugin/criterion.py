@@ -73,7 +73,7 @@ class EchoStreamCriterionConfig(FairseqDataclass):
         default=0,
         metadata={
             "help": "train only encoder and recognition for so many updates first: they cost a "
-            "fraction, and an encoder that hears something does not collapse"
+            "fraction, and an encoder that recognises something does not collapse"
         },
     )
     unit_interval: int = field(
@@ -105,7 +105,7 @@ class EchoStreamCriterionConfig(FairseqDataclass):
     distill_whole: bool = field(
         default=False,
         metadata={
-            "help": "the teacher hears everything at once (default: in the student's segments)"
+            "help": "the teacher reads everything at once (default: in the student's segments)"
         },
     )
     rdrop_alpha: float = field(default=0.0, metadata={"help": "accepted; must be 0"})

@@ -76,7 +76,7 @@ class EchoStreamDataset(FairseqDataset):
     """
 
     ends_sentences = False  # whether the texts of the CTC heads end with a symbol
-    keep_clean = False  # whether batches hold the features that a teacher hears
+    keep_clean = False  # whether batches hold the features that a teacher reads
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class ServedModel:
             it, StreamSpeech's models hear sentence by sentence and go on from what they know.
         title: for people.
         source_language, target_language: of the model, if known.
-        gate: keeps what is no speech from it; None: it hears everything.
+        gate: keeps what is no speech from it; None: it gets everything.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Catalog:
         for folder in folders:
             loaded = load(folder)
             model = served(folder, loaded)
-            # As published, a stream is one sentence, and everything is heard.
+            # As published, a stream is one sentence, and all of it is read.
             more = [recomputing(model)] if model.streamspeech else []
             system, gate = for_streams(loaded, given=given), gate_for(loaded, vad)
             models += [replace(model, system=system, gate=gate), *more]

@@ -73,7 +73,7 @@ def speak_text(speaker: TextSpeaker | VoiceSpeaker, pieces: Iterable[str]) -> It
 
 @contextlib.contextmanager
 def loudspeaker(wanted: bool, name: str | None, rate: int) -> Iterator[Callable[[np.ndarray], Any]]:
-    """Yields what takes samples; in the end waits until all of them have been heard.
+    """Yields what takes samples; in the end waits until all of them have been played.
 
     Raises:
         ValueError: there is no loudspeaker, or what drives it is missing.

@@ -167,7 +167,7 @@ def _join(pieces: list[Piece]) -> Piece:
 
 
 class SpokenSession:
-    """A stream of utterances through a model that hears one at a time; like a
+    """A stream of utterances through a model that reads one at a time; like a
     :class:`~echostream.session.Session`, its decisions are in the source's time.
 
     Args:

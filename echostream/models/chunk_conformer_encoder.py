@@ -1,7 +1,7 @@
 """StreamSpeech's chunk Conformer encoder behind the encoder interface of this package.
 
 ``forward`` encodes whole utterances as the original does. ``step`` encodes a stream and returns,
-after any input, exactly what ``forward`` would return for everything heard so far, but computes
+after any input, exactly what ``forward`` would return for all source so far, but computes
 only what is not settled yet: final frames are handed out once, provisional ones (of chunks that
 are still incomplete) again at every step.
 

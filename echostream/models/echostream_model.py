@@ -221,7 +221,7 @@ class EchoStreamModel(nn.Module):
     def init_listening(
         self, batch_size: int = 1, *, chunk_ms: int = 320, **encoder_options: int
     ) -> ListeningState:
-        """Before anything was heard."""
+        """Before any source."""
         none = PerRow.of(CollapseState(), batch_size)
         return ListeningState(
             self.encoder.open_stream(batch_size, chunk_ms, **encoder_options),
@@ -347,7 +347,7 @@ class EchoStreamModel(nn.Module):
         stands: Sequence[Stands | None] | None = None,
         attention_layer: int | None = None,
     ) -> list[Hypothesis]:
-        """Write target subwords against the source heard so far; see
+        """Write target subwords against the source so far; see
         :meth:`TransformerMTDecoder.decode_rows`.
 
         Args:

@@ -59,7 +59,7 @@ class Encoder(Protocol):
         embed_dim: D.
         joins_rows: rows at different positions can step together
             (:func:`echostream.streaming.join_rows` of their states).
-        utterances_only: it was made for single utterances: its cost grows with what it has heard,
+        utterances_only: it was made for single utterances: its cost grows with the source,
             and it starts anew with every sentence of a stream.
     """
 

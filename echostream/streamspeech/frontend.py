@@ -1,6 +1,6 @@
 """The filterbank of StreamSpeech's agents, as published and incrementally.
 
-At every policy call the original cuts the source heard so far to whole frames (10 ms each behind
+At every policy call the original cuts the source so far to whole frames (10 ms each behind
 15 ms of hold-back, at the source's rate), resamples what is left as a signal of its own and
 computes the filterbank of all of it. The cut is a hard edge for the resampler, so the last frame
 comes out a little different from what it is once more source has come.
@@ -32,7 +32,7 @@ def whole_frames(received: int, sample_rate: int, config: FrontendConfig) -> tup
 def whole_features(
     samples: np.ndarray, sample_rate: int, config: FrontendConfig, cmvn: CMVN
 ) -> Tensor:
-    """(T,) everything heard to normalised (frames, bins), computed from scratch."""
+    """(T,) all source to normalised (frames, bins), computed from scratch."""
     frames, used = whole_frames(len(samples), sample_rate, config)
     if not frames:
         return torch.zeros(0, config.num_mel_bins)

@@ -66,7 +66,7 @@ def length_limit(task: Task, frames: int) -> int:
 
 class StreamSpeechPipeline(Pipeline):
     """The incremental pipeline with the filterbank and the convolution chunks of StreamSpeech's
-    agents. It hears what they hear at every decision, and goes on from what it has written."""
+    agents. It reads what they read at every decision, and goes on from what it has written."""
 
     def __init__(self, system: System, **options: Any) -> None:
         super().__init__(system, **options)
@@ -209,7 +209,7 @@ class RecomputePipeline(StreamPipeline[RecomputeState]):
     def take(
         self, samples: np.ndarray, state: RecomputeState
     ) -> Generator[Any, Any, Taken[RecomputeState]]:
-        """One policy call on everything heard so far, of no use to other streams."""
+        """One policy call on all source so far, of no use to other streams."""
         yield from ()
         everything = np.concatenate([state.samples, samples])
         state = replace(state, samples=everything, processed=len(everything))
@@ -220,14 +220,14 @@ class RecomputePipeline(StreamPipeline[RecomputeState]):
         return (output,), state
 
     def features(self, samples: np.ndarray, sample_rate: int) -> Tensor:
-        """Normalised filterbank (frames, bins) of everything heard."""
+        """Normalised filterbank (frames, bins) of all source so far."""
         return whole_features(samples, sample_rate, self.system.config.frontend, self.system.cmvn)
 
     @torch.no_grad()
     def decide(
         self, features: Tensor, state: RecomputeState, watch: Stopwatch | None = None
     ) -> tuple[Decision, RecomputeState]:
-        """One policy call on the (frames, bins) features of everything heard;
+        """One policy call on the (frames, bins) features of all source so far;
         ``state.finished`` says that the source has ended."""
         model = self.system.model
         weight = next(model.parameters())

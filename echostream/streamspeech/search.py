@@ -57,7 +57,7 @@ class Predictor:
 
     Args:
         decoder: text decoder.
-        encoder_out: (S, 1, D) everything heard.
+        encoder_out: (S, 1, D) of all source so far.
     """
 
     def __init__(self, decoder: TransformerMTDecoder, encoder_out: Tensor) -> None:

@@ -152,11 +152,11 @@ def train_vocabulary(
 
     Args:
         model: ``.model`` file to write; ``.vocab`` and ``.txt`` come beside it.
-        vocab_size: pieces with the four special symbols, as fairseq counts.
+        vocab_size: subwords with the four special symbols, as fairseq counts.
         threads: more than one add up floats in any order.
 
     Raises:
-        ValueError: the text does not support so many pieces.
+        ValueError: the text does not support so many subwords.
     """
     written = io.BytesIO()
     try:
@@ -188,7 +188,7 @@ def train_vocabulary(
 
 
 def write_pieces(folder: Path, model: Path, texts: Mapping[str, Sequence[tuple[str, str]]]) -> None:
-    """Write ``<split>.tsv`` of pieces.
+    """Write ``<split>.tsv`` of subwords.
 
     Args:
         model: SentencePiece model.

@@ -163,10 +163,10 @@ class Pipeline(StreamPipeline[PipelineState]):
     def _split(
         self, emitted: CTCOutput, frames: Tensor, features: Features, state: PipelineState
     ) -> tuple[list[Span], Features | None, PipelineState]:
-        """Assign what was heard to sentences.
+        """Assign the new source to sentences.
 
         Returns:
-            The spans in order, the features that a restarted encoder hears next (or None), and
+            The spans in order, the features that a restarted encoder reads next (or None), and
             the new state.
         """
         learned = self.endpoints.config.method == "learned"
@@ -177,7 +177,7 @@ class Pipeline(StreamPipeline[PipelineState]):
         rest = None
         if self.restarts:
             if boundaries:
-                # What follows the boundary is heard again, by an encoder that knows nothing else.
+                # What follows the boundary is read again, by an encoder that knows nothing else.
                 boundaries, endpoint = boundaries[:1], self.endpoints.init_state()
             rest, recent = unsettled(features, state.recent, boundaries, emitted.frames)
             state = replace(state, recent=recent)
@@ -197,14 +197,14 @@ class Pipeline(StreamPipeline[PipelineState]):
         self, features: Tensor, state: PipelineState
     ) -> tuple[Tensor, PipelineState]:
         """Start an encoder anew that remembers everything, where nobody has spoken for as long as
-        the longest sentence: what it has not settled yet is heard again, before ``features``."""
+        the longest sentence: what it has not settled yet is read again, before ``features``."""
         if state.recent is not None:
             features = concatenate([state.recent, features], axis=1)
         state = replace(state, recent=None, endpoint=self.endpoints.init_state())
         return features, self._restarted(state)
 
     def _restarted(self, state: PipelineState) -> PipelineState:
-        """Encoder and CTC heads forget what they heard."""
+        """Encoder and CTC heads forget the source."""
         listening = self.system.model.init_listening(
             chunk_ms=self.chunk_ms, **self.encoder_options()
         )

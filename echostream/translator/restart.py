@@ -26,7 +26,7 @@ def unsettled(
         frames: encoder frames that this step settled.
 
     Returns:
-        What a restarted encoder hears next (None without a boundary), and the features to keep.
+        What a restarted encoder reads next (None without a boundary), and the features to keep.
     """
     provisional = isinstance(features, StreamFeatures)
     new = features.final if provisional else features

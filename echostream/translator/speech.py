@@ -1,7 +1,7 @@
-"""When what was written is spoken: words whole, and pieces that pause as little as they can.
+"""When what was written is spoken: words whole, and segments that pause as little as they can.
 
 Text goes on as the policy allows; what is spoken of it may wait a little, so that the silence
-before the next piece does not fall into a word.
+before the next segment does not fall into a word.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SpeakerState:
     Attributes:
         states: (1, H, D) text states of a word that may go on; None: nothing waits.
         tokens: its H subwords.
-        samples: (S,) speech of a piece that is too short to begin with; None: nothing waits.
+        samples: (S,) speech of a segment that is too short to begin with; None: nothing waits.
         backlog: speech that waits to be played.
         voiced: what a voice remembers; None where none speaks.
     """
@@ -144,7 +144,7 @@ class Speaker:
         return units, waveform, replace(model, speech=speech), state
 
     def _too_short(self, written: Written, state: SpeakerState) -> bool:
-        """Whether a piece waits for more: while speech is played, waiting would make a gap."""
+        """Whether a segment waits for more: while speech is played, waiting would make a gap."""
         playing = waiting_ms(state.backlog, written.source_ms)
         return not (written.ends or playing) and self._held_ms(state) < self.speech.min_piece_ms
 

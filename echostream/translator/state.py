@@ -57,8 +57,8 @@ class PipelineState(StreamState):
 
 
 def begin_with(rest: TextEndState, span: Span, state: PipelineState) -> PipelineState:
-    """Begin a sentence, of which ``span`` is to be written, with what the one before had heard
-    beyond its end."""
+    """Begin a sentence, of which ``span`` is to be written, with the source that the one
+    before had read beyond its end."""
     frames, emitted = rest.frames.shape[1], span.emitted
     if not span.ends:
         first = frames - 1 - rest.asr[0]

@@ -69,7 +69,7 @@ class Decision:
         mt_tokens, units: target subwords and speech units; all so far where the pipeline revises.
         transcript, translation: newly completed words.
         transcript_tail, translation_tail: what may still change behind them.
-        text: what a text agent as published writes, pieces and all; None for others.
+        text: what a text agent as published writes, subwords and all; None for others.
         waveform: (T,) float32 new samples.
         sample_rate: of the waveform.
         compute_ms: time per stage; of what several streams computed together, an equal share.

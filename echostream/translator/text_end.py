@@ -4,7 +4,7 @@ Where two sentences touch, the head may emit no end-of-sentence symbol between t
 decoder, though, translates the first one and then wants to end; it would do so for ever, and what
 is said next would be lost. So once it has wanted to end, and has written nothing while enough
 source tokens came, the sentence is ended in retrospect: at the frame around that moment where the
-head found its symbol likeliest, which is where training cuts too. What was heard behind it begins
+head found its symbol likeliest, which is where training cuts too. What came behind it begins
 the next sentence; the encoder's stream goes on unbroken.
 """
 
@@ -27,13 +27,13 @@ REACH = 32
 
 @dataclass(frozen=True)
 class TextEndState:
-    """What was heard of the sentence under way, from at most :data:`REACH` frames before the wish.
+    """The source of the sentence under way, from at most :data:`REACH` frames before the wish.
 
     Attributes:
         frames: (1, S, D) encoder frames; None before the first.
         scores: log probability of end-of-sentence, for each of them.
         asr, st: at which of them tokens were emitted, ascending.
-        wished: how many of them had been heard when the decoder wanted to end and had nothing more
+        wished: how many of them had come when the decoder wanted to end and had nothing more
             to write; None where it has not.
     """
 
@@ -81,7 +81,7 @@ class TextEnds:
         return state if state.wished is not None else replace(state, wished=len(state.scores))
 
     def find(self, state: TextEndState) -> TextEndState | None:
-        """What was heard of the next sentence, if the one under way has ended without a sign."""
+        """The source of the next sentence, if the one under way has ended without a sign."""
         if state.wished is None:
             return None
         behind = _last_with(self.tokens, state.asr)

@@ -1,7 +1,7 @@
 """English text in, as it comes; speech out.
 
-A sentence ends at a line's end and behind ``. ! ?``. It is spoken in pieces of a number of words,
-or whole. A piece is never touched again, so speech depends on the text and the size of the pieces,
+A sentence ends at a line's end and behind ``. ! ?``. It is spoken in segments of a number of words,
+or whole. A segment is never touched again, so speech depends on the text and the size of segments,
 not on how the text arrived.
 """
 

@@ -114,7 +114,7 @@ class OnnxModel:
         return ArrayState(self.init_listening(chunk_ms=chunk_ms), self._init_mt(), self._speech())
 
     def init_listening(self, *, chunk_ms: int = 320) -> ArrayListening:
-        """Before anything was heard; steps bring chunks of any length."""
+        """Before any source; steps bring chunks of any length."""
         tensors = {
             name: np.zeros(self.manifest.state[name], dtype=np.float32)
             for name in ("first", "second", "left", "memory", "conv")

@@ -1,6 +1,6 @@
 """SimulEval's loop over a test set, several utterances at a time.
 
-Every utterance has its own states and hears its own segments in their order, so what is written,
+Every utterance has its own states and reads its own segments in their order, so what is written,
 when in the source, and the log of it are what SimulEval's own loop leaves. Time is not: an
 utterance waits for its neighbours, and what was computed together belongs to nobody. So the log
 holds no ``elapsed`` (as stock SimulEval's of speech does not), and computation-aware figures cannot

@@ -1,9 +1,8 @@
 """Speech of a run as somebody hears it who listens while it is played: words and their times.
 
-The wav of a run holds what is played from the first piece on, with silence where the output waited.
-Recognisers are made for utterances, so it is cut where nothing is heard for a while, and what is
-recognised in each stretch is put back on the time axis of the source, which the log knows.
-
+The wav of a run holds what is played from the first segment on, with silence where the output
+waited. Recognisers are made for utterances, so it is cut where there is silence for a while, and
+what is recognised in each stretch is put back on the time axis of the source, which the log knows.
 Words that were recognised are kept beside the run, by what they were recognised from, so that an
 interrupted recognition goes on where it was and another table costs nothing.
 """
@@ -213,7 +212,7 @@ def recognize_speech(run: RunFolder, recognition: Recognition) -> dict[int, list
     """Recognise the speech of a run.
 
     Returns:
-        Words by index of the utterance, in order; a word's time is when it has been heard to its
+        Words by index of the utterance, in order; a word's time is when it has been played to its
         end. Utterances without speech have none.
 
     Raises:

@@ -164,7 +164,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 @dataclass(frozen=True)
 class WordScores:
-    """Figures of words out, written or heard; None where nothing can be said.
+    """Figures of words out, written or recognised; None where nothing can be said.
 
     Attributes:
         bleu: of re-segmented sentences.
@@ -193,7 +193,7 @@ class TalkScores(WordScores):
             None without speech.
         sentences: of the references.
         ends: sentences that the system ended.
-        spoken: the speech as heard, if it was recognised.
+        spoken: the speech, if it was recognised.
     """
 
     first_tenth_ms: float

@@ -127,7 +127,7 @@ class PocketsphinxRecognizer:
 
     def _decode(self, samples: np.ndarray) -> None:
         decoder = self._decoder
-        # The front-end remembers what it has heard; without this a transcript would depend on the
+        # The front-end remembers earlier audio; without this a transcript would depend on the
         # order of the test set.
         decoder.reinit_feat()
         pcm = np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)

@@ -100,11 +100,11 @@ def _notes(result: ComparedRun) -> list[str]:
         )
     if run.is_speech and words and pieces / words > 1.0:
         notes.append(
-            f"{pieces / words:.1f} pieces per reference word: AL is pulled down; "
+            f"{pieces / words:.1f} segments per reference word: AL is pulled down; "
             "read ATD and StartOffset"
         )
     if latency.get("AL", 0.0) < 0:
-        notes.append("negative AL: it spaces pieces by reference words; read ATD")
+        notes.append("negative AL: it spaces segments by reference words; read ATD")
     if any(value == 1.0 for name, value in latency.items() if name.startswith("Degenerate")):
         notes.append("likely a degenerate policy (|EFSW - SWF| > 20 points)")
     if run.is_speech and run.is_reduced and "ASR_BLEU" not in result.quality:

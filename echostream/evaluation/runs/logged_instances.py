@@ -20,14 +20,14 @@ def speech_layout(
 ) -> tuple[list[list[float]], list[float]]:
     """Lay written speech on the time axis as SimulEval plays it.
 
-    A piece starts when it was written or when the piece before it ends, whichever is later.
+    A segment starts when it was written or when the one before it ends, whichever is later.
 
     Args:
-        delays: time at which each piece was written, ms.
-        durations: length of each piece, ms.
+        delays: time at which each segment was written, ms.
+        durations: length of each segment, ms.
 
     Returns:
-        ``[start, duration]`` of each piece, and the length of each silence between pieces, ms.
+        ``[start, duration]`` of each segment, and the length of each silence between segments, ms.
     """
     intervals: list[list[float]] = []
     silences: list[float] = []

@@ -19,19 +19,19 @@ from echostream.evaluation.runs.run_folder import RunFolder, Utterance
 
 METRICS = ("AL", "LAAL", "AP", "DAL", "ATD", "StartOffset", "EndOffset", "NumChunks", "RTF")
 SPEECH_METRICS = ("DiscontinuitySum", "DiscontinuityAve", "DiscontinuityNum")
-# ATD adds each piece's own compute to its start, so there compute overlaps the source already.
+# ATD adds each segment's own compute to its start, so there compute overlaps the source already.
 FIXED_METRICS = ("AL", "LAAL", "DAL", "StartOffset")
 NAN = float("nan")
 
 
 def overlapped_emissions(delays: Sequence[float], elapsed: Sequence[float]) -> list[float]:
-    """When each piece was out if compute runs while the source comes in.
+    """When each segment was out if compute runs while the source comes in.
 
     SimulEval's ``elapsed`` is the source position plus *all* compute since the start, as if the
     source stood still while the system computes, so it grows with the length of the utterance
-    even for a system that keeps up. Here a piece's compute starts when its source is there and
+    even for a system that keeps up. Here a segment's compute starts when its source is there and
     the compute before it is done: ``out[i] = max(delay[i], out[i-1]) + compute[i]``. Compute of
-    reading steps is charged to the next piece written, so this is an upper bound.
+    reading steps is charged to the next segment written, so this is an upper bound.
     """
     emissions: list[float] = []
     previous_out = previous_total = 0.0
@@ -74,7 +74,7 @@ def _overlapped(utterances: Sequence[Utterance]) -> list[Utterance]:
 
 @dataclass(frozen=True)
 class BacklogPoint:
-    """Speech still to be played right after a piece was written."""
+    """Speech still to be played right after a segment was written."""
 
     time_ms: float
     queued_ms: float
@@ -148,7 +148,7 @@ LATENCY = Metric(
         Column("ATD_CA", "ATD CA"),
         Column("StartOffset", "Start offset"),
         Column("EndOffset", "End offset"),
-        Column("NumChunks", "Pieces", 1),
+        Column("NumChunks", "Segments", 1),
         Column("DiscontinuitySum", "Gaps, sum"),
         Column("Backlog", "Backlog"),
         Column("RTF", "Playback / source", 2),

@@ -56,8 +56,8 @@ def remove_inserted_silence(
     Args:
         samples: the wav (T).
         sample_rate: its rate, Hz.
-        delays: when each piece was written, ms.
-        durations: length of each piece, ms.
+        delays: when each segment was written, ms.
+        durations: length of each segment, ms.
 
     Raises:
         SpeechLayoutError: the wav is not as long as the log says.

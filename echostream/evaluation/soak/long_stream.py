@@ -111,7 +111,8 @@ def without_speech(setup: Setup, sound: str, minutes: float) -> dict[str, Any]:
     """Let a system listen to one of ``sounds.SOUNDS``.
 
     Returns:
-        Words heard and written, samples of speech, those of sentences without a word, and sizes.
+        Words of source and translation, samples of speech, those of sentences without a word,
+        and sizes.
     """
     pipeline = open_pipeline(setup)
     session, growth = Session(pipeline, keep_tokens=False), Growth()
@@ -146,11 +147,11 @@ def without_speech(setup: Setup, sound: str, minutes: float) -> dict[str, Any]:
 
 
 class PlayedSpeech:
-    """Writes speech as SimulEval does: from the first piece on, with silence where it waits.
+    """Writes speech as SimulEval does: from the first segment on, with silence where it waits.
 
     Attributes:
-        delays, elapsed: when each piece was written, in ms, without and with all computation.
-        durations: ms of each piece.
+        delays, elapsed: when each segment was written, in ms, without and with all computation.
+        durations: ms of each segment.
     """
 
     def __init__(self, path: Path, sample_rate: int) -> None:
@@ -161,7 +162,7 @@ class PlayedSpeech:
         self._file = soundfile.SoundFile(path, "w", sample_rate, 1, subtype="PCM_16")
 
     def write(self, samples: np.ndarray, source_ms: float, compute_ms: float) -> None:
-        """Add a piece that was written at a point of source time."""
+        """Add a segment that was written at a point of source time."""
         end = source_ms if self._end is None else self._end
         start = max(end, source_ms)
         self._file.write(np.zeros(int(self.sample_rate * (start - end) / 1000), np.float32))

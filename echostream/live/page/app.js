@@ -123,7 +123,7 @@ class Run {
   addLane(name, index, count) {
     const model = modelOf(name);
     const lane = new Lane(titleOf(model), index > 0);
-    if (model.recompute) lane.note(`Computes all it has heard again at every chunk, as StreamSpeech was published; up to ${model.limit_s} s.`);
+    if (model.recompute) lane.note(`Computes everything again at every chunk, as StreamSpeech was published, up to ${model.limit_s} s.`);
     const listen = lane.find("listen");
     listen.hidden = count < 2;
     listen.querySelector("input").checked = index === 0;

@@ -54,7 +54,7 @@ class PolicyAction:
         max_new_tokens: 0 is READ; otherwise decode at most this many subwords.
         until_eos: the source has ended: decode to end-of-sentence and flush everything.
         drop_last_word: the last word may be unfinished, do not write it.
-        expected: what was heard calls for more text; so if the text decoder would rather end, it
+        expected: the source calls for more text; so if the text decoder would rather end, it
             takes the sentence for complete.
     """
 

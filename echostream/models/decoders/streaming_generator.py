@@ -12,7 +12,7 @@ never revised. So when frames arrive,
 Where N exceeds R, the N - R samples before the settled end are kept and everything after them is
 computed, the R samples that had seen zeros included. Where it does not, nothing is kept and the
 computation starts N samples before the new frames. Both bounds are exact: no sample is computed
-twice unless its value may change, none unless it can be heard.
+twice unless its value may change, none unless it is audible.
 
 Shapes: B streams, T positions, C channels; signals are (B, T, C).
 """

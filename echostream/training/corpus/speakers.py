@@ -17,7 +17,7 @@ class Speaker:
         voice: espeak-ng voice with its variant, as "es-419+f2".
         pitch: 0 to 99.
         rate_wpm: words per minute.
-        split: the only split in which the speaker is heard.
+        split: the only split in which the speaker speaks.
     """
 
     id: str

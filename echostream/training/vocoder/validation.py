@@ -1,4 +1,4 @@
-"""How good a vocoder is on held-out units: spectra, durations, and what a recogniser hears."""
+"""How good a vocoder is on held-out units: spectra, durations, and recognised words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def recogniser_is_installed() -> bool:
 
 
 def transcribe(sounds: Sequence[np.ndarray]) -> list[str]:
-    """What pocketsphinx hears in 16 kHz speech."""
+    """What pocketsphinx transcribes from 16 kHz speech."""
     # SimulEval's metrics live beside the recognisers; training alone needs neither.
     from echostream.evaluation.recognizers.recognizer import load_recognizer
 

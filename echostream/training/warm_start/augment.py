@@ -21,7 +21,7 @@ class AugmentOptions:
     """Shares of clips that get an effect, and how strong it is.
 
     Attributes:
-        room: share that is heard in a room, decaying by 60 dB within ``room_ms``.
+        room: share that is put into a room, decaying by 60 dB within ``room_ms``.
         noise: share with stationary noise at ``snr_db``.
         music: share with chords behind the speech at ``music_db`` below it.
         telephone, narrow: shares band-limited to 300 to 3600 Hz and to 5500 Hz.

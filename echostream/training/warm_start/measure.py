@@ -76,7 +76,7 @@ def plain_words(text: str) -> str:
 
 @torch.no_grad()
 def measure(system: System, clips: Sequence[HeldOut], *, batch: int = 8) -> Measured:
-    """Listen to clips in blocks of 320 ms and translate each when it was heard."""
+    """Listen to clips in blocks of 320 ms and translate each when it was read."""
     model, training = system.model, system.model.training
     model.eval()
     heard, said = [], []

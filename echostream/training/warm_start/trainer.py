@@ -57,7 +57,7 @@ class TrainingOptions:
         offset_frames: most frames of the stack that a clip stands behind a stream's beginning.
         alone: share of the time, at the start, in which heads and text decoder do not teach the
             encoder: fresh heads know nothing yet.
-        augmented: share of batches that the student hears through :func:`augment`.
+        augmented: share of batches that the student gets through :func:`augment`.
         seed: of all that is drawn.
     """
 
@@ -84,7 +84,7 @@ class Progress:
     Attributes:
         updates: optimiser steps.
         spent_s: wall time of all runs together.
-        audio_s: audio heard.
+        audio_s: audio read.
     """
 
     updates: int = 0
@@ -364,5 +364,5 @@ def _visible(tokens: int, size: int, frames: int, rng: random.Random) -> Tensor:
         return torch.full((size,), frames)
     behind = rng.randint(12, 50)
     at = (torch.arange(1, size + 1) * frames / tokens).long() + behind
-    at[tokens - 1 :] = frames  # the end of the sentence is known when all was heard
+    at[tokens - 1 :] = frames  # the end of the sentence is known when all was read
     return at.clamp(max=frames)
