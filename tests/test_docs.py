@@ -122,6 +122,14 @@ def test_scripts_exist(name):
         assert (ROOT / script).is_file(), f"{name} names {script}"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_extras_exist(name):
+    metadata = (ROOT / "pyproject.toml").read_text("utf-8")
+    known = set(re.findall(r"^([\w-]+) = \[", metadata, re.MULTILINE))
+    for extras in re.findall(r"(?:echostream|'\.|\"\.)\[([\w,-]+)\]", (ROOT / name).read_text()):
+        assert set(extras.split(",")) <= known, f"{name} names the extras {extras}"
+
+
 def test_pages_that_the_source_names_exist():
     folders = ("echostream", "agents", "scripts", "examples", "eval_configs", "tests")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*")]
