@@ -5,13 +5,8 @@
 #   bash scripts/test.sh ARG...       hand the arguments to pytest instead
 set -euo pipefail
 cd "$(dirname "$0")/.."
-<<<<<<< HEAD
-source scripts/setup.sh dev asr moonshine eval hf hub vad whisper ray train serve browser \
-    simulstream onnx voice docs
-=======
 source scripts/setup.sh dev asr moonshine eval hf hub vad whisper train serve browser \
-    simulstream onnx voice
->>>>>>> aa7a921 (Remove the grammar of echo-mini's texts and the Ray runner)
+    simulstream onnx voice docs
 
 if [ "$#" -gt 0 ]; then
     exec python -m pytest "$@"
