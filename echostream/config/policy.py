@@ -27,12 +27,22 @@ class PolicyConfig:
     all layers averaged).
     """
 
-    name: Literal["ctc", "wait_k", "alignatt"] = setting("ctc", "READ/WRITE rule", flag="policy")
-    lagging_k1: int = setting(0, "subwords that writing lags behind ST CTC", at_least=0)
+    name: Literal["ctc", "wait_k", "wait_k_ctc", "alignatt"] = setting(
+        "ctc", "READ/WRITE rule", flag="policy"
+    )
+    lagging_k1: int = setting(
+        0, "subwords that writing lags behind ST CTC (wait_k_ctc: behind ASR CTC)", at_least=0
+    )
     stride_n: int = setting(1, "subwords written at a time", at_least=1)
     segment_size: int = setting(320, "source segment of wait_k", unit="ms", at_least=1)
     whole_word: bool | None = setting(
         None, "hold back unfinished words (auto: from chunks of 640 ms on)"
+    )
+    target_per_source: float = setting(
+        1.0,
+        "subwords that wait_k_ctc writes for each source subword",
+        at_least=0.01,
+        may_be_missing=True,
     )
     max_len: int = setting(200, "most subwords that one decision writes", at_least=1)
     attention_frames: int = setting(

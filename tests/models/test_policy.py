@@ -11,6 +11,7 @@ from echostream.models.decoders.ctc_decoder_policy import (
     complete_words,
     decide_ctc,
     decide_wait_k,
+    decide_wait_k_ctc,
     whole_word_mode,
 )
 from echostream.models.decoders.policies import POLICIES
@@ -42,6 +43,32 @@ def test_ctc_rule(asr, st_count, written, before, config, expected):
         counts(asr, st_count, written), PolicyState(*before), PolicyConfig(**config), False
     )
     assert decision.max_new_tokens == expected and decision.write == (expected > 0)
+
+
+@pytest.mark.parametrize(
+    ("asr", "written", "before", "config", "expected"),
+    [
+        (0, 0, 0, {}, 0),  # nothing heard
+        (4, 0, 0, {}, 4),
+        (4, 3, 2, {}, 1),
+        (4, 3, 4, {}, 0),  # no source subword since
+        (9, 0, 0, {"lagging_k1": 3}, 6),
+        (2, 0, 0, {"lagging_k1": 3}, 0),
+        (9, 1, 5, {"lagging_k1": 3, "target_per_source": 0.5}, 2),
+        (9, 0, 5, {"lagging_k1": 3, "target_per_source": 0.9, "stride_n": 2}, 4),
+        (9, 0, 0, {"max_len": 4}, 4),
+    ],
+)
+def test_wait_k_over_source_subwords(asr, written, before, config, expected):
+    action, state = decide_wait_k_ctc(
+        counts(asr, 0, written), PolicyState(before), PolicyConfig(**config), False
+    )
+    assert action.max_new_tokens == expected
+    assert state.asr == max(asr, before)
+    final, _ = decide_wait_k_ctc(
+        counts(asr, 0, written, finished=True), PolicyState(before), PolicyConfig(**config), False
+    )
+    assert final.until_eos
 
 
 def test_growth_is_remembered_even_if_nothing_may_be_written():

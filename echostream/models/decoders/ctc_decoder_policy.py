@@ -171,6 +171,23 @@ def decide_wait_k(
     return _allowance(allowed, counts, whole_word, config), following
 
 
+def decide_wait_k_ctc(
+    counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
+) -> tuple[PolicyAction, PolicyState]:
+    """Wait-k over source subwords that ASR CTC has found, instead of source time (Zeng et al.,
+    "RealTranS", Findings of ACL 2021, waits for words so): ``target_per_source`` subwords for each
+    of them behind the first k. It needs no head that counts the translation, and pauses with the
+    speaker."""
+    if counts.source_finished:
+        return PolicyAction(config.max_len, until_eos=True), state
+    if counts.asr <= state.asr:
+        return READ, state
+    following = PolicyState(asr=counts.asr)
+    allowed = int((counts.asr - config.lagging_k1) * config.target_per_source)
+    allowed = allowed // config.stride_n * config.stride_n
+    return _allowance(allowed, counts, whole_word, config), following
+
+
 def complete_words(tokens: Sequence[int], starts_word: Callable[[int], bool]) -> int:
     """How many of the new tokens to keep so that the last, possibly unfinished, word is dropped:
     those before the last token that starts a word; none if no token starts one."""

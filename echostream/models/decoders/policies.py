@@ -8,10 +8,12 @@ from echostream.models.decoders.ctc_decoder_policy import (
     Policy,
     decide_ctc,
     decide_wait_k,
+    decide_wait_k_ctc,
 )
 
 POLICIES: dict[str, Policy] = {
     "ctc": CountingPolicy(decide_ctc),
     "wait_k": CountingPolicy(decide_wait_k),
+    "wait_k_ctc": CountingPolicy(decide_wait_k_ctc),
     "alignatt": AlignAttPolicy(),
 }
