@@ -10,7 +10,7 @@ averaged in pairs at first, which the text decoder bears; both are trained on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -150,6 +150,28 @@ def start_decoder(
     own[known] = table[[vocabulary.origins[index] for index in known]]
     found["embed_tokens.weight"] = own
     _fill(decoder, found, weights)
+
+
+@torch.no_grad()
+def interpolate(module: torch.nn.Module, start: Mapping[str, Tensor], share: float) -> None:
+    """Move a module's weights back towards where training started.
+
+    What was trained on little data forgets what it knew of everything else. A mean of both weights
+    keeps more of each than either (Wortsman et al., "Robust fine-tuning of zero-shot models",
+    CVPR 2022).
+
+    Args:
+        module: trained; changed in place.
+        start: its weights before training.
+        share: of the trained weights; 1: all stays as it is.
+
+    Raises:
+        ValueError: a share outside 0 to 1.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"the share of trained weights must be between 0 and 1, got {share}")
+    for name, tensor in module.state_dict().items():
+        tensor.lerp_(start[name].to(tensor), 1.0 - share)
 
 
 def _part(weights: WhisperWeights, side: str) -> dict[str, Tensor]:

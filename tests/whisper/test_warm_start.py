@@ -19,6 +19,7 @@ from echostream.streaming import join_rows
 from echostream.text import Vocabulary
 from echostream.whisper.tokens import CutTokenizer, CutVocabulary
 from echostream.whisper.warm_start import (
+    interpolate,
     start_decoder,
     start_encoder,
     whisper_decoder,
@@ -234,6 +235,15 @@ def test_alignment_heads_say_where_the_decoder_looks(reference, weights, vocabul
     wanted = (out[0][0, 1, -1] + out[2][0, 0, -1]) / 2
     (own,) = state.sources.newest_slots(None)
     torch.testing.assert_close(seen[0, 0, own], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_interpolation():
+    trained, start = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    wanted = 0.25 * trained.weight.detach() + 0.75 * start.weight.detach()
+    interpolate(trained, start.state_dict(), 0.25)
+    torch.testing.assert_close(trained.weight.detach(), wanted)
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
+        interpolate(trained, start.state_dict(), 1.5)
 
 
 def test_what_does_not_fit_is_named(weights):

@@ -21,7 +21,7 @@ from echostream.training.warm_start.trainer import TrainingOptions, WarmStartTra
 from echostream.whisper.plain_texts import plain_source
 from echostream.whisper.system import start_from_whisper, train_source_vocabulary
 from echostream.whisper.tokens import CutTokenizer, CutVocabulary, read_tokenizer
-from echostream.whisper.warm_start import start_encoder
+from echostream.whisper.warm_start import interpolate, start_encoder
 from echostream.whisper.weights import read_whisper
 
 CHECKPOINT = "checkpoint.pt"
@@ -58,6 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--source-pieces", type=int, default=500)
     parser.add_argument("--least", type=int, default=4, help="times that a kept subword occurs")
     parser.add_argument("--decoder-layers", type=int, nargs="*", help="of Whisper; default: all")
+    parser.add_argument(
+        "--decoder-share",
+        type=float,
+        default=0.5,
+        help="of the trained text decoder in the model that is written; the rest is Whisper's",
+    )
     parser.add_argument("--measure-minutes", type=float, default=12.0)
     parser.add_argument("--save-minutes", type=float, default=4.0)
     for field in dataclasses.fields(TrainingOptions):
@@ -82,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
         (plain_source(text, args.language) for _, text, _ in rows), args.source_pieces
     )
     system = start_from_whisper(weights, vocabulary, source, decoder_layers=args.decoder_layers)
+    decoder = system.model.target_unigram_decoder
+    start = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     teacher = EchoStreamSpeechEncoder(system.config.encoder)
     start_encoder(teacher, weights)
     pool = SpeechPool(args.speech, args.sounds, {name: target for name, _, target in rows})
@@ -95,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
     held_out = {path.stem: read_clips(path) for path in args.held_out}
     _say("speech", "{:.2f} h with text, {:.2f} h without".format(*pool.hours))
     _run(trainer, held_out, checkpoint, args)
+    interpolate(decoder, start, args.decoder_share)
+    _report(trainer, held_out)
     save_model_dir(args.out / "model", system)
 
 
