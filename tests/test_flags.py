@@ -181,7 +181,7 @@ def test_mistakes_are_named(flags, message, capsys):
         ({"stride_n": True}, "here: policy.stride_n must be an integer >= 1, got True"),
         ({"stride_n": None}, "here: policy.stride_n must be an integer >= 1, got None"),
         ({"stride_n": [2]}, "here: policy.stride_n must be an integer >= 1, got"),
-        ({"policy": {"stride_n": 2}}, "here: policy.name must be one of ctc, wait_k, align"),
+        ({"policy": {"stride_n": 2}}, "here: policy.name must be one of ctc, wait_k, wait_k_ctc"),
     ],
 )
 def test_mistakes_in_yaml_are_named(values, message):
