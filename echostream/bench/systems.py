@@ -79,7 +79,7 @@ def random_system(name: str) -> System:
     vocabularies = [
         Vocabulary(
             [
-                f"{WORD_START if i % 2 else ''}{base[i % 60].strip(WORD_START)}{i}"
+                (WORD_START if i % 2 else "") + base[i % 60].strip(WORD_START) + _letters(i)
                 for i in range(size - len(SPECIALS))
             ]
         )
@@ -94,6 +94,11 @@ def random_system(name: str) -> System:
             last.bias.fill_(math.log(1 + UNIT_FRAMES))
     cmvn = CMVN(torch.full((bins,), 12.0), torch.full((bins,), 4.0))
     return System(config, model, *vocabularies, cmvn)
+
+
+def _letters(number: int) -> str:
+    """Digits as letters: a voice says letters as sounds, and numbers as many words."""
+    return "".join("aeioulmnrs"[int(digit)] for digit in str(number))
 
 
 @dataclass(frozen=True)
