@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,21 @@ ENGLISH = DebianPackage(
     "asterisk-core-sounds-en",
     _VERSION,
     "973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50",
+)
+# Those that ship with the repository for demonstration: whole sentences that one can picture.
+DEMO_PROMPTS = (
+    "conf-now-recording",
+    "conf-onlyperson",
+    "followme/sorry",
+    "followme/status",
+    "priv-introsaved",
+    "privacy-prompt",
+    "transfer",
+    "tt-weasels",
+    "vm-delete",
+    "vm-nobodyavail",
+    "vm-nonumber",
+    "vm-rec-name",
 )
 _ATTRIBUTION = f"""# Attribution
 
@@ -72,12 +88,13 @@ class Prompt:
 def parse_texts(content: bytes) -> dict[str, str]:
     """Prompt name to text, from a package's list; prompts without words are left out.
 
-    A line is ``name: text``; comments begin with a semicolon, and sounds stand in brackets.
+    A line is ``name: text``; comments begin with a semicolon, sounds stand in brackets, and what is
+    said about a prompt in parentheses.
     """
     found = {}
     for line in content.decode("utf-8").splitlines():
         name, separator, text = line.partition(":")
-        text = " ".join(text.split())
+        text = " ".join(re.sub(r"\([^)]*\)", " ", text).split())
         if separator and text and not line.startswith(";") and "[" not in text:
             found[name.strip()] = text
     return found
@@ -110,11 +127,11 @@ def choose_prompts(
     ]
 
 
-def decode(content: bytes, codec: str = "g722") -> np.ndarray:
+def decode(content: bytes, codec: str | None) -> np.ndarray:
     """Mono sound of an encoded file, (T,) float32 at 16 kHz.
 
     Args:
-        codec: name of FFmpeg's format for files without a header.
+        codec: name of FFmpeg's format for files without a header; None: the header says it.
 
     Raises:
         ImportError: PyAV is not installed.
@@ -123,28 +140,37 @@ def decode(content: bytes, codec: str = "g722") -> np.ndarray:
     try:
         import av
     except ImportError as error:
-        raise ImportError("decoding G.722 needs PyAV: pip install av") from error
+        raise ImportError("decoding these sounds needs PyAV: pip install av") from error
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
     try:
         with av.open(io.BytesIO(content), format=codec) as container:
             frames = [*container.decode(audio=0), None]  # None: the resampler's tail
             parts = [out.to_ndarray()[0] for frame in frames for out in resampler.resample(frame)]
-    except av.FFmpegError as error:
-        raise ValueError(f"not {codec} sound ({len(content)} bytes): {error}") from error
+    except (av.FFmpegError, IndexError) as error:  # no stream of sound
+        kind = codec or "any known kind of"
+        raise ValueError(f"not {kind} sound ({len(content)} bytes): {error}") from error
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def make_recordings(out: Path, packages: Path) -> list[Prompt]:
-    """Write the evaluation folder.
+@dataclass(frozen=True)
+class Recordings:
+    """What the packages hold.
 
-    ``audio/*.wav`` and ``simuleval/asterisk/`` with the lists that ``echostream evaluate`` reads,
-    ``prompts.tsv`` with names and texts as packaged, ``ATTRIBUTION.md`` and ``COPYRIGHT``.
+    Attributes:
+        sounds: encoded sound by prompt name.
+        notice: their copyright statement.
+    """
+
+    prompts: list[Prompt]
+    sounds: dict[str, bytes]
+    notice: bytes
+
+
+def read_recordings(packages: Path) -> Recordings:
+    """Fetch and read the three packages.
 
     Args:
         packages: folder of the .deb files; what is missing is downloaded into it.
-
-    Returns:
-        The prompts, in the order of the lists.
 
     Raises:
         RuntimeError: a package cannot be fetched or read.
@@ -161,24 +187,70 @@ def make_recordings(out: Path, packages: Path) -> list[Prompt]:
         for name, content in files.items()
         if name.endswith(".g722")
     }
-    prompts = choose_prompts(set(sounds), lists[SPANISH], lists[ENGLISH])
-    paths = []
-    for number, prompt in enumerate(prompts):
-        paths.append(out / "audio" / f"{number:03d}.wav")
-        with atomic_path(paths[-1]) as temporary:
-            soundfile.write(temporary, decode(sounds[prompt.name]), SAMPLE_RATE, "PCM_16")
-    data_folder.write_table(
-        out / "prompts.tsv",
-        ("id", "prompt", "spanish", "english"),
-        ((f"{n:03d}", one.name, one.spanish, one.english) for n, one in enumerate(prompts)),
-    )
-    write_atomically(out / "ATTRIBUTION.md", _ATTRIBUTION)
     notice = next(content for name, content in files.items() if name.endswith("/copyright"))
-    write_atomically(out / "COPYRIGHT", notice)
+    prompts = choose_prompts(set(sounds), lists[SPANISH], lists[ENGLISH])
+    return Recordings(prompts, sounds, notice)
+
+
+def _write_sound(path: Path, content: bytes) -> None:
+    options = {"compression_level": 1.0} if path.suffix == ".flac" else {}
+    with atomic_path(path) as temporary:
+        soundfile.write(temporary, decode(content, "g722"), SAMPLE_RATE, "PCM_16", **options)
+
+
+def _write_lists(folder: Path, prompts: Sequence[Prompt], sounds: Sequence[str]) -> None:
     data_folder.write_lists(
-        out / data_folder.LISTS / TEST_SET,
-        sounds=[str(path.resolve()) for path in paths],
+        folder,
+        sounds=sounds,
         targets=[reference(one.english, "en") for one in prompts],
         sources=[reference(one.spanish, "es") for one in prompts],
     )
+
+
+def make_recordings(out: Path, packages: Path) -> list[Prompt]:
+    """Write the evaluation folder.
+
+    ``audio/*.wav`` and ``simuleval/asterisk/`` with the lists that ``echostream evaluate`` reads,
+    ``prompts.tsv`` with names and texts as packaged, ``ATTRIBUTION.md`` and ``COPYRIGHT``.
+
+    Args:
+        packages: as for :func:`read_recordings`.
+
+    Returns:
+        The prompts, in the order of the lists.
+    """
+    found = read_recordings(packages)
+    paths = [out / "audio" / f"{number:03d}.wav" for number in range(len(found.prompts))]
+    for path, prompt in zip(paths, found.prompts, strict=True):
+        _write_sound(path, found.sounds[prompt.name])
+    data_folder.write_table(
+        out / "prompts.tsv",
+        ("id", "prompt", "spanish", "english"),
+        ((p.stem, o.name, o.spanish, o.english) for p, o in zip(paths, found.prompts, strict=True)),
+    )
+    write_atomically(out / "ATTRIBUTION.md", _ATTRIBUTION)
+    write_atomically(out / "COPYRIGHT", found.notice)
+    folder = out / data_folder.LISTS / TEST_SET
+    _write_lists(folder, found.prompts, [str(path.resolve()) for path in paths])
+    return found.prompts
+
+
+def make_demo(out: Path, root: Path, packages: Path) -> list[Prompt]:
+    """Write the few recordings that ship, as FLAC beside their lists.
+
+    Args:
+        root: of the checkout, which paths in the list of sounds are relative to.
+        packages: as for :func:`read_recordings`.
+
+    Returns:
+        The prompts, in the order of the lists.
+    """
+    found = read_recordings(packages)
+    by_name = {one.name: one for one in found.prompts}
+    prompts = [by_name[name] for name in DEMO_PROMPTS]
+    paths = [out / f"{one.name.replace('/', '-')}.flac" for one in prompts]
+    for path, prompt in zip(paths, prompts, strict=True):
+        _write_sound(path, found.sounds[prompt.name])
+    write_atomically(out / "ATTRIBUTION.md", _ATTRIBUTION.replace("WAV", "FLAC"))
+    _write_lists(out, prompts, [p.resolve().relative_to(root.resolve()).as_posix() for p in paths])
     return prompts

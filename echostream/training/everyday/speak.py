@@ -25,6 +25,7 @@ SAMPLE_RATE = 16000
 _FOLDER_SIZE = 1000  # files in one folder
 # As Kokoro writes sounds that espeak-ng writes with two characters.
 _SINGLE = (("tʃ", "ʧ"), ("dʒ", "ʤ"), ("ts", "ʦ"))
+_MARKS = ",;:.!?…—"
 _UNSAID = re.compile(r"[\"“”«»()\[\]¡¿*_]")
 _MIXED = re.compile(r"(\w+)\*([\d.]+)\+(\w+)\*([\d.]+)")
 
@@ -102,12 +103,14 @@ class SpanishPhonemes:
         """Symbols, with the text's punctuation and a full stop where it has no end."""
         if accent not in self._backends:
             self._backends[accent] = self._make(accent)
-        text = " ".join(_UNSAID.sub(" ", text).split())
-        said = self._backends[accent].phonemize([text], strip=True)[0]
+        text = _UNSAID.sub(" ", text.replace("...", "…").replace("–", "—"))
+        # One mark where several follow one another, and none before the first word.
+        text = re.sub(rf"([{_MARKS}])[{_MARKS}]+", r"\1", text).lstrip(_MARKS + " ")
+        said = self._backends[accent].phonemize([" ".join(text.split())], strip=True)[0]
         for sound, symbol in _SINGLE:
             said = said.replace(sound, symbol)
-        said = re.sub(r"\s+(?=[,;:.!?…])", "", " ".join(said.split()))
-        return said if said.endswith((".", "!", "?", "…")) else said.rstrip(",;:") + "."
+        said = re.sub(rf"\s+(?=[{_MARKS}])", "", " ".join(said.split()))
+        return said if said.endswith((".", "!", "?", "…")) else said.rstrip(_MARKS) + "."
 
 
 def speak(

@@ -3,9 +3,9 @@
 import dataclasses
 import gzip
 import hashlib
-import io
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +13,10 @@ import soundfile
 
 from echostream.training.everyday import debian, recordings
 from echostream.training.everyday.debian import DebianPackage
+from tests.training.everyday.packages import g722, make_deb, tone
 
 av = pytest.importorskip("av")
+ROOT = Path(__file__).resolve().parents[3]
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg is not installed")
 
 SPANISH = """; comment: not a prompt
@@ -28,43 +30,9 @@ empty:
 """
 ENGLISH = """vm-goodbye: Goodbye
 vm-press: Press 2 to change   folders.
-vm-mute: Dial 500 now, please
+vm-mute: Dial 500 now, please (a tone sounds)
 vm-nosound: this one has no sound
 """
-
-
-def tone(hertz, seconds=0.5):
-    clock_s = np.arange(int(seconds * 16000)) / 16000
-    return (0.4 * np.sin(2 * np.pi * hertz * clock_s)).astype(np.float32)
-
-
-def g722(samples):
-    """Raw G.722 as Asterisk stores it."""
-    written = io.BytesIO()
-    with av.open(written, "w", format="g722") as container:
-        stream = container.add_stream("g722", rate=16000)
-        stream.layout = "mono"
-        pcm = (samples * 32767).astype(np.int16)[None]
-        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
-        frame.sample_rate = 16000
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
-    return written.getvalue()
-
-
-def make_deb(folder, name, files):
-    """A .deb by dpkg-deb, and its pin."""
-    tree = folder / f"tree-{name}"
-    control = f"Package: {name}\nVersion: 1.0-1\nArchitecture: all\nMaintainer: a\nDescription: b\n"
-    for path, content in {"DEBIAN/control": control.encode(), **files}.items():
-        (tree / path).parent.mkdir(parents=True, exist_ok=True)
-        (tree / path).write_bytes(content)
-    packages = folder / "packages"
-    packages.mkdir(exist_ok=True)
-    path = packages / f"{name}_1.0-1_all.deb"
-    command = ["dpkg-deb", "--build", "--root-owner-group", "-Zxz", str(tree), str(path)]
-    subprocess.run(command, check=True, capture_output=True)
-    return DebianPackage(name, "1.0-1", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.fixture
@@ -107,6 +75,30 @@ def test_the_folder_is_what_evaluate_reads(packages, tmp_path):
         assert rate == 16000 and len(samples) == pytest.approx(8000, abs=160)
         loudest = np.abs(np.fft.rfft(samples)).argmax() * rate / len(samples)
         assert loudest == pytest.approx(hertz, abs=3)
+
+
+@needs_dpkg
+def test_recordings_that_ship_name_paths_from_the_checkout(packages, tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "DEMO_PROMPTS", ("vm-press",))
+    recordings.make_demo(tmp_path / "data" / "real", tmp_path, packages)
+    folder = tmp_path / "data" / "real"
+    assert (folder / "wav_list.txt").read_text() == "data/real/vm-press.flac\n"
+    assert (folder / "target.txt").read_text() == "press two to change folders\n"
+    assert soundfile.info(folder / "vm-press.flac").samplerate == 16000
+    assert "decoded from G.722 to FLAC" in (folder / "ATTRIBUTION.md").read_text()
+
+
+def test_shipped_recordings_are_whole():
+    folder = ROOT / "data" / "everyday" / "real"
+    sounds, sources, targets = (
+        (folder / name).read_text(encoding="utf-8").splitlines()
+        for name in ("wav_list.txt", "src.txt", "target.txt")
+    )
+    assert len(sounds) == len(sources) == len(targets) == len(recordings.DEMO_PROMPTS)
+    for name in sounds:
+        info = soundfile.info(ROOT / name)
+        assert info.samplerate == 16000 and 4 <= info.duration <= 9
+    assert "Allison Smith" in (folder / "ATTRIBUTION.md").read_text()
 
 
 @needs_dpkg

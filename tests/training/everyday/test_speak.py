@@ -95,4 +95,5 @@ def test_spanish_phonemes_by_accent():
     spain, america = (phonemes("¿Hace mucho, Lucía?", accent) for accent in ("es", "es-419"))
     assert spain.endswith("?") and "," in spain and "ʧ" in spain and "θ" in spain
     assert "θ" not in america and "s" in america
-    assert phonemes("Llueve", "es").endswith(".")
+    assert phonemes("... Llueve", "es") == phonemes("Llueve.", "es")
+    assert phonemes("Llueve!!!", "es").count("!") == 1
