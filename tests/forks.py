@@ -7,6 +7,7 @@ they were loaded, and parses the command line that the command itself would pars
 from __future__ import annotations
 
 import importlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -28,6 +29,8 @@ def _run(
         os.dup2(written, stream)
     os.chdir(folder)
     os.environ.update(environment)
+    # What was loaded has set up logging for itself; the command does it anew.
+    logging.root.handlers.clear()
     sys.argv = [entry, *arguments]
     module, _, function = entry.partition(":")
     getattr(importlib.import_module(module), function)()
@@ -56,7 +59,7 @@ class Forked:
         self.process = FORKS.Process(target=_run, args=told)
         self.process.start()
 
-    def finish(self, timeout_s: float = 300) -> str:
+    def finish(self, timeout_s: float = 900) -> str:
         """Wait for its end, which must be a good one; returns what it printed."""
         self.process.join(timeout_s)
         self.stop()

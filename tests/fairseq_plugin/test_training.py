@@ -43,7 +43,7 @@ def test_eight_utterances_are_learned_by_heart(corpus, tmp_path, arch):
     output = run_training(
         corpus, tmp_path / "save", "--arch", arch, "--lr", "0.002", "--dropout", "0.0",
         "--multichunk", "--max-update", "400", "--validate-interval", "400", "--no-save",
-        "--log-interval", "100", timeout=600,
+        "--log-interval", "100", timeout_s=1200,
     )  # fmt: skip
     result = logged(output, "dev")[-1]
     for head in ("unit", "asr", "st", "mt"):

@@ -30,6 +30,6 @@ def start_training(folder: Path, save_dir: Path, *extra: str) -> Forked:
     return Forked("fairseq_cli.train:cli_main", arguments, folder, {"CUDA_VISIBLE_DEVICES": ""})
 
 
-def run_training(folder: Path, save_dir: Path, *extra: str, timeout: float = 300) -> str:
+def run_training(folder: Path, save_dir: Path, *extra: str, timeout_s: float = 900) -> str:
     """Train; returns what was logged."""
-    return start_training(folder, save_dir, *extra).finish(timeout)
+    return start_training(folder, save_dir, *extra).finish(timeout_s)
