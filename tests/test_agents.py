@@ -1,8 +1,6 @@
 """The SimulEval agents: under the command, by class and by directory, and as objects."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from echostream.agents.echostream_s2st import EchoStreamS2STAgent
 from echostream.agents.echostream_s2tt import EchoStreamS2TTAgent
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline
+from tests.forks import Forked
 
 ROOT = Path(__file__).resolve().parents[1]
 AGENTS = {"s2st": EchoStreamS2STAgent, "s2tt": EchoStreamS2TTAgent, "asr": EchoStreamASRAgent}
@@ -243,11 +242,9 @@ def data(tmp_path_factory):
 
 
 def simuleval(data, output, *flags):
-    command = [sys.executable, "-m", "simuleval.cli", *map(str, flags)]
-    command += ["--source", str(data / "source.txt"), "--target", str(data / "target.txt")]
-    command += ["--output", str(output), "--source-segment-size", "320", "--no-progress-bar"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = [*flags, "--source", data / "source.txt", "--target", data / "target.txt"]
+    arguments += ["--output", output, "--source-segment-size", "320", "--no-progress-bar"]
+    Forked("simuleval.cli:main", arguments, ROOT).finish()
     return pandas.read_csv(output / "scores.tsv", sep="\t")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
+from tests.forks import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -203,20 +203,9 @@ def run_in_process(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
         instance_module.time = clock
 
 
-def run_command(arguments: list[str], **environment: str) -> subprocess.CompletedProcess:
-    """The plain ``simuleval`` command."""
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [sys.executable, "-c", "from simuleval.cli import main; main()", *arguments],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def run_command(arguments: list[str], **environment: str) -> str:
+    """The plain ``simuleval`` command, in a process of its own; returns what it printed."""
+    return Forked("simuleval.cli:main", arguments, ROOT, environment).finish()
 
 
 @pytest.fixture

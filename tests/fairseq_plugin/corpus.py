@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-REPOSITORY = Path(__file__).parents[2]
 BINS = 80
 SOURCE_PIECES, TARGET_PIECES, UNITS = 20, 24, 30
 SPEECH_HEADER = "id\tsrc_audio\tsrc_n_frames\tsrc_text\ttgt_text\ttgt_audio\ttgt_n_frames"
@@ -122,37 +118,3 @@ def edit_line(path: Path, number: int, old: str, new: str) -> None:
     assert old in lines[number - 1]
     lines[number - 1] = lines[number - 1].replace(old, new, 1)
     path.write_text("\n".join(lines))
-
-
-def train_command(folder: Path, save_dir: Path, *extra: str) -> list[str]:
-    """A ``fairseq-train`` command on the CPU."""
-    return [
-        sys.executable, "-m", "fairseq_cli.train", str(folder),
-        "--user-dir", str(REPOSITORY / "echostream/fairseq_plugin"),
-        "--task", "echostream", "--criterion", "echostream", "--arch", "echostream_tiny",
-        "--target-code-size", str(UNITS), "--valid-subset", "dev", "--save-dir", str(save_dir),
-        "--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--clip-norm", "10.0",
-        "--max-tokens", "100000", "--cpu", "--num-workers", "0", "--seed", "1",
-        "--log-format", "json", "--no-progress-bar",
-        *extra,
-    ]  # fmt: skip
-
-
-def train_environment(**variables: str) -> dict[str, str]:
-    """One thread, no GPU."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
-
-
-def run_training(folder: Path, save_dir: Path, *extra: str, timeout: int = 300) -> str:
-    """Train; returns what was logged."""
-    result = subprocess.run(
-        train_command(folder, save_dir, *extra),
-        env=train_environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=folder,
-    )
-    output = result.stdout + result.stderr
-    assert result.returncode == 0, output[-4000:]
-    return output

@@ -24,7 +24,7 @@ from echostream.training.preparation import prepare_cvss, steps
 from echostream.training.preparation.cvss import SPLITS, Corpus, normalize_text
 from echostream.training.units.extractor import UnitExtractor
 from echostream.training.units.kmeans import KMeans
-from tests.fairseq_plugin.corpus import run_training
+from tests.fairseq_plugin.trainer import run_training
 
 CLIPS = {"train": 12, "dev": 3, "test": 4}
 UNITS, VOCAB = 20, 31

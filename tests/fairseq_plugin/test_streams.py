@@ -39,8 +39,8 @@ from tests.fairseq_plugin.corpus import (  # noqa: E402
     SOURCE_PIECES,
     TARGET_PIECES,
     UNITS,
-    run_training,
 )
+from tests.fairseq_plugin.trainer import run_training  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from echostream.fairseq_plugin.export import (  # noqa: E402
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder  # noqa: E402
 from echostream.torch_files import read_checkpoint  # noqa: E402
 from echostream.translator.pipeline import Pipeline  # noqa: E402
-from tests.fairseq_plugin.corpus import run_training, train_command, train_environment  # noqa: E402
+from tests.fairseq_plugin.trainer import run_training, start_training, train_arguments  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ def test_eight_utterances_are_learned_by_heart(corpus, tmp_path, arch):
     output = run_training(
         corpus, tmp_path / "save", "--arch", arch, "--lr", "0.002", "--dropout", "0.0",
         "--multichunk", "--max-update", "400", "--validate-interval", "400", "--no-save",
-        "--log-interval", "100", timeout=600,
+        "--log-interval", "100", timeout_s=1200,
     )  # fmt: skip
     result = logged(output, "dev")[-1]
     for head in ("unit", "asr", "st", "mt"):
@@ -76,27 +77,19 @@ def test_two_processes_equal_one(corpus, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            train_command(
-                corpus, tmp_path / "pair", *shape, "--distributed-world-size", "2",
-                "--distributed-rank", str(rank), "--distributed-backend", "gloo",
-                "--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-no-spawn",
-            ),
-            env=train_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=corpus,
+    pair = [
+        start_training(
+            corpus, tmp_path / "pair", *shape, "--distributed-world-size", "2",
+            "--distributed-rank", str(rank), "--distributed-backend", "gloo",
+            "--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-no-spawn",
         )
         for rank in range(2)
     ]  # fmt: skip
     try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
+        outputs = [training.finish() for training in pair]
     finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
+        for training in pair:
+            training.stop()
     for subset in ("train_inner", "dev"):
         one, two = logged(alone, subset), logged(outputs[0], subset)
         assert len(one) == len(two) > 0
@@ -153,9 +146,9 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
 
 
 def test_a_missing_data_folder_is_one_clear_error(tmp_path):
-    result = subprocess.run(
-        train_command(tmp_path / "nowhere", tmp_path / "save", "--lr", "0.1"),
-        env=train_environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    """Of the command itself."""
+    arguments = train_arguments(tmp_path / "nowhere", tmp_path / "save", "--lr", "0.1")
+    command = [sys.executable, "-m", "fairseq_cli.train", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode != 0
     assert "no such data folder" in result.stderr
