@@ -21,14 +21,14 @@ from simuleval.data.segments import EmptySegment, Segment, SpeechSegment
 
 from echostream.acceleration.compiled import compile_encoder
 from echostream.checkpoint import load_model_dir, normalize_device
-from echostream.config import add_setting_args, settings_from_args
+from echostream.config import Task, add_setting_args, settings_from_args
 from echostream.config.compute import DTYPES, add_compile_arg, add_threads_arg
 from echostream.evaluation import simuleval_compat
 from echostream.precision import check_dtype
 from echostream.session import Session, TraceWriter, advance_sessions
 from echostream.threads import use_threads
 from echostream.translator.pipeline import Pipeline
-from echostream.translator.stream import Decision, Task
+from echostream.translator.stream import Decision
 
 logger = logging.getLogger("echostream.agents")
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from echostream.checkpoint import System, load_model_dir
+from echostream.config import Task
 from echostream.hub.names import find_model
 from echostream.hub.table import KNOWN
 from echostream.live.ends import for_streams, open_pipeline
 from echostream.samples import read_audio
 from echostream.session import Session
 from echostream.threads import use_threads
-from echostream.translator.stream import Decision, Task
+from echostream.translator.stream import Decision
 
 DEFAULT_CHUNK_MS = 320
 

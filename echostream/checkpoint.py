@@ -270,7 +270,7 @@ def normalize_device(device: str | None) -> str:
     Raises:
         ValueError: no such device here.
     """
-    name = {"gpu": "cuda", None: "cpu"}.get(device, device)
+    name = {"gpu": "cuda", None: "cpu"}.get(device) or str(device)
     try:
         parsed = torch.device(name)
     except RuntimeError as error:

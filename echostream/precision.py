@@ -10,6 +10,7 @@ weights laid out for the processor as well (:mod:`echostream.acceleration.packed
 from __future__ import annotations
 
 import warnings
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Weights from which a projection of a few rows is quicker in int8 than in float32: below it,
 # quantising the rows takes longer than the smaller product saves.
 MIN_INT8_WEIGHTS = 256 * 512
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def check_dtype(name: str | torch.dtype, device: str | torch.device) -> None:
@@ -35,12 +38,12 @@ def check_dtype(name: str | torch.dtype, device: str | torch.device) -> None:
 
 
 def convert(
-    model: nn.Module,
+    model: ModelT,
     dtype: str | torch.dtype,
     device: str | torch.device,
     *,
     min_int8_weights: int = MIN_INT8_WEIGHTS,
-) -> nn.Module:
+) -> ModelT:
     """Move a model to a device and a format; see the module docstring.
 
     Args:
@@ -48,9 +51,9 @@ def convert(
     """
     check_dtype(dtype, device)
     if dtype != "int8":
-        dtype = FLOATS.get(dtype, dtype)
-        model = model.to(device=device, dtype=dtype)
-        packs = dtype == torch.float32 and torch.device(device).type == "cpu"
+        number = FLOATS[dtype] if isinstance(dtype, str) else dtype
+        model = model.to(device=device, dtype=number)
+        packs = number == torch.float32 and torch.device(device).type == "cpu"
         return pack(model) if packs else model
     model = unpack(model).to(device=device, dtype=torch.float32)
     large = {

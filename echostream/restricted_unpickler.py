@@ -13,8 +13,8 @@ import math
 import pickle
 import reprlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import IO, Any, NamedTuple
 
 import torch
 
@@ -61,6 +61,9 @@ class StandIn(metaclass=_Frozen):
 
     __slots__ = ("args", "state", "items")
     qualified_name = ""
+    args: tuple[Any, ...]
+    state: Any
+    items: list[Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:
         self = super().__new__(cls)
@@ -92,6 +95,7 @@ class _Function(metaclass=_Frozen):
     """A callable without attributes to overwrite."""
 
     __slots__ = ("_call",)
+    _call: Callable[..., Any]
 
     def __init__(self, call: Any) -> None:
         object.__setattr__(self, "_call", call)
@@ -187,7 +191,7 @@ class RestrictedUnpickler(pickle.Unpickler):
 
     packages: tuple[str, ...] = STAND_IN_PACKAGES
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream, encoding="utf-8")
         self._stand_ins: dict[tuple[str, str], type] = {}
 

@@ -117,7 +117,7 @@ class Session:
 
     def __init__(
         self,
-        pipeline: StreamPipeline,
+        pipeline: StreamPipeline[Any],
         *,
         index: int = 0,
         trace: TraceWriter | None = None,
@@ -256,5 +256,6 @@ def advance_sessions(
             sessions[index]._went_on(states[index], following)
             for decision in decisions:
                 sessions[index]._record(decision)
-            result = decisions
-        yield index, result
+            yield index, decisions
+        else:
+            yield index, result

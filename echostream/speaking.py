@@ -182,13 +182,14 @@ class TextSpeaker(IncrementalSpeaker[SpeakingState]):
     def __init__(self, system: System, *, words: int = 2) -> None:
         if words < 1:
             raise ValueError(f"words must be at least 1, got {words}")
-        if system.model.vocoder is None:
+        vocoder = system.config.vocoder
+        if system.model.vocoder is None or vocoder is None:
             raise ValueError("speaking needs a model with a vocoder")
         if system.target_vocabulary.processor is None:
             raise ValueError("speaking needs the SentencePiece model of the target text")
         self.system, self.words = system, words
-        self.output_rate = system.config.vocoder.sampling_rate
-        self.dur_prediction = system.config.vocoder.dur_predictor_params is not None
+        self.output_rate = vocoder.sampling_rate
+        self.dur_prediction = vocoder.dur_predictor_params is not None
         self.lower_case = is_lower_case(system.target_vocabulary)
         self.states = TextStates(system.model, self._hear_silence())
 
@@ -216,8 +217,10 @@ class TextSpeaker(IncrementalSpeaker[SpeakingState]):
         model = self.system.model
         tokens = [token for word in state.waiting for token in self._spell(word)]
         hidden, text = self.states.step(tokens, state.text, ends=ends)
-        units, inner, waveform = [], state.model, np.zeros(0, dtype=np.float32)
+        units: list[int] = []
+        inner, waveform = state.model, np.zeros(0, dtype=np.float32)
         if hidden.size(1):
+            assert inner.speech is not None  # a vocoder comes with a unit decoder
             (units,), speech = model.speak([hidden], inner.speech)
             if units:
                 (samples,), speech = model.vocode(

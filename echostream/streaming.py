@@ -22,7 +22,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -31,6 +31,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from echostream.files import atomic_path
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 StateT = TypeVar("StateT")
 
@@ -45,7 +48,7 @@ class StreamingModule(Protocol[StateT]):
         """New input of all rows to new output, and the state behind it."""
 
 
-class PerRow(tuple):
+class PerRow(tuple[Any, ...]):
     """One Python value for each row of a batch: counters, mostly."""
 
     __slots__ = ()
@@ -84,25 +87,37 @@ def join_rows(states: Sequence[StateT]) -> StateT:
     Raises:
         ValueError: the states differ in what is not kept row by row.
     """
+    joined: StateT = _joined(states)
+    return joined
+
+
+def _is_dataclass(part: Any) -> TypeGuard[DataclassInstance]:
+    """Whether it is an object of one, not the class itself."""
+    return dataclasses.is_dataclass(part) and not isinstance(part, type)
+
+
+# What a tree consists of shows only when it is taken apart. So the functions that do it say nothing
+# of types; those in front of them say that a state of the same kind comes out.
+def _joined(states: Sequence[Any]) -> Any:
     first = states[0]
     if len(states) == 1:
         return first
     if hasattr(first, "join_rows"):
         return first.join_rows(states)
     if isinstance(first, Tensor):
-        return torch.cat(states)
+        return torch.cat(list(states))
     if isinstance(first, PerRow):
         return PerRow(value for state in states for value in state)
-    if dataclasses.is_dataclass(first):
+    if _is_dataclass(first):
         return dataclasses.replace(
             first,
             **{
-                field.name: join_rows([getattr(state, field.name) for state in states])
+                field.name: _joined([getattr(state, field.name) for state in states])
                 for field in dataclasses.fields(first)
             },
         )
     if isinstance(first, tuple):
-        return tuple(join_rows(parts) for parts in zip(*states, strict=True))
+        return tuple(_joined(parts) for parts in zip(*states, strict=True))
     if any(state != first for state in states):
         raise ValueError(f"these states cannot be rows of one batch: {first!r} and others differ")
     return first
@@ -110,6 +125,11 @@ def join_rows(states: Sequence[StateT]) -> StateT:
 
 def take_rows(state: StateT, rows: Sequence[int]) -> StateT:
     """The state of some rows, which shares no memory with the others."""
+    taken: StateT = _taken(state, rows)
+    return taken
+
+
+def _taken(state: Any, rows: Sequence[int]) -> Any:
     if hasattr(state, "take_rows"):
         return state.take_rows(rows)
     if isinstance(state, Tensor):
@@ -118,45 +138,55 @@ def take_rows(state: StateT, rows: Sequence[int]) -> StateT:
         return state.index_select(0, torch.tensor(rows, device=state.device))
     if isinstance(state, PerRow):
         return PerRow(state[row] for row in rows)
-    return _rebuilt(state, lambda part: take_rows(part, rows))
+    return _rebuilt(state, lambda part: _taken(part, rows))
 
 
 def rows_apart(state: StateT, rows: int) -> list[StateT]:
     """:func:`take_rows` of each row by itself."""
+    apart: list[StateT] = _apart(state, rows)
+    return apart
+
+
+def _apart(state: Any, rows: int) -> list[Any]:
     if rows == 1:
         return [state]
     if hasattr(state, "rows_apart"):
-        return state.rows_apart(rows)
+        return list(state.rows_apart(rows))
     if isinstance(state, Tensor):
         return [row.clone() for row in state.split(1)]
     if isinstance(state, PerRow):
         return [PerRow((value,)) for value in state]
-    if dataclasses.is_dataclass(state):
+    if _is_dataclass(state):
         names = [field.name for field in dataclasses.fields(state)]
-        parts = [rows_apart(getattr(state, name), rows) for name in names]
+        parts = [_apart(getattr(state, name), rows) for name in names]
         return [
             dataclasses.replace(state, **dict(zip(names, own, strict=True)))
             for own in zip(*parts, strict=True)
         ]
     if isinstance(state, tuple) and state:
-        return list(zip(*(rows_apart(part, rows) for part in state), strict=True))
+        return list(zip(*(_apart(part, rows) for part in state), strict=True))
     return [state] * rows
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], state: StateT) -> StateT:
     """A state of the same kind with every tensor exchanged."""
+    mapped: StateT = _mapped(function, state)
+    return mapped
+
+
+def _mapped(function: Callable[[Tensor], Tensor], state: Any) -> Any:
     if hasattr(state, "map_tensors"):
         return state.map_tensors(function)
     if isinstance(state, Tensor):
         return function(state)
-    return _rebuilt(state, lambda part: map_tensors(function, part))
+    return _rebuilt(state, lambda part: _mapped(function, part))
 
 
-def _rebuilt(state: StateT, function: Callable[[Any], Any]) -> StateT:
+def _rebuilt(state: Any, function: Callable[[Any], Any]) -> Any:
     """A dataclass or tuple with each part exchanged; everything else as it is."""
     if isinstance(state, PerRow):
         return state
-    if dataclasses.is_dataclass(state):
+    if _is_dataclass(state):
         parts = {f.name: function(getattr(state, f.name)) for f in dataclasses.fields(state)}
         return dataclasses.replace(state, **parts)
     if isinstance(state, tuple):
@@ -195,7 +225,7 @@ def with_tensors(state: StateT, tensors: Sequence[Tensor]) -> StateT:
 def state_bytes(state: Any) -> int:
     """Bytes held by a state: of tensors, arrays and whatever else has ``nbytes``."""
     if hasattr(state, "nbytes"):
-        return state.nbytes
+        return int(state.nbytes)
     if dataclasses.is_dataclass(state):
         return sum(state_bytes(getattr(state, f.name)) for f in dataclasses.fields(state))
     if isinstance(state, (list, tuple)):
@@ -229,7 +259,8 @@ def load_state(path: Path, like: StateT) -> StateT:
             f"state has {len(known)} and {len(list(_counters(like)))}"
         )
     placed = [new.to(old) for new, old in zip(stored, known, strict=True)]
-    return _with_counters(with_tensors(like, placed), iter(counters))
+    loaded: StateT = _with_counters(with_tensors(like, placed), iter(counters))
+    return loaded
 
 
 def _counters(state: Any) -> Iterator[list[Any]]:
@@ -245,7 +276,7 @@ def _counters(state: Any) -> Iterator[list[Any]]:
             yield from _counters(part)
 
 
-def _with_counters(state: StateT, counters: Iterator[list[Any]]) -> StateT:
+def _with_counters(state: Any, counters: Iterator[list[Any]]) -> Any:
     if isinstance(state, PerRow):
         return PerRow(next(counters))
     if hasattr(state, "with_counters"):

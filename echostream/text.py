@@ -60,8 +60,7 @@ class Vocabulary:
         self.processor = processor
         self._ids = {piece: index for index, piece in enumerate(self.pieces)}
         if len(self._ids) != len(self.pieces):
-            seen: set[str] = set()
-            twice = next(p for p in self.pieces if p in seen or seen.add(p))
+            twice = next(p for at, p in enumerate(self.pieces) if self._ids[p] != at)
             raise ValueError(f"vocabulary lists the piece {twice!r} twice")
 
     def __len__(self) -> int:

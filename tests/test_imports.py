@@ -33,6 +33,7 @@ LAYERS = [
         "layers": (
             "echostream.models.cache_limits",
             "echostream.models.kv_cache",
+            "echostream.models.module_list",
             "echostream.models.transformer_layer",
             "echostream.models.emformer_layer",
             "echostream.models.causal_convolution",

@@ -7,10 +7,13 @@ calls cost more than they save, and so they do for a single row.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
 MIN_WEIGHTS = 256 * 2048
 MIN_ROWS = 2
 LAYOUT_ROWS = 8  # rows of a chunk in steady state: oneDNN lays weights out for a number of rows
@@ -58,7 +61,7 @@ class PackedLinear(nn.Linear):
         return self._packed[1]
 
 
-def pack(model: nn.Module, min_weights: int = MIN_WEIGHTS) -> nn.Module:
+def pack(model: ModelT, min_weights: int = MIN_WEIGHTS) -> ModelT:
     """Let the projections of at least ``min_weights`` weights keep them laid out, in place."""
     if not has_packed_kernels():
         return model
@@ -68,7 +71,7 @@ def pack(model: nn.Module, min_weights: int = MIN_WEIGHTS) -> nn.Module:
     return model
 
 
-def unpack(model: nn.Module) -> nn.Module:
+def unpack(model: ModelT) -> ModelT:
     """Undo :func:`pack`, in place."""
     for parent, name, child in _linears(model, PackedLinear):
         plain = nn.Linear(child.in_features, child.out_features, device="meta")
@@ -77,7 +80,7 @@ def unpack(model: nn.Module) -> nn.Module:
     return model
 
 
-def _linears(model: nn.Module, kind: type) -> list[tuple[nn.Module, str, nn.Linear]]:
+def _linears(model: nn.Module, kind: type[nn.Linear]) -> list[tuple[nn.Module, str, nn.Linear]]:
     """Layers of exactly one kind, with what holds them and under which name."""
     return [
         (parent, name, child)

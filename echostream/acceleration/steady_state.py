@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from echostream.config import ENCODER_FRAME_MS
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.models.echostream_model import EchoStreamModel
 from echostream.models.emformer_layer import EmformerLayerState, EmformerStack, StepLayout
 from echostream.streaming import PerRow, tensors_of, with_tensors
@@ -126,6 +127,8 @@ class QuickStack(EmformerStack):
 
 def use(model: EchoStreamModel, quick: Quick) -> None:
     """Let the model's encoder take its steady steps quickly."""
+    if not isinstance(model.encoder, EchoStreamSpeechEncoder):
+        raise TypeError(f"only an Emformer has steady steps, got {type(model.encoder).__name__}")
     model.encoder.emformer = QuickStack(model.encoder.emformer, quick)
 
 

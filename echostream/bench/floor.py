@@ -84,6 +84,8 @@ class _Recorder(TorchDispatchMode):
 @contextmanager
 def recording(pipeline: StreamPipeline) -> Iterator[dict[str | None, list[Call]]]:
     """The arithmetic that a pipeline with :class:`NamedStages` computes within it, by stage."""
+    if not isinstance(pipeline.stages, NamedStages):
+        raise TypeError(f"recording needs NamedStages, got {type(pipeline.stages).__name__}")
     with _Recorder(pipeline.stages) as recorder:
         yield recorder.calls
 

@@ -5,7 +5,7 @@ whole tree as YAML, so a checkpoint describes itself. Unknown keys, missing keys
 are errors that name the file and the key.
 """
 
-from echostream.config.card import CardConfig
+from echostream.config.card import CardConfig, Task
 from echostream.config.codevocos import CodeVocosConfig, UnitDurationConfig
 from echostream.config.decoders import (
     CTCHeadConfig,
@@ -61,6 +61,7 @@ __all__ = [
     "Settings",
     "SpeechConfig",
     "T2UEncoderConfig",
+    "Task",
     "UnitDecoderConfig",
     "UnitDurationConfig",
     "VocoderConfig",

@@ -12,6 +12,10 @@ from echostream.config.loading import MAY_BE_MISSING
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
+# Where a translation stops: behind the transcript, the translated text, or its speech.
+Task = Literal["asr", "s2tt", "s2st"]
+
+
 @dataclass(frozen=True)
 class CardConfig:
     """Title, languages, licence, tasks and a recommended setting; nothing computes with them.
@@ -28,7 +32,7 @@ class CardConfig:
     source_language: str | None = field(default=None, metadata=MAY_BE_MISSING)
     target_language: str | None = field(default=None, metadata=MAY_BE_MISSING)
     licence: str | None = field(default=None, metadata=MAY_BE_MISSING)
-    tasks: tuple[Literal["asr", "s2tt", "s2st"], ...] = field(default=(), metadata=MAY_BE_MISSING)
+    tasks: tuple[Task, ...] = field(default=(), metadata=MAY_BE_MISSING)
     chunk_ms: int | None = field(default=None, metadata=MAY_BE_MISSING)
 
     def __post_init__(self) -> None:

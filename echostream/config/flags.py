@@ -236,8 +236,8 @@ def given_settings(args: argparse.Namespace, kind: type[Settings] = Settings) ->
 
 
 def settings_from_args(
-    args: argparse.Namespace, config: Any, kind: type[SettingsT] = Settings
-) -> SettingsT:
+    args: argparse.Namespace, config: Any, kind: type[Settings] = Settings
+) -> Settings:
     """Overlay the flags that were given on the model directory's settings.
 
     Args:

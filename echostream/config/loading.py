@@ -6,13 +6,16 @@ import dataclasses
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 import yaml
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 MAY_BE_MISSING = {"may_be_missing": True}
 
-ConfigT = TypeVar("ConfigT")
+ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -25,7 +28,8 @@ def to_dict(config: Any) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value
 
-    return plain(config)
+    found: dict[str, Any] = plain(config)
+    return found
 
 
 def from_dict(cls: type[ConfigT], data: Any, where: str = "config") -> ConfigT:
@@ -59,10 +63,9 @@ def from_dict(cls: type[ConfigT], data: Any, where: str = "config") -> ConfigT:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if value is None and len(options) < len(typing.get_args(hint)):
             return None
-        options = [option for option in options if option is not type(None)]
         if len(options) > 1:
             return _convert_tagged(options, value, where)
         return _convert(options[0], value, where)
@@ -75,7 +78,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where}: expected a list, got {type(value).__name__}")
         item = typing.get_args(hint)[0]
         return tuple(_convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -32,10 +32,12 @@ def paired_bootstrap(
         metric: what the score is called.
     """
     from sacrebleu.metrics import BLEU
-    from sacrebleu.significance import PairedTest
+    from sacrebleu.significance import PairedTest, Result
 
     # PairedTest tells systems apart by name, and two folders may have the same.
-    named = [(f"{number}: {name}", list(texts)) for number, (name, texts) in enumerate(systems, 1)]
+    named: list[tuple[str, Sequence[str]]] = [
+        (f"{number}: {name}", list(texts)) for number, (name, texts) in enumerate(systems, 1)
+    ]
     test = PairedTest(
         named_systems=named,
         metrics={"BLEU": BLEU()},
@@ -44,19 +46,19 @@ def paired_bootstrap(
         n_samples=samples,
     )
     _, columns = test()
+    names = [str(name) for name in columns["System"]]
+    rows = [row for row in columns["BLEU"] if isinstance(row, Result)]
     return [
         Significance(
             name,
             metric,
             round(row.score, 3),
-            round(row.mean, 3),
-            round(row.ci, 3),
+            round(row.mean or 0.0, 3),
+            round(row.ci or 0.0, 3),
             # Resampling identical texts gives no spread, which sacrebleu takes for certainty.
             1.0 if number and texts == named[0][1] else row.p_value,
         )
-        for number, (name, row, (_, texts)) in enumerate(
-            zip(columns["System"], columns["BLEU"], named, strict=True)
-        )
+        for number, (name, row, (_, texts)) in enumerate(zip(names, rows, named, strict=True))
     ]
 
 

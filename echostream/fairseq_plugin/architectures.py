@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 # Accepted because StreamSpeech's commands give them; the only value that exists here, and for
 # which encoder (None: both).
-FIXED_FLAGS = {
+FIXED_FLAGS: dict[str, tuple[Any, type | None]] = {
     "uni_encoder": (True, None),
     "share_decoder_input_output_embed": (True, None),
     "attn_type": ("espnet", ChunkConformerConfig),
     "pos_enc_type": ("rel_pos", ChunkConformerConfig),
 }
-_ONE_ENCODER_FLAGS = {
+_ONE_ENCODER_FLAGS: dict[str, type] = {
     "left_context_frames": EmformerConfig,
     "right_context_frames": EmformerConfig,
     "memory_size": EmformerConfig,
@@ -55,10 +55,10 @@ _ENCODER_FLAGS = {
     "depthwise_conv_kernel_size": "depthwise_kernel_size",
 }
 
-_MINI_WIDTH = {"embed_dim": 192, "attention_heads": 4, "ffn_dim": 512}
+_MINI_WIDTH: dict[str, Any] = {"embed_dim": 192, "attention_heads": 4, "ffn_dim": 512}
 
 
-def _mini(encoder: type[EmformerConfig | ChunkConformerConfig], **sizes: int) -> EchoStreamConfig:
+def _mini(encoder: type[EmformerConfig | ChunkConformerConfig], **sizes: Any) -> EchoStreamConfig:
     """About 5 M parameters; ``sizes`` are the encoder's own."""
     return EchoStreamConfig(
         encoder=encoder(**_MINI_WIDTH, **sizes),
@@ -212,8 +212,8 @@ def _check_flags(arch: str, encoder: type, given: Mapping[str, Any]) -> None:
             raise ValueError(f"{flag} {value!r}: {arch} has no such choice")
         if value != accepted:
             raise ValueError(f"{flag} {value!r}: only {accepted!r} exists")
-    for name, only in _ONE_ENCODER_FLAGS.items():
-        if name in given and only is not encoder:
+    for name, owner in _ONE_ENCODER_FLAGS.items():
+        if name in given and owner is not encoder:
             raise ValueError(f"--{name.replace('_', '-')}: {arch} has no such part")
     for name in ("attention_dropout", "relu_dropout"):
         if name in given and given[name] != given.get("dropout", given[name]):

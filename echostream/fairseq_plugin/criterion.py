@@ -32,8 +32,8 @@ from echostream.fairseq_plugin.losses import ctc_errors, ctc_loss, utterance_spr
 from echostream.fairseq_plugin.mixed_precision import autocast
 from echostream.fairseq_plugin.model import TextPolicy
 from echostream.fairseq_plugin.sentences import SUBSAMPLING, sentence_windows
+from echostream.models.decoders.ctc_collapse import NEVER, UNIT_OFFSET
 from echostream.models.decoders.unit_decoder import strided_visibility
-from echostream.models.echostream_model import NEVER, UNIT_OFFSET
 from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from echostream.fairseq_plugin.manifest import (
     read_text_manifest,
 )
 from echostream.fairseq_plugin.source_features import load_features, spec_augment
-from echostream.models.echostream_model import UNIT_OFFSET
+from echostream.models.decoders.ctc_collapse import UNIT_OFFSET
 from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)

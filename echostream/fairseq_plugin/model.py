@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from fairseq.dataclass import FairseqDataclass
@@ -18,7 +18,7 @@ from fairseq.models import BaseFairseqModel, register_model, register_model_arch
 from torch import Tensor
 
 from echostream.checkpoint import load_model_dir
-from echostream.config import EchoStreamConfig, EmformerConfig
+from echostream.config import EchoStreamConfig
 from echostream.fairseq_plugin.architectures import ARCHITECTURES
 from echostream.fairseq_plugin.sentences import (
     boundaries,
@@ -28,6 +28,7 @@ from echostream.fairseq_plugin.sentences import (
 )
 from echostream.models.ctc_output import end_scores
 from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.models.echostream_model import EchoStreamModel, ModelOutput
 from echostream.models.encoder_exchange import start_from_conformer
 from echostream.text import Vocabulary
@@ -35,7 +36,7 @@ from echostream.text import Vocabulary
 logger = logging.getLogger(__name__)
 
 
-def _flag(description: str) -> None:
+def _flag(description: str) -> Any:
     return field(default=None, metadata={"help": description + " (default: the architecture's)"})
 
 
@@ -175,18 +176,20 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
         if not 0 < probability < 1:
             raise ValueError(f"--blank-prior must lie between 0 and 1, got {probability}")
         for head in (self.source_unigram_decoder, self.ctc_target_unigram_decoder):
-            others = head.proj.bias.numel() - 1
-            head.proj.bias.zero_()
-            head.proj.bias[Vocabulary.blank] = math.log(probability / (1 - probability) * others)
+            bias = head.proj.bias
+            others = bias.numel() - 1
+            bias.zero_()
+            bias[Vocabulary.blank] = math.log(probability / (1 - probability) * others)
 
     def segment_ends(self, frames: int, segment_frames: int) -> list[int]:
         """Cumulative end frames of the segments in which a stream of ``frames`` arrives."""
-        if isinstance(self.config.encoder, EmformerConfig):
+        if isinstance(self.encoder, EchoStreamSpeechEncoder):
             return list(accumulate(self.encoder.segments(frames, segment_frames)))
         # The chunk Conformer completes a chunk's last frame provisionally as the chunk arrives.
         return [*range(segment_frames, frames, segment_frames), frames]
 
-    def forward(
+    # The base's, with what training asks for beside it, and one more kind of answer.
+    def forward(  # type: ignore[override]
         self,
         src_tokens: Tensor,
         src_lengths: Tensor,
@@ -276,6 +279,8 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
             return mt, mt.new_zeros(mt.size(0), 0, self.config.num_units)
         padding = prev_output_tokens.eq(Vocabulary.pad)
         text_padding = padding if bool(padding.any()) else None
+        if self.synthesizer_encoder is None or self.decoder is None:
+            raise ValueError("units are wanted, and the model has no unit decoder")
         text = self.synthesizer_encoder(hidden.transpose(0, 1), text_padding)
         return mt, self.decoder(text.transpose(0, 1), text_padding, visible_text)
 

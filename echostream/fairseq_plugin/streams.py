@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ def plan_epoch(
         seed: all that the plan depends on.
     """
     rng = np.random.default_rng(seed)
-    plans = []
+    plans: list[StreamPlan] = []
     rows: list[int] = []
     wanted, total = 0, 0
 
@@ -254,7 +255,8 @@ class StreamDataset(EchoStreamDataset):
         texts = (self.text(task, identifier) for task in (ASR_TASK, ST_TASK))
         return SUBSAMPLING * (max(ctc_frames_needed(text) for text in texts) + 2)
 
-    def __getitem__(self, index: int) -> Stream:
+    # An item is a stream here, where it is an utterance in the base.
+    def __getitem__(self, index: int) -> Stream:  # type: ignore[override]
         plan = self.plans[index]
         rng = np.random.default_rng((*plan.seed, 1))
         pieces = [self._load(row) for row in plan.rows]
@@ -323,7 +325,7 @@ class StreamDataset(EchoStreamDataset):
             clean,
         )
 
-    def collater(self, samples: list[Stream]) -> dict:
+    def collater(self, samples: list[Stream]) -> dict[str, Any]:  # type: ignore[override]
         """Batch of streams: as for utterances, but text decoder and units have a row per sentence,
         and ``net_input["sentences"]`` (N, 3) tells where each one is: stream, first frame of its
         speech, the frame behind its last."""

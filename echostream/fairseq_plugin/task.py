@@ -7,7 +7,7 @@ import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 from fairseq.data import Dictionary
@@ -35,6 +35,11 @@ from echostream.text import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+if TYPE_CHECKING:
+    UnfitTargets = str
+else:  # fairseq makes a flag's choices of it
+    UnfitTargets = ChoiceEnum(["error", "skip"])
+
 
 @dataclass
 class EchoStreamTaskConfig(FairseqDataclass):
@@ -59,7 +64,7 @@ class EchoStreamTaskConfig(FairseqDataclass):
         default=6000, metadata={"help": "longest source, in filterbank frames"}
     )
     max_target_positions: int = field(default=4096, metadata={"help": "longest target, in units"})
-    unfit_targets: ChoiceEnum(["error", "skip"]) = field(
+    unfit_targets: UnfitTargets = field(
         default="error",
         metadata={"help": "utterances whose target is longer than CTC can align"},
     )

@@ -302,7 +302,7 @@ def _from_net(part: Part, work: _Work) -> Obtained:
         except FetchError as error:
             logger.warning("%s", error)
             problem = problem or error
-    raise problem
+    raise problem or FetchError(f"{part.place}: no place to get it from is known")
 
 
 def _from_hub(part: Part, source: HubFile, expected: Expected, work: _Work) -> Obtained:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from echostream import assets
+from echostream.config.card import Task
 
 WEIGHTS_REPO = "ICTNLP/StreamSpeech_Models"
 WEIGHTS_REVISION = "e56f7b8595036f0eccf0da0b849e400d1a791699"
@@ -104,7 +105,7 @@ class ShippedModel:
     title: str
     source_language: str
     target_language: str
-    tasks: tuple[str, ...] = ("asr", "s2tt", "s2st")
+    tasks: tuple[Task, ...] = ("asr", "s2tt", "s2st")
     licence: str = "MIT"
     source: str = "ships with EchoStream"
 
@@ -124,7 +125,7 @@ class ReleasedModel:
     title: str
     source_language: str
     target_language: str
-    tasks: tuple[str, ...]
+    tasks: tuple[Task, ...]
     chunk_ms: int | None
     checkpoint: Part
     data: tuple[Part, ...]
@@ -279,4 +280,5 @@ RELEASED = tuple(
     for language in LANGUAGES
     for variant in ("simultaneous", "offline")
 )
-KNOWN: dict[str, KnownModel] = {model.name: model for model in (*SHIPPED, *RELEASED)}
+_ALL: tuple[KnownModel, ...] = (*SHIPPED, *RELEASED)
+KNOWN = {model.name: model for model in _ALL}

@@ -8,12 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from echostream.checkpoint import System, load_model_dir
+from echostream.config import Task
 from echostream.hub.names import is_model_name
 from echostream.live.ends import for_streams, gate_for, open_pipeline
 from echostream.live.messages import ProtocolError
 from echostream.live.speech_gate import SpeechGate
 from echostream.streamspeech.recompute import RecomputePipeline
-from echostream.translator.pipeline import Pipeline, Task
+from echostream.translator.pipeline import Pipeline
 
 RECOMPUTE = ":recompute"  # behind a model's name: run as StreamSpeech was published
 # A recomputing model's cost per chunk grows without bound; longer sources are refused.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Origin
 
 from echostream.live.messages import End, Resume, Speech, Start, Transcript, Translation
 
@@ -71,7 +72,7 @@ class LiveClient:
         self.url, self.token, self.origin = url, token, origin
         self.received = Received()
         self.session: str | None = None
-        self.socket: ClientConnection | None = None
+        self._socket: ClientConnection | None = None
 
     async def __aenter__(self) -> LiveClient:
         await self.open()
@@ -80,20 +81,31 @@ class LiveClient:
     async def __aexit__(self, *error: object) -> None:
         await self.close()
 
+    @property
+    def socket(self) -> ClientConnection:
+        """The connection.
+
+        Raises:
+            ConnectionError: there is none yet.
+        """
+        if self._socket is None:
+            raise ConnectionError("the client is not connected; open() it first")
+        return self._socket
+
     async def open(self) -> None:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        self.socket = await connect(
+        self._socket = await connect(
             f"{self.url}/v1/stream",
             additional_headers=headers,
-            origin=self.origin,
+            origin=None if self.origin is None else Origin(self.origin),
             compression=None,
             max_size=1 << 24,
             ping_timeout=PING_TIMEOUT_S,
         )
 
     async def close(self) -> None:
-        if self.socket is not None:
-            await self.socket.close()
+        if self._socket is not None:
+            await self._socket.close()
 
     async def tell(self, **fields: Any) -> None:
         """Send a text message."""
@@ -112,7 +124,7 @@ class LiveClient:
         return await self._greeting()
 
     async def _greeting(self) -> dict[str, Any]:
-        message = json.loads(await self.socket.recv())
+        message: dict[str, Any] = json.loads(await self.socket.recv())
         self.received.take(message, None)
         self.session = message.get("session", self.session)
         return message
@@ -130,7 +142,8 @@ class LiveClient:
         while True:
             try:
                 message = json.loads(await self.socket.recv())
-                samples = await self.socket.recv() if message["type"] == Speech.type else None
+                speaks = message["type"] == Speech.type
+                samples = await self.socket.recv(decode=False) if speaks else None
             except ConnectionClosed:
                 return
             self.received.take(message, samples)

@@ -12,9 +12,10 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from echostream.config import Task
 from echostream.live.speech_gate import SpeechGate, open_gate
 from echostream.live.utterances import UtteranceCutter
-from echostream.translator.pipeline import Pipeline, Task
+from echostream.translator.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from echostream.checkpoint import System

@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from echostream.translator.pipeline import Task
+    from echostream.config import Task
 
 SampleFormat = Literal["f32le", "s16le"]
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8000, 192_000

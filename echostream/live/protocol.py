@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from echostream.config import Task
 from echostream.live.messages import (
     CLIENT_MESSAGES,
     MAX_AMPLITUDE,
@@ -22,7 +23,6 @@ from echostream.live.messages import (
     SampleFormat,
     Start,
 )
-from echostream.translator.pipeline import Task
 
 DTYPES: dict[str, str] = {"f32le": "<f4", "s16le": "<i2"}
 TASKS: tuple[Task, ...] = ("asr", "s2tt", "s2st")

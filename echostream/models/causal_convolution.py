@@ -40,7 +40,9 @@ class CausalConvolution(nn.Module):
             # Position -1 is the zero appended at the end.
             read = F.pad(gated, (0, 0, 0, 1))[:, windows]  # (B, R, K, D)
             looked = torch.einsum("brkd,dk->brd", read, self.depthwise.weight[:, 0])
-            out = torch.cat([looked + self.depthwise.bias, out], dim=1)
+            if self.depthwise.bias is not None:
+                looked = looked + self.depthwise.bias
+            out = torch.cat([looked, out], dim=1)
         return self._finish(out)
 
     def init_state(self, batch_size: int) -> Tensor:

@@ -27,6 +27,7 @@ from echostream.models.chunk_conformer_layer import (
 )
 from echostream.models.chunk_conv import ChunkConv1d, ChunkConvState
 from echostream.models.encoder import Encoded, Features, StreamFeatures
+from echostream.models.module_list import module_list
 from echostream.streaming import PerRow, lengths_to_padding_mask
 
 
@@ -63,7 +64,7 @@ class Conv1dGLUSubsampler(nn.Module):
         super().__init__()
         kernels = config.conv_kernel_sizes
         last = len(kernels) - 1
-        self.conv_layers = nn.ModuleList(
+        self.conv_layers = module_list(
             ChunkConv1d(
                 config.input_dim if i == 0 else config.conv_channels // 2,
                 config.conv_channels if i < last else 2 * config.embed_dim,
@@ -111,7 +112,7 @@ class ChunkConformerEncoder(nn.Module):
         self.subsample = Conv1dGLUSubsampler(config)
         self.linear = nn.Linear(config.embed_dim, config.embed_dim)
         self.dropout = nn.Dropout(config.dropout)
-        self.conformer_layers = nn.ModuleList(
+        self.conformer_layers = module_list(
             ChunkConformerLayer(
                 config.embed_dim,
                 config.ffn_dim,

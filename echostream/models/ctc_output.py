@@ -62,14 +62,19 @@ class CTCOutput:
             ]
             parts.append((tuple(t for t, _ in kept), tuple(f for _, f in kept)))
         (asr, asr_frames), (st, st_frames) = parts
-        logits = [
-            None if whole is None else whole[start:end]
-            for whole in (self.asr_logits, self.st_logits)
-        ]
-        if stop is not None:
-            return CTCOutput(asr, st, (), (), None, end - start, asr_frames, st_frames, *logits)
-        tails = [
-            tuple(token for token in tail if token != sentence_end)
+        asr_tail, st_tail = (
+            tuple(token for token in tail if token != sentence_end and stop is None)
             for tail in (self.asr_tail, self.st_tail)
-        ]
-        return CTCOutput(asr, st, *tails, self.tail, end - start, asr_frames, st_frames, *logits)
+        )
+        return CTCOutput(
+            asr,
+            st,
+            asr_tail,
+            st_tail,
+            self.tail if stop is None else None,
+            end - start,
+            asr_frames,
+            st_frames,
+            None if self.asr_logits is None else self.asr_logits[start:end],
+            None if self.st_logits is None else self.st_logits[start:end],
+        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from echostream.config import EmformerConfig
 from echostream.models.emformer_layer import EmformerStack, EmformerState
 from echostream.models.encoder import Encoded
+from echostream.models.module_list import module_list
 from echostream.models.transformer_layer import sinusoid
 from echostream.models.whisper_stem import WhisperStem
 from echostream.streaming import (
@@ -134,7 +136,7 @@ class Conv2dSubsampler(_StridedStack):
         self.out_bins = (self.bins[1] + 1) // 2
         self.channels = channels
         # Time is padded by the streaming code, frequency here.
-        self.conv = nn.ModuleList(
+        self.conv = module_list(
             [
                 nn.Conv2d(1, channels, 3, STRIDE, padding=(0, 1)),
                 nn.Conv2d(channels, channels, 3, STRIDE, padding=(0, 1)),
@@ -183,7 +185,7 @@ class Conv1dSubsampler(_StridedStack):
         self.left = self.kernels[0] - 2
         self.channels = [config.input_dim, config.conv_channels // 2]
         self.embed_dim = config.embed_dim
-        self.conv_layers = nn.ModuleList(
+        self.conv_layers = module_list(
             [
                 nn.Conv1d(config.input_dim, config.conv_channels, self.kernels[0], STRIDE),
                 nn.Conv1d(self.channels[1], 2 * config.embed_dim, self.kernels[1], STRIDE),
@@ -254,13 +256,14 @@ class EchoStreamSpeechEncoder(nn.Module):
     def __init__(self, config: EmformerConfig) -> None:
         super().__init__()
         self.config = config
-        subsampler = {
+        subsampler: dict[str, type[Conv2dSubsampler | Conv1dSubsampler | WhisperStem]] = {
             "conv2d": Conv2dSubsampler,
             "conv1d_glu": Conv1dSubsampler,
             "conv1d_glu_linear": Conv1dSubsampler,
             "whisper": WhisperStem,
         }
-        self.subsample = subsampler[config.subsampler](config)
+        # Any: each has a state of its own kind.
+        self.subsample: Any = subsampler[config.subsampler](config)
         self.emformer = EmformerStack(config)
         self.dropout = nn.Dropout(config.dropout)
         dim, self.stack_frames = config.embed_dim, config.stack_frames

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from echostream.config import ChunkConformerConfig, EchoStreamConfig
+from echostream.config import ChunkConformerConfig, CTCHeadConfig, EchoStreamConfig
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.ctc_collapse import (
     NEVER,
@@ -189,14 +189,17 @@ class EchoStreamModel(nn.Module):
         padding = prev_output_tokens.eq(Vocabulary.pad)
         unit_logits, speech = None, None
         if self.decoder is not None:
+            assert self.synthesizer_encoder is not None  # comes with the decoder
             text_padding = padding if bool(padding.any()) else None
             text = self.synthesizer_encoder(hidden.transpose(0, 1), text_padding)
             unit_logits = self.decoder(text.transpose(0, 1), text_padding, visible_text)
         if waveform:
-            self._require_vocoder()
+            vocoder = self._require_vocoder()
+            if unit_logits is None:
+                raise ValueError("this model has no unit decoder (its num_units is 0)")
             lengths = (~padding).sum(dim=1) * self.config.unit.upsample_ratio
             speech = [
-                self._require_vocoder().generate(self._collapse_units(row[:length]))[0]
+                vocoder.generate(self._collapse_units(row[:length]))[0]
                 for row, length in zip(unit_logits, lengths.tolist(), strict=True)
             ]
         return ModelOutput(
@@ -233,7 +236,7 @@ class EchoStreamModel(nn.Module):
 
     def init_speech(self, batch_size: int = 1) -> SpeechState | None:
         """Before anything was spoken; None without a unit decoder."""
-        if self.decoder is None:
+        if self.decoder is None or self.synthesizer_encoder is None:
             return None
         return SpeechState(
             self.synthesizer_encoder.init_state(batch_size),
@@ -331,8 +334,9 @@ class EchoStreamModel(nn.Module):
         speed of speech."""
         rows = len(state.mt.last_tokens)
         speech = self.init_speech(rows)
-        if speech is not None and speech.vocoder is not None:
-            vocoder = speech.vocoder.at_speed_of(state.speech.vocoder)
+        before = None if state.speech is None else state.speech.vocoder
+        if speech is not None and speech.vocoder is not None and before is not None:
+            vocoder = speech.vocoder.at_speed_of(before)
             speech = replace(speech, vocoder=vocoder)
         return replace(state, mt=self.target_unigram_decoder.init_state(rows), speech=speech)
 
@@ -372,7 +376,7 @@ class EchoStreamModel(nn.Module):
         Raises:
             ValueError: the model has no unit decoder.
         """
-        if self.decoder is None:
+        if self.decoder is None or self.synthesizer_encoder is None:
             raise ValueError("this model has no unit decoder (its num_units is 0)")
         lengths = [row.size(1) for row in hidden]
         padded = pad_sequence([row[0] for row in hidden], batch_first=True)
@@ -413,7 +417,8 @@ class EchoStreamModel(nn.Module):
         """New units of each row to (samples,) new waveforms, each spoken so many times as fast as
         predicted; see :meth:`StreamingVocoder.step_rows`."""
         streaming = StreamingVocoder(self._require_vocoder(), dur_prediction=dur_prediction)
-        samples, _, vocoder = streaming.step_rows(units, state.vocoder, speeds)
+        before = state.vocoder or streaming.init_state(len(units))
+        samples, _, vocoder = streaming.step_rows(units, before, speeds)
         return samples, replace(state, vocoder=vocoder)
 
 
@@ -449,7 +454,9 @@ def _rows_of_labels(logits: Tensor) -> list[list[int]]:
     return [labels[row * frames : (row + 1) * frames] for row in range(logits.size(0))]
 
 
-def _ctc_head(config, width: int, vocab_size: int) -> nn.Module:
+def _ctc_head(
+    config: CTCHeadConfig, width: int, vocab_size: int
+) -> CTCDecoder | CTCDecoderWithTransformerLayer:
     if config.layers == 0:
         return CTCDecoder(width, vocab_size)
     return CTCDecoderWithTransformerLayer(config, width, vocab_size)

@@ -28,7 +28,7 @@ Shapes: B batch, T utterance frames, S segment frames, R right-context frames (o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,7 @@ from echostream.models.distance_bias import (
     step_distances,
 )
 from echostream.models.first_feed_forward import FirstFeedForward
+from echostream.models.module_list import module_list
 from echostream.streaming import (
     PerRow,
     filled_mask,
@@ -55,6 +56,11 @@ from echostream.streaming import (
 )
 
 MEMORY_CLAMP = 10.0  # bounds a summary that is not squashed by tanh
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ class EmformerLayer(nn.Module):
         self.fc2 = nn.Linear(config.ffn_dim, dim)
         normalises = config.output_norm == "layers"
         self.output_layer_norm = nn.LayerNorm(dim) if normalises else nn.Identity()
-        self.activation = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[config.activation]
+        self.activation = ACTIVATIONS[config.activation]
         self.dropout = nn.Dropout(config.dropout)
         kernel = config.depthwise_kernel_size
         self.convolution = CausalConvolution(dim, kernel, config.dropout) if kernel else None
@@ -307,7 +313,7 @@ class EmformerStack(nn.Module):
     def __init__(self, config: EmformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(
+        self.layers = module_list(
             EmformerLayer(config, gain=1 / math.sqrt(depth + 1)) for depth in range(config.layers)
         )
 
@@ -507,7 +513,8 @@ class SegmentLayout:
 
     def right_index(self) -> list[int]:
         """Indices of the frames that form the concatenated right contexts."""
-        index, end = [], 0
+        index: list[int] = []
+        end = 0
         for length, right in zip(self.lengths, self.right, strict=True):
             end += length
             index += range(end, end + right)

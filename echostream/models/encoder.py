@@ -5,7 +5,7 @@ Shapes: B batch, T filterbank frames, S encoder frames, P provisional encoder fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -63,23 +63,28 @@ class Encoder(Protocol):
             and it starts anew with every sentence of a stream.
     """
 
-    embed_dim: int
     joins_rows: bool
     utterances_only: bool
 
-    def open_stream(self, batch_size: int, chunk_ms: int, **options: int) -> Any:
-        """Fresh state of streams in chunks of ``chunk_ms``."""
+    @property
+    def embed_dim(self) -> int: ...
+
+    @property
+    def open_stream(self) -> Callable[..., Any]:
+        """Called with ``batch_size``, ``chunk_ms`` and options that an encoder may have: fresh
+        state of streams in chunks of that length."""
 
     def encode(
         self,
-        features: Features,
+        features: Any,
         state: Any,
         *,
         lengths: Sequence[int] | None = None,
         final: bool | Sequence[bool] = False,
     ) -> tuple[Encoded, Any]:
-        """New features, of which ``lengths`` are valid in each row (None: all), to encoder frames;
-        ``final``: the streams of all rows, or of each, end with them."""
+        """New features (:data:`Features`, of the kind that the encoder takes), of which ``lengths``
+        are valid in each row (None: all), to encoder frames; ``final``: the streams of all rows,
+        or of each, end with them."""
 
     def forward(
         self,
@@ -89,6 +94,9 @@ class Encoder(Protocol):
         return_all_hiddens: bool = False,
     ) -> dict[str, list[Tensor]]:
         """Whole utterances to fairseq's encoder dictionary."""
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """:meth:`forward`, as torch's modules are called."""
 
 
 def with_tail(frames: Tensor, tail: Tensor | None) -> Tensor:

@@ -197,23 +197,21 @@ class KVCache:
     def repeat(self, rows: int) -> KVCache:
         """The same single row seen ``rows`` times, without copying it."""
         layers = [layer.expand(rows, -1, -1, -1, -1) for layer in self.storage.layers]
-        return KVCache(
-            # Appending copies: what is seen several times must not be written to.
-            _Storage(layers, [-1] * rows),
-            *(PerRow.of(value[0], rows) for value in (self.start, self.end, self.offset)),
-        )
+        start, end, offset = (PerRow.of(v[0], rows) for v in (self.start, self.end, self.offset))
+        # Appending copies: what is seen several times must not be written to.
+        return KVCache(_Storage(layers, [-1] * rows), start, end, offset)
 
     def join_rows(self, caches: Sequence[KVCache]) -> KVCache:
         """Rows of several caches; see :func:`echostream.streaming.join_rows`."""
         if len({cache.capacity for cache in caches}) == 1:
             # One copy a layer, however many rows there are; slots stay where they are.
             stacks = zip(*(cache.storage.layers for cache in caches), strict=True)
-            counters = [
+            start, end, offset = (
                 PerRow(value for cache in caches for value in getattr(cache, name))
                 for name in ("start", "end", "offset")
-            ]
-            storage = _Storage([torch.cat(layers) for layers in stacks], list(counters[1]))
-            return KVCache(storage, *counters, self.least)
+            )
+            storage = _Storage([torch.cat(layers) for layers in stacks], list(end))
+            return KVCache(storage, start, end, offset, self.least)
         parts = [(cache, row) for cache in caches for row in range(len(cache.end))]
         return _gathered(parts, max(_capacity(max(cache.stored) + 1) for cache in caches))
 
@@ -232,8 +230,8 @@ class KVCache:
                 found.append(self.take_rows([row]))
                 continue
             layers = [layer[row : row + 1].clone() for layer in self.storage.layers]
-            counters = (PerRow((value,)) for value in (start, end, offset))
-            found.append(KVCache(_Storage(layers, [end]), *counters, self.least))
+            only = [PerRow((value,)) for value in (start, end, offset)]
+            found.append(KVCache(_Storage(layers, [end]), only[0], only[1], only[2], self.least))
         return found
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> KVCache:
@@ -334,7 +332,8 @@ class Appending:
             for index in range(count)
         ]
         device = self.cache._device
-        return torch.tensor(places, dtype=torch.long, device=device).view(-1, 3).unbind(dim=1)
+        table = torch.tensor(places, dtype=torch.long, device=device).view(-1, 3)
+        return table[:, 0], table[:, 1], table[:, 2]
 
 
 def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.models.kv_cache import KVCache, causal_mask
+from echostream.models.module_list import module_list
 from echostream.streaming import per_row
 
 
@@ -119,7 +120,8 @@ class TransformerLayer(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        self.activation = {"relu": F.relu, "gelu": F.gelu}[activation]
+        activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+        self.activation = activations[activation]
         self.self_attn = MultiheadAttention(embed_dim, heads, dropout=dropout)
         self.self_attn_layer_norm = nn.LayerNorm(embed_dim)
         if source_dim is not None:
@@ -253,7 +255,7 @@ class UnidirectionalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.window = window
-        self.layers = nn.ModuleList(
+        self.layers = module_list(
             TransformerLayer(embed_dim, heads, ffn_dim, dropout) for _ in range(layers)
         )
         if layers:

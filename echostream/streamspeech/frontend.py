@@ -66,10 +66,13 @@ class StreamSpeechFrontend(Frontend):
 
     def _edge(self, state: FrontendState) -> Tensor:
         """(P, bins) frames that the original has and the stream does not have yet."""
+        nothing = torch.zeros(0, self.config.num_mel_bins)
+        if state.sample_rate is None or state.resampler is None:
+            return nothing
         frames, used = whole_frames(state.received, state.sample_rate, self.config)
         missing = frames - state.frames
-        if missing <= 0 or state.resampler is None:
-            return torch.zeros(0, self.config.num_mel_bins)
+        if missing <= 0:
+            return nothing
         resampler = Resampler(state.sample_rate, self.config.sample_rate)
         recent, start = state.resampler.recent, state.resampler.start
         cut = ResamplerState(recent[: used - start], start, state.resampler.written)

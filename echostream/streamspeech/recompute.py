@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from echostream.checkpoint import System
-from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig
+from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig, Task
 from echostream.models.chunk_conformer_encoder import s2st_conv_chunk, text_conv_chunk
 from echostream.models.decoders.ctc_collapse import CollapseState, collapse
 from echostream.models.decoders.ctc_decoder_policy import (
@@ -42,7 +42,7 @@ from echostream.text import Vocabulary
 from echostream.translator.backlog import BacklogState, after_write, waiting_ms
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stages import Stopwatch
-from echostream.translator.stream import Decision, StreamPipeline, StreamState, Taken, Task
+from echostream.translator.stream import Decision, StreamPipeline, StreamState, Taken
 
 # Length limits of the original's searches, in text tokens: a constant for speech output; for text
 # output one token per filterbank frame and 200 more, within the decoder's positions.

@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from echostream.models.decoders.ctc_collapse import NEVER
 from echostream.models.decoders.transformer_decoder import MTState, TransformerMTDecoder
-from echostream.models.echostream_model import NEVER
 from echostream.models.transformer_layer import run_layers
 from echostream.text import Vocabulary
 
@@ -34,7 +34,8 @@ def greedy(
         The prefix and what follows it, without end-of-sentence. A prefix beyond the limit comes
         back as it is.
     """
-    eos, tokens, total = Vocabulary.eos, [Vocabulary.eos, *prefix], 0.0
+    eos, tokens = Vocabulary.eos, [Vocabulary.eos, *prefix]
+    total: Tensor | float = 0.0
     for step in range(len(prefix), limit + 1):
         scores = predict(tokens)
         scores = scores.masked_fill(scores.isnan(), -torch.inf)

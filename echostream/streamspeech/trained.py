@@ -78,12 +78,12 @@ def _with_trained_policy(config: EchoStreamConfig, cfg: Any) -> EchoStreamConfig
     if not isinstance(criterion, Mapping):
         return config
     k1, n1 = criterion.get("k1"), criterion.get("n1")
-    changes = {}
+    policy = config.policy
     if isinstance(k1, int):
-        changes["lagging_k1"] = max(k1, 0)
+        policy = dataclasses.replace(policy, lagging_k1=max(k1, 0))
     if isinstance(n1, int):
-        changes["stride_n"] = n1 if n1 > 0 else 1
-    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, **changes))
+        policy = dataclasses.replace(policy, stride_n=n1 if n1 > 0 else 1)
+    return dataclasses.replace(config, policy=policy)
 
 
 def _vocabulary(described: Mapping[str, Any], where: str) -> Vocabulary:
@@ -128,7 +128,7 @@ def export_checkpoint(
     if vocoder is not None and vocoder_from is not None:
         raise ValueError("a vocoder comes from a checkpoint or from a model; got both")
     system = read_training_checkpoint(Path(checkpoint))
-    if vocoder is not None:
+    if vocoder is not None and vocoder_cfg is not None:
         system = with_vocoder(system, CodeHiFiGANVocoder.load(vocoder, Path(vocoder_cfg)))
     if vocoder_from is not None:
         system = with_vocoder_of(system, load_model_dir(vocoder_from), str(vocoder_from))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece
 import yaml
 
@@ -63,7 +64,7 @@ class SpeechEntry:
     frames: int
     src_text: str
     tgt_text: str
-    units: Sequence[int]
+    units: Sequence[int] | np.ndarray
     speaker: str | None = None
 
     @property

@@ -19,7 +19,8 @@ class RunningMoments:
     """Mean and standard deviation per bin over all frames."""
 
     def __init__(self) -> None:
-        self.count, self.total, self.squares = 0, 0.0, 0.0
+        self.count = 0
+        self.total = self.squares = np.zeros(())
 
     def add(self, features: np.ndarray) -> None:
         wide = features.astype(np.float64)

@@ -51,7 +51,7 @@ def judge(
     posteriors = None
     asr, st = emitted.asr_logits, emitted.st_logits
     if "posteriors" in asks and asr is not None and st is not None:
-        posteriors = tuple(logits.float().log_softmax(dim=-1) for logits in (asr, st))
+        posteriors = asr.float().log_softmax(dim=-1), st.float().log_softmax(dim=-1)
     before = hypothesis if "hypothesis" in asks else None
 
     def stands(tokens: tuple[int, ...], attention: Sequence[float] | None) -> bool:

@@ -58,10 +58,11 @@ class ModelStages(Stages):
     ) -> list[tuple[Tensor, CTCOutput, ListeningState]]:
         with watch("encoder"):
             state, lengths, joined = join_rows(states), None, features[0]
-            if len(features) > 1:
-                sizes = [row.size(1) for row in features]
+            plain = [row for row in features if isinstance(row, Tensor)]
+            if len(plain) > 1:
+                sizes = [row.size(1) for row in plain]
                 lengths = None if len(set(sizes)) == 1 else sizes
-                joined = pad_sequence([row[0] for row in features], batch_first=True)
+                joined = pad_sequence([row[0] for row in plain], batch_first=True)
             encoded, state = self.model.encode(joined, state, lengths=lengths, final=final)
         with watch("ctc"):
             outputs, state = self.model.emit(encoded, state, transcribe_only=self.transcribe_only)
@@ -83,12 +84,16 @@ class ModelStages(Stages):
         stands: Sequence[Stands | None],
         watch: Stopwatch,
     ) -> list[Hypothesis]:
-        judged = {}
-        if any(stands):
-            judged = {"stands": stands, "attention_layer": self.attention_layer}
+        judged = any(stands)
         with watch("mt"):
             return self.model.translate(
-                join_rows(states), limits, final, tail=tails[0], beam=self.beam, **judged
+                join_rows(states),
+                limits,
+                final,
+                tail=tails[0],
+                beam=self.beam,
+                stands=stands if judged else None,
+                attention_layer=self.attention_layer if judged else None,
             )
 
     def _speak(
@@ -113,6 +118,7 @@ class ModelStages(Stages):
             return list(zip(speech, rows_apart(state, len(states)), strict=True))
 
     def _pronounce(self, phrases: Sequence[Phrase], watch: Stopwatch) -> list[Prosody]:
+        assert self.voice is not None  # else nobody asks
         with watch("units"):
             return self.voice.predict(phrases)
 
@@ -123,6 +129,7 @@ class ModelStages(Stages):
         final: Sequence[bool],
         watch: Stopwatch,
     ) -> list[tuple[np.ndarray, VoiceState]]:
+        assert self.voice is not None  # as above
         with watch("vocoder"):
             spoken = self.voice.sound(units, states, final)
             return [(samples.float().cpu().numpy(), state) for samples, state in spoken]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echostream.arrays import concatenate
-from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
+from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig, Task
 from echostream.models.cache_limits import TRIM_SLACK
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.ctc_decoder_policy import (
@@ -35,7 +35,7 @@ from echostream.translator.spans import Span, split
 from echostream.translator.speech import Speaker, SpeakerState, Written
 from echostream.translator.stages import Stopwatch
 from echostream.translator.state import PipelineState, begin_with
-from echostream.translator.stream import Decision, StreamPipeline, Taken, Task
+from echostream.translator.stream import Decision, StreamPipeline, Taken
 from echostream.translator.text_end import TextEnds, TextEndState
 
 if TYPE_CHECKING:

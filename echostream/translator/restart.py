@@ -28,11 +28,11 @@ def unsettled(
     Returns:
         What a restarted encoder reads next (None without a boundary), and the features to keep.
     """
-    provisional = isinstance(features, StreamFeatures)
-    new = features.final if provisional else features
+    new = features.final if isinstance(features, StreamFeatures) else features
     known = new if recent is None else concatenate([recent, new], axis=1)
     if not boundaries:
         return None, known[:, SUBSAMPLING * frames :]
     rest = known[:, SUBSAMPLING * boundaries[0] :]
-    following = StreamFeatures(rest, features.tail) if provisional else rest
-    return following, known[:, :0]
+    if isinstance(features, StreamFeatures):
+        return StreamFeatures(rest, features.tail), known[:, :0]
+    return rest, known[:, :0]

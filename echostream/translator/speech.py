@@ -101,7 +101,7 @@ class Speaker:
         chunk_ms: int,
         sample_rate: int,
     ) -> None:
-        self.stages, self.vocoder = stages, stages.model.vocoder
+        self.stages = stages
         self.starts_word = starts_word
         self.speech, self.backlog = speech, backlog
         self.chunk_ms = chunk_ms
@@ -136,6 +136,7 @@ class Speaker:
             hidden, state = yield from self._whole_words(written, watch, model, state)
         if hidden is None or not hidden.shape[1]:
             return [], None, model, state
+        assert model.speech is not None  # else a voice speaks
         units, speech = yield self.stages.speak(hidden, model.speech, watch)
         waveform = np.zeros(0, dtype=np.float32)
         if units:
@@ -193,5 +194,7 @@ class Speaker:
         return self.stages.dur_prediction
 
     def _predicted_ms(self, units: Sequence[int]) -> float:
-        frames = sum(self.vocoder.durations([units])[0])
-        return MS_PER_S * frames * self.vocoder.unit_samples / self.sample_rate
+        vocoder = self.stages.model.vocoder
+        assert vocoder is not None  # as above
+        frames = sum(vocoder.durations([units])[0])
+        return MS_PER_S * frames * vocoder.unit_samples / self.sample_rate

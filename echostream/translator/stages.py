@@ -12,12 +12,15 @@ Shapes: B rows, T filterbank frames, N text states.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from echostream.models.encoder import StreamFeatures
 
 if TYPE_CHECKING:
     import torch
@@ -126,8 +129,9 @@ class Stages:
         self, features: Features, state: ListeningState, final: bool, watch: Stopwatch
     ) -> Request:
         """(1, T, bins) new features, to be answered by ``(frames (1, S, D), CTCOutput, state)``."""
+        # Features with provisional ones come one stream at a time.
         group = None
-        if self.model.encoder.joins_rows:
+        if self.model.encoder.joins_rows and not isinstance(features, StreamFeatures):
             group = _size(features.shape[1])
         return Request(LISTEN, group, (features, state, final), watch)
 
@@ -235,10 +239,9 @@ def drive(stages: Stages, streams: Sequence[Steps]) -> Iterator[tuple[int, Any]]
             requests = [waiting.pop(index) for index in indices]
             for index, answer in zip(indices, _answers(stages, requests), strict=True):
                 stream = streams[index]
-                if isinstance(answer, Exception):
-                    yield from advance(index, lambda s=stream, a=answer: s.throw(a))
-                else:
-                    yield from advance(index, lambda s=stream, a=answer: s.send(a))
+                failed = isinstance(answer, Exception)
+                move = functools.partial(stream.throw if failed else stream.send, answer)
+                yield from advance(index, move)
 
 
 def _answers(stages: Stages, requests: Sequence[Request]) -> list[Any]:

@@ -59,12 +59,13 @@ class PipelineState(StreamState):
 def begin_with(rest: TextEndState, span: Span, state: PipelineState) -> PipelineState:
     """Begin a sentence, of which ``span`` is to be written, with the source that the one
     before had read beyond its end."""
-    frames, emitted = rest.frames.shape[1], span.emitted
+    assert rest.frames is not None and state.sample_rate is not None  # some of it was heard
+    frames, rate, emitted = rest.frames.shape[1], state.sample_rate, span.emitted
     if not span.ends:
         first = frames - 1 - rest.asr[0]
         endpoint = replace(state.endpoint, tokens=len(rest.asr), first=first)
         state = replace(state, endpoint=endpoint)
-    source_samples = frames * ENCODER_FRAME_MS * state.sample_rate // 1000
+    source_samples = frames * ENCODER_FRAME_MS * rate // 1000
     return replace(
         state,
         text_end=rest,

@@ -12,11 +12,11 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from echostream.config import PolicyConfig
+from echostream.config import PolicyConfig, Task
 from echostream.models.decoders.policies import POLICIES
 from echostream.samples import Resampler, check_same_rate, check_samples
 from echostream.translator.judging import attention_layer
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from echostream.checkpoint import System
     from echostream.voice.streaming_voice import StreamingVoice
 
-Task = Literal["asr", "s2tt", "s2st"]
 MAX_CHUNK_MS = 3_600_000
 
 
@@ -158,8 +157,9 @@ class StreamPipeline(Generic[StateT]):
         self.policy_config = system.config.policy if policy is None else policy
         self.policy = POLICIES[self.policy_config.name]
         self.output_rate = system.config.frontend.sample_rate
-        if voice is not None or vocoder is not None:
-            self.output_rate = (voice or vocoder).sample_rate
+        speaks = vocoder if voice is None else voice
+        if speaks is not None:
+            self.output_rate = speaks.sample_rate
         self.stages = self.build_stages(
             model=system.model,
             clock=clock,
@@ -181,7 +181,7 @@ class StreamPipeline(Generic[StateT]):
         """A fresh stream; weights are shared by any number of them."""
         raise NotImplementedError
 
-    def take(self, samples: np.ndarray, state: StateT) -> Generator[Any, Any, Taken]:
+    def take(self, samples: np.ndarray, state: StateT) -> Generator[Any, Any, Taken[StateT]]:
         """Take in (T,) the samples of one chunk, or what is left when ``state.finished``.
 
         Yields:
@@ -238,6 +238,7 @@ class StreamPipeline(Generic[StateT]):
         """
         taken = 0
         while self.ready(state) and (taken != chunks or not len(state.pending)):
+            assert state.sample_rate is not None  # else nothing would be ready
             chunk = chunk_samples(self.chunk_ms, state.sample_rate)
             samples, rest = state.pending[:chunk], state.pending[chunk:]
             last = state.ended and len(state.pending) < chunk + self.joins_last_chunk

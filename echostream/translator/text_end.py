@@ -103,7 +103,7 @@ def _last_with(tokens: int, positions: Sequence[int]) -> int | None:
 
 def _forget(frames: int, state: TextEndState) -> TextEndState:
     """Without the first so many frames."""
-    if not frames:
+    if not frames or state.frames is None:
         return state
     return TextEndState(
         state.frames[:, frames:],

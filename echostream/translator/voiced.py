@@ -43,6 +43,8 @@ class VoicedSpeaker(Speaker):
 
     def __init__(self, stages: Stages, vocabulary: Vocabulary, **settings: Any) -> None:
         super().__init__(stages, vocabulary.starts_word, **settings)
+        if stages.voice is None:
+            raise ValueError("a voiced speaker needs stages with a voice")
         self.vocabulary, self.voice = vocabulary, stages.voice
 
     def init_state(self) -> SpeakerState:
@@ -56,11 +58,11 @@ class VoicedSpeaker(Speaker):
         waves: list[np.ndarray] = []
         for word in words:
             state = _heard(word, state)
-            if ends_sentence(word) and state.voiced.begun:
+            if ends_sentence(word) and _voiced(state).begun:
                 new, wave, state = yield from self._phrase(True, (), waves, written, watch, state)
                 units += new
                 waves.append(wave)
-        voiced = state.voiced
+        voiced = _voiced(state)
         if voiced.begun and (written.ends or len(voiced.waiting) >= self.speech.voice_words):
             new, wave, state = yield from self._phrase(
                 written.ends, ahead, waves, written, watch, state
@@ -72,7 +74,7 @@ class VoicedSpeaker(Speaker):
             state = replace(state, voiced=replace(voiced, voice=voice))
             waves.append(wave)
         if written.ends:
-            state = replace(state, voiced=VoicedState(state.voiced.voice))
+            state = replace(state, voiced=VoicedState(_voiced(state).voice))
         return units, np.concatenate(waves) if waves else None, model, state
 
     def _words(
@@ -123,7 +125,7 @@ class VoicedSpeaker(Speaker):
         Returns:
             Units, (S,) samples, and the new state.
         """
-        voiced = state.voiced
+        voiced = _voiced(state)
         with watch("units"):
             phrase = self.voice.phrase(voiced.waiting, voiced.voice, ends=ends, ahead=ahead)
         prosody = yield self.stages.pronounce(phrase, watch)
@@ -154,8 +156,14 @@ class VoicedSpeaker(Speaker):
         return playing + held_ms - self.voice.held_ms < self.chunk_ms
 
 
+def _voiced(state: SpeakerState) -> VoicedState:
+    """What the voice remembers; :meth:`VoicedSpeaker.init_state` begins it."""
+    assert state.voiced is not None
+    return state.voiced
+
+
 def _heard(word: str, state: SpeakerState) -> SpeakerState:
     """The state with one word more that waits."""
-    voiced = state.voiced
+    voiced = _voiced(state)
     begun = voiced.begun or bool(WORD.search(word))
     return replace(state, voiced=replace(voiced, waiting=(*voiced.waiting, word), begun=begun))

@@ -76,7 +76,7 @@ class PhoneInventory:
         ]
 
 
-def bridged_log_pitch(f0: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def bridged_log_pitch(f0: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A pitch curve without holes.
 
     Args:
@@ -94,7 +94,9 @@ def bridged_log_pitch(f0: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     return np.interp(np.arange(len(curve)), at, np.log(curve[at])), voiced
 
 
-def symbol_pitch(f0: Sequence[float], frames: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def symbol_pitch(
+    f0: Sequence[float] | np.ndarray, frames: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean pitch of each symbol.
 
     Args:

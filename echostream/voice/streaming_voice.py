@@ -83,7 +83,7 @@ class StreamingVoice:
     def __init__(self, voice: Voice) -> None:
         if voice.phonemizer is None:
             raise ValueError("this voice was loaded without a phonemizer; it cannot read text")
-        self.voice = voice
+        self.voice, self.phonemizer = voice, voice.phonemizer
         self.front = StreamingCodeVocos(voice.vocoder, dur_prediction=False)
         config = voice.vocoder.config
         self.sample_rate = config.sampling_rate
@@ -98,7 +98,7 @@ class StreamingVoice:
 
     def phonemes(self, text: str) -> str:
         """What of a text is said, in the symbols of the voice."""
-        return self.voice.inventory.known(self.voice.phonemizer(spoken_text(text)))
+        return self.voice.inventory.known(self.phonemizer(spoken_text(text)))
 
     def phrase(
         self, words: Sequence[str], state: VoiceState, *, ends: bool, ahead: Sequence[str] = ()

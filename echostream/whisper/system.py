@@ -11,6 +11,7 @@ import sentencepiece
 from echostream.audio import CMVN
 from echostream.checkpoint import System
 from echostream.config import CTCHeadConfig, EchoStreamConfig, SpeechConfig
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.models.echostream_model import EchoStreamModel
 from echostream.text import SPECIALS, Vocabulary
 from echostream.whisper.tokens import CutVocabulary
@@ -101,6 +102,7 @@ def start_from_whisper(
         speech=SpeechConfig(voice="shipped"),
     )
     model = EchoStreamModel(config)
+    assert isinstance(model.encoder, EchoStreamSpeechEncoder)  # as configured above
     start_encoder(model.encoder, weights)
     start_decoder(model.target_unigram_decoder, decoder_weights, vocabulary, layers=decoder_layers)
     cmvn = CMVN.identity(weights.bins)

@@ -94,19 +94,22 @@ class CutVocabulary:
             if _PLAIN.fullmatch(surface):
                 kept.append((re.sub(r"^\s", WORD_START, surface), token))
         names = [part.format(language=language, task=task) for part in PROMPT]
+        known: dict[str, int] = {}
         for name in (*names, END):
-            if tokenizer.token_to_id(name) is None:
+            known_as = tokenizer.token_to_id(name)
+            if known_as is None:
                 raise ValueError(f"the tokenizer does not know {name}")
+            known[name] = known_as
         first = len(SPECIALS) + len(kept)
         return cls(
             (*(piece for piece, _ in kept), *names),
             (
                 -1,
                 -1,
-                tokenizer.token_to_id(END),
+                known[END],
                 -1,
                 *(token for _, token in kept),
-                *(tokenizer.token_to_id(name) for name in names),
+                *(known[name] for name in names),
             ),
             tuple(range(first, first + len(names))),
         )

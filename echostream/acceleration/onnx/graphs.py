@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from echostream.config import EmformerConfig
 from echostream.models.decoders.ctc_collapse import NEVER
+from echostream.models.decoders.ctc_decoder import CTCDecoder, CTCDecoderWithTransformerLayer
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.models.echostream_model import EchoStreamModel
@@ -110,7 +111,8 @@ class Subsampling(nn.Module):
             read = torch.cat([past.transpose(1, 2), x], dim=2)
             kept.append(read[:, :, -convolutions.left :].transpose(1, 2))
             x = convolutions._convolve(index, read)
-        return convolutions._shape_output(x), *kept
+        new_first, new_second = kept
+        return convolutions._shape_output(x), new_first, new_second
 
 
 class Listening(nn.Module):
@@ -118,6 +120,8 @@ class Listening(nn.Module):
 
     def __init__(self, model: EchoStreamModel) -> None:
         super().__init__()
+        if not isinstance(model.encoder, EchoStreamSpeechEncoder):
+            raise ValueError("only systems with an Emformer can be exported")
         self.stack = model.encoder.emformer
         self.asr, self.st = model.source_unigram_decoder, model.ctc_target_unigram_decoder
 
@@ -178,10 +182,13 @@ class Listening(nn.Module):
 
     @staticmethod
     def _head(
-        head: nn.Module, frames: Tensor, past: Tensor | None, mask: Tensor | None
+        head: CTCDecoder | CTCDecoderWithTransformerLayer,
+        frames: Tensor,
+        past: Tensor | None,
+        mask: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
         """(S, V) logits, and new keys and values if the head has layers."""
-        if past is None:
+        if past is None or isinstance(head, CTCDecoder):
             return head.proj(frames)[0], []
         x, new = run_with_past(head.layers, frames, past, mask)
         return head.proj(head.layer_norm(x))[0], [new]
@@ -239,6 +246,8 @@ class Speaking(nn.Module):
 
     def __init__(self, model: EchoStreamModel) -> None:
         super().__init__()
+        if model.synthesizer_encoder is None or model.decoder is None:
+            raise ValueError("this system has no unit decoder to export")
         self.encoder, self.decoder = model.synthesizer_encoder, model.decoder
 
     def forward(

@@ -33,8 +33,10 @@ from echostream.acceleration.onnx.onnx_manifest import (
     is_export,
 )
 from echostream.checkpoint import System
-from echostream.config import CTCHeadConfig, FrontendConfig, MTDecoderConfig
+from echostream.config import FrontendConfig, MTDecoderConfig
 from echostream.files import atomic_directory
+from echostream.models.decoders.ctc_decoder import CTCDecoderWithTransformerLayer
+from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.models.transformer_layer import MultiheadAttention
 
 MAX_GRAPH_BYTES = 2**31 - 1  # of a file in ONNX's format, weights included
@@ -70,6 +72,9 @@ class _Plan:
         self.model, self.config = system.model, system.config
         if not self.config.num_units:
             raise ValueError("only systems with a unit decoder are exported; num_units is 0")
+        if not isinstance(self.model.encoder, EchoStreamSpeechEncoder):
+            raise ValueError("only systems with an Emformer encoder can be exported to ONNX")
+        self.encoder = self.model.encoder
         self.state: dict[str, tuple[int | str, ...]] = {}
         self.graphs = {
             "subsampler": self._subsampler(),
@@ -104,21 +109,21 @@ class _Plan:
         return torch.zeros(length, *shape)
 
     def _subsampler(self) -> Graph:
-        first, second = self.model.encoder.subsample.init_state(1)
+        first, second = self.encoder.subsample.init_state(1)
         inputs = {
             "features": torch.zeros(1, 32, self.config.encoder.input_dim),
             "valid": torch.ones(16),
             **self._remember(first=first, second=second),
         }
         return Graph(
-            graphs.Subsampling(self.model.encoder),
+            graphs.Subsampling(self.encoder),
             inputs,
             {"features": {1: "T"}, "valid": {0: "T/2"}},
             ("frames", "new_first", "new_second"),
         )
 
     def _encoder(self) -> Graph:
-        config, size, ahead = self.config.encoder, 7, 0
+        config, size, ahead = self.encoder.config, 7, 0
         inputs = {"segment": torch.zeros(1, size, config.embed_dim)}
         axes = {"segment": {1: "S"}, "mask": {0: "Q", 1: "K"}}
         if config.right_context_frames:
@@ -139,14 +144,14 @@ class _Plan:
         inputs.update(self._remember(**zeros))
         outputs = ["frames", "asr_logits", "asr_labels", "st_labels"]
         outputs += [f"new_{name}" for name in zeros]
-        heads: list[tuple[str, CTCHeadConfig, nn.Module]] = [
-            ("asr", self.config.asr_ctc, self.model.source_unigram_decoder),
-            ("st", self.config.st_ctc, self.model.ctc_target_unigram_decoder),
-        ]
-        for name, head, module in heads:
-            if head.layers:
-                attention = module.layers[0].self_attn
-                inputs[f"{name}_past"] = self._past(f"{name}_past", 5, head.layers, attention)
+        heads = {
+            "asr": self.model.source_unigram_decoder,
+            "st": self.model.ctc_target_unigram_decoder,
+        }
+        for name, head in heads.items():
+            if isinstance(head, CTCDecoderWithTransformerLayer) and head.layers:
+                past, attention = f"{name}_past", head.layers[0].self_attn
+                inputs[past] = self._past(past, 5, len(head.layers), attention)
                 inputs[f"{name}_mask"] = torch.ones(size, 5 + size, dtype=torch.bool)
                 axes |= {f"{name}_past": {0: "P"}, f"{name}_mask": {0: "S", 1: "P+S"}}
                 outputs.append(f"{name}_new")
@@ -173,7 +178,10 @@ class _Plan:
 
     def _unit_decoder(self) -> Graph:
         config, count, past, read = self.config.unit, 3, 7, 5
-        layer, new = self.model.decoder.layers[0], count * config.upsample_ratio
+        decoder, encoder = self.model.decoder, self.model.synthesizer_encoder
+        if decoder is None or encoder is None:
+            raise ValueError("this system has no unit decoder to export")
+        layer, new = decoder.layers[0], count * config.upsample_ratio
         inputs = {
             "text": torch.zeros(1, count, config.embed_dim),
             "past": self._past("unit_past", past, config.layers, layer.self_attn),
@@ -190,7 +198,7 @@ class _Plan:
         }
         outputs = ["labels", "new", "read"]
         if self.config.t2u.layers:
-            attention = self.model.synthesizer_encoder.layers[0].self_attn
+            attention = encoder.layers[0].self_attn
             inputs["t2u_past"] = self._past("t2u_past", 4, self.config.t2u.layers, attention)
             inputs["t2u_mask"] = torch.ones(count, 4 + count, dtype=torch.bool)
             axes |= {"t2u_past": {0: "P"}, "t2u_mask": {0: "N", 1: "P+N"}}

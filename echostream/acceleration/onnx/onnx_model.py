@@ -23,7 +23,7 @@ from echostream.acceleration.onnx.states import (
     ArraySpeech,
     ArrayState,
 )
-from echostream.config import VocoderConfig
+from echostream.config import EmformerConfig, VocoderConfig
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.ctc_collapse import label_emissions, label_units
 from echostream.models.decoders.hypothesis import Hypothesis
@@ -33,7 +33,7 @@ from echostream.text import Vocabulary
 
 SUBSAMPLING = 4  # filterbank frames per encoder frame
 # Runs a graph: its name and inputs, to outputs in order.
-Run = Callable[[str, dict[str, Any]], Sequence[np.ndarray]]
+Run = Callable[[str, dict[str, Any]], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,10 @@ class OnnxModel:
         self.manifest, self.config, self._run = manifest, manifest.config, run
         self.threads = threads
         self.vocoder: ArrayVocoder | None = None
-        if manifest.vocoder is not None:
+        if not isinstance(self.config.encoder, EmformerConfig):
+            raise ValueError(f"graphs are of Emformers, got a {self.config.encoder.kind} encoder")
+        self._sizes = self.config.encoder
+        if manifest.vocoder is not None and self.config.vocoder is not None:
             self.vocoder = ArrayVocoder(
                 self.config.vocoder, manifest.vocoder, self.config.num_units, run
             )
@@ -116,7 +119,7 @@ class OnnxModel:
     def init_listening(self, *, chunk_ms: int = 320) -> ArrayListening:
         """Before any source; steps bring chunks of any length."""
         tensors = {
-            name: np.zeros(self.manifest.state[name], dtype=np.float32)
+            name: np.zeros([int(size) for size in self.manifest.state[name]], dtype=np.float32)
             for name in ("first", "second", "left", "memory", "conv")
             if name in self.manifest.state
         }
@@ -135,14 +138,25 @@ class OnnxModel:
         if shape is None:
             return None
         _, layers, _, heads, head_dim = shape
-        return ArrayCache.empty(layers, heads, head_dim)
+        return ArrayCache.empty(int(layers), int(heads), int(head_dim))
+
+    def _needed(self, name: str) -> ArrayCache:
+        """An empty cache.
+
+        Raises:
+            ValueError: the manifest does not say how large.
+        """
+        cache = self._cache(name)
+        if cache is None:
+            raise ValueError(f"the manifest names no state {name!r}")
+        return cache
 
     def _init_mt(self) -> ArrayMT:
-        return ArrayMT(self._cache("text_past"), self._cache("text_sources"))
+        return ArrayMT(self._needed("text_past"), self._needed("text_sources"))
 
     def _speech(self) -> ArraySpeech:
         return ArraySpeech(
-            self._cache("t2u_past"), self._cache("unit_past"), self._cache("unit_sources")
+            self._cache("t2u_past"), self._needed("unit_past"), self._needed("unit_sources")
         )
 
     def next_sentence(self, state: ArrayState) -> ArrayState:
@@ -175,7 +189,7 @@ class OnnxModel:
         if used:
             new, state = self._subsample(known[:used], state)
             frames = np.concatenate([frames, new])
-        right = self.config.encoder.right_context_frames
+        right = self._sizes.right_context_frames
         size = len(frames) if final else max(len(frames) - right, 0)
         state = replace(state, ahead=frames[size:])
         if not size:
@@ -213,7 +227,7 @@ class OnnxModel:
             "mask": self._mask(size, right.shape[1], state),
             **{name: state.tensors[name] for name in state.tensors if name in self._encoder_inputs},
         }
-        if config.encoder.right_context_frames:
+        if self._sizes.right_context_frames:
             inputs["right"] = right
         heads = {}
         for name, head, cache in (
@@ -263,7 +277,7 @@ class OnnxModel:
     def _mask(self, size: int, right: int, state: ArrayListening) -> np.ndarray:
         """(Q, K) added to attention scores; see
         :meth:`echostream.models.emformer_layer.EmformerStack.layout`."""
-        slots, left = self.config.encoder.memory_size, self.config.encoder.left_context_frames
+        slots, left = self._sizes.memory_size, self._sizes.left_context_frames
         visible = np.concatenate(
             [
                 newest_mask(slots, state.segments),
@@ -360,6 +374,8 @@ class OnnxModel:
             ValueError: a unit that the vocoder does not have, or a speed out of range.
         """
         vocoder = self.vocoder
+        if vocoder is None:
+            raise ValueError("this system has no vocoder, it cannot produce a waveform")
         vocoder.check_units(units)
         check_speed(speed)
         everything = (*state.tail.units, *units)

@@ -184,6 +184,7 @@ class Cell:
 
     def sentences(self) -> Path:
         """``sentences.tsv`` of a test set of talks."""
+        assert self.test_set.longform is not None, "only a test set of talks has sentences"
         return Path(self.test_set.longform.sentences)
 
     def longform(self) -> dict[str, str | None] | None:

@@ -42,7 +42,8 @@ class TimedWord:
 def _types(words: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
     """One word of every text, and the place of each word's text among them."""
     first: dict[str, int] = {}
-    kinds, places = [], np.zeros(len(words), dtype=np.intp)
+    kinds: list[Any] = []
+    places = np.zeros(len(words), dtype=np.intp)
     for number, word in enumerate(words):
         if word.text not in first:
             first[word.text] = len(kinds)
@@ -130,7 +131,7 @@ def resegment(
         raise ImportError(
             "scoring talks needs OmniSTEval: pip install 'echostream[eval]'"
         ) from error
-    instances = []
+    instances: list[Instance] = []
     for talk, sentences in talks.items():
         spoken = [
             Word(text=word, seq_id=number)

@@ -74,7 +74,7 @@ class RunFolder:
     def hypotheses(self, without_silence: bool = False) -> list[str] | None:
         """The text of each utterance: what was written, or its transcript if there is one."""
         if not self.is_speech:
-            return [item.prediction for item in self.utterances]
+            return [str(item.prediction) for item in self.utterances]
         return read_transcripts(self, without_silence)
 
     def trace(self) -> dict[int, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ figures carry the suffix ``_EST``.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def long_yaal_scores(run: RunFolder, segmentation: Path, references: Path) -> di
                 f"{run.path}: utterance {item.index} has {len(text.split())} words but not one "
                 "delay for each, so LongYAAL is not defined"
             )
-        aware = word_emissions(item, text, True) or [None] * len(plain)
+        aware: Sequence[float | None] = word_emissions(item, text, True) or [None] * len(plain)
         spoken[item.source_path.stem] = [
             Word(word, emission_cu=cu, emission_ca=ca)
             for word, cu, ca in zip(text.split(), plain, aware, strict=True)

@@ -24,7 +24,10 @@ class _Probe(SpeechToSpeechInstance):
     def __init__(self) -> None:
         self.index = 0
         self.reference = ""
-        self.delays, self.durations, self.prediction_list, self.intervals = [], [], [], []
+        self.delays: list[float] = []
+        self.durations: list[float] = []
+        self.prediction_list: list[str] = []
+        self.intervals: list[tuple[float, float]] = []
         self.elapsed = [1.0]
         self.target_sample_rate = -1
         self.dataloader = argparse.Namespace(get_source_audio_path=lambda index: "")

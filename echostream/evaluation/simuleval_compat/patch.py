@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+MARK = "echostream_patch"
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,11 @@ def unmarked(owner: Any, attribute: str) -> Callable[[], bool]:
     def is_needed() -> bool:
         target = owner.__dict__.get(attribute)
         target = getattr(target, "fget", None) or target
-        return not getattr(target, "echostream_patch", False)
+        return not getattr(target, MARK, False)
 
     return is_needed
 
 
-def mark(function: Callable) -> Callable:
-    function.echostream_patch = True
+def mark(function: FunctionT) -> FunctionT:
+    setattr(function, MARK, True)
     return function

@@ -44,5 +44,7 @@ class AlignAttPolicy:
         return PolicyAction(config.max_len, drop_last_word=whole_word, expected=expected), state
 
     def stands(self, draft: Draft, config: PolicyConfig) -> bool:
+        if draft.attention is None:
+            raise ValueError("alignatt judges by attention, and the draft brings none")
         newest = len(draft.attention) - config.attention_frames
         return aligned_frame(draft.attention) < newest

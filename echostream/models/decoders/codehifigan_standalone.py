@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.config import DurationPredictorConfig, VocoderConfig
+from echostream.models.module_list import module_list
 from echostream.streaming import valid_mask
 
 LEAKY_SLOPE = 0.1
@@ -28,11 +29,11 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
-        self.convs1 = nn.ModuleList(
+        self.convs1 = module_list(
             nn.Conv1d(channels, channels, kernel, dilation=d, padding=d * (kernel - 1) // 2)
             for d in dilations
         )
-        self.convs2 = nn.ModuleList(
+        self.convs2 = module_list(
             nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations
         )
 
@@ -63,9 +64,10 @@ class DurationPredictor(nn.Module):
     def forward(self, x: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """(B, N, C) unit embeddings, of which ``lengths`` are valid in each row (None: all), to
         (B, N) predicted log(1 + frames)."""
-        ragged = lengths is not None and min(lengths) < x.size(1)
-        # Behind a row's end the convolutions see zeros, as they do behind the longest one's.
-        valid = valid_mask(lengths, x.size(1), x.device)[..., None].to(x) if ragged else 1
+        valid: Tensor | int = 1
+        if lengths is not None and min(lengths) < x.size(1):
+            # Behind a row's end the convolutions see zeros, as they do behind the longest one's.
+            valid = valid_mask(lengths, x.size(1), x.device)[..., None].to(x)
         for conv, norm in ((self.conv1, self.ln1), (self.conv2, self.ln2)):
             x = self.dropout(norm(conv((x * valid).transpose(1, 2)).transpose(1, 2)))
         return self.proj(x).squeeze(2)
@@ -85,10 +87,10 @@ class CodeGenerator(nn.Module):
         self.conv_pre = nn.Conv1d(
             config.model_in_dim, channels, EDGE_KERNEL, padding=EDGE_KERNEL // 2
         )
-        self.ups = nn.ModuleList()
-        self.resblocks = nn.ModuleList()
+        ups: list[nn.ConvTranspose1d] = []
+        blocks: list[ResBlock] = []
         for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
-            self.ups.append(
+            ups.append(
                 nn.ConvTranspose1d(
                     channels, channels // 2, kernel, rate, padding=(kernel - rate) // 2
                 )
@@ -97,7 +99,8 @@ class CodeGenerator(nn.Module):
             for size, dilations in zip(
                 config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True
             ):
-                self.resblocks.append(ResBlock(channels, size, dilations))
+                blocks.append(ResBlock(channels, size, dilations))
+        self.ups, self.resblocks = module_list(ups), module_list(blocks)
         self.conv_post = nn.Conv1d(channels, 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2)
 
     def durations(self, units: Tensor, lengths: Sequence[int] | None = None) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.config import CodeVocosConfig
+from echostream.models.module_list import module_list
 
 NOISE_SEED = 2023
 PULSE_LEVEL = 0.03  # so that filters of about 1 make speech of usual loudness
@@ -131,6 +132,12 @@ class CodeVocos(nn.Module):
         trains_in_half: in training, the blocks compute in bfloat16.
     """
 
+    # Of the Fourier transform, as (2 H,), (2 H, 2 K), (2 K, 2 H), and (frames, 2 K) of noise.
+    window: Tensor
+    analysis: Tensor
+    synthesis: Tensor
+    noise: Tensor
+
     def __init__(self, config: CodeVocosConfig) -> None:
         super().__init__()
         self.config, self.trains_in_half = config, False
@@ -141,7 +148,7 @@ class CodeVocos(nn.Module):
         )
         self.around = nn.Conv1d(width, width, 2 * ahead + 1)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.blocks = nn.ModuleList(
+        self.blocks = module_list(
             ConvNeXtBlock(width, config.hidden_width, config.kernel, 1 / config.blocks)
             for _ in range(config.blocks)
         )
@@ -157,7 +164,8 @@ class CodeVocos(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv1d)):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.states.weight, std=0.5)
         nn.init.dirac_(self.around.weight)  # frames begin as themselves
         with torch.no_grad():

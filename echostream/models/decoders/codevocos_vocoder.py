@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -184,49 +185,50 @@ class StreamingCodeVocos:
         final: Sequence[bool] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], CodeVocosStreams]:
         """:meth:`step` of B streams at once, each with its own units, speed and end."""
-        final = [False] * len(units) if final is None else final
+        ended = [False] * len(units) if final is None else final
         for row, speed in zip(units, speeds, strict=True):
             self.vocoder.check_units(row)
             check_speed(speed)
         device = state.units.device
         laid: list[list[int]] = []
         frames: list[list[int]] = []
-        after: dict[str, list] = {"units": [], "speeds": [], "owed_frames": [], "speed": []}
+        after: dict[str, list[Any]] = {"units": [], "speeds": [], "owed_frames": [], "speed": []}
         known = state.units.tolist()
         waiting = state.speeds.tolist()
-        for row, new in enumerate(units):
-            pace = approach(float(state.speed[row]), speeds[row], len(new))
+        for index, new in enumerate(units):
+            pace = approach(float(state.speed[index]), speeds[index], len(new))
             # Slots that no unit has reached yet are at the front of those that wait.
-            empty = sum(unit == NO_UNIT for unit in known[row][self.past :])
-            there = [*known[row], *new]
+            empty = sum(unit == NO_UNIT for unit in known[index][self.past :])
+            there = [*known[index], *new]
             ready = there[self.past + empty :]
-            ahead = 0 if final[row] else self.future
+            ahead = 0 if ended[index] else self.future
             ready = ready[: max(len(ready) - ahead, 0)]
-            tempo = [*waiting[row][empty:], *pace]
-            told, owed = self._lengths(there, empty, ready, tempo, float(state.owed_frames[row]))
+            tempo = [*waiting[index][empty:], *pace]
+            told, owed = self._lengths(there, empty, ready, tempo, float(state.owed_frames[index]))
             laid.append(ready)
             frames.append(told)
             width = self.past + self.future
-            after["units"].append([NO_UNIT] * width if final[row] else there[len(there) - width :])
+            kept = [NO_UNIT] * width if ended[index] else there[len(there) - width :]
+            after["units"].append(kept)
             after["speeds"].append(
                 [1.0] * self.future
-                if final[row]
-                else [*waiting[row], *pace][len(pace) : len(pace) + self.future]
+                if ended[index]
+                else [*waiting[index], *pace][len(pace) : len(pace) + self.future]
             )
-            after["owed_frames"].append(0.0 if final[row] else owed)
-            after["speed"].append(pace[-1] if pace else float(state.speed[row]))
+            after["owed_frames"].append(0.0 if ended[index] else owed)
+            after["speed"].append(pace[-1] if pace else float(state.speed[index]))
         lengths = [sum(row) for row in frames]
         longest = max(lengths, default=0)
         table = torch.zeros(len(laid), longest, dtype=torch.long)
-        for row, (some, told) in enumerate(zip(laid, frames, strict=True)):
+        for index, (some, told) in enumerate(zip(laid, frames, strict=True)):
             spread = torch.tensor(some, dtype=torch.long)
-            table[row, : lengths[row]] = spread.repeat_interleave(torch.tensor(told).long())
-        ends = torch.tensor(list(final), device=device)
+            table[index, : lengths[index]] = spread.repeat_interleave(torch.tensor(told).long())
+        ends = torch.tensor(list(ended), device=device)
         out = self.vocoder.network.step(
             table.to(device),
             torch.tensor(lengths, device=device),
             state.network,
-            ends if any(final) else None,
+            ends if any(ended) else None,
         )
         following = replace(
             state,
@@ -250,10 +252,8 @@ class StreamingCodeVocos:
             return [1] * len(ready), owed
         window = there[empty : self.past + empty + len(ready) + self.future]
         missing = self.past + len(ready) + self.future - len(window)
-        table = torch.tensor([window + [NO_UNIT] * missing], device=self._device())
+        device = self.durations.out.weight.device
+        table = torch.tensor([window + [NO_UNIT] * missing], device=device)
         predicted = self.durations.frames(table)[0].tolist()
         pace = paced(predicted, tempo[: len(ready)], owed)
         return list(pace.frames), pace.owed[-1]
-
-    def _device(self) -> torch.device:
-        return self.durations.out.weight.device

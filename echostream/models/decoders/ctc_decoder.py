@@ -73,7 +73,8 @@ class CTCDecoderWithTransformerLayer(UnidirectionalTransformer):
         x, state = super().step(encoder_out, state, lengths=lengths)
         return self.proj(x), state
 
-    def forward(self, encoder_out: Tensor) -> Tensor:
+    # The layers below take batches first, a head takes time first, as fairseq's do.
+    def forward(self, encoder_out: Tensor) -> Tensor:  # type: ignore[override]
         """(T, B, D) to (T, B, V) logits, what one step on a fresh state gives."""
         return self.proj(super().forward(encoder_out.transpose(0, 1))).transpose(0, 1)
 
@@ -84,4 +85,5 @@ def greedy_labels(logits: Tensor, forbidden: tuple[int, ...]) -> list[int]:
         return []
     allowed = logits.clone()
     allowed[:, list(forbidden)] = -torch.inf
-    return allowed.argmax(dim=-1).tolist()
+    labels: list[int] = allowed.argmax(dim=-1).tolist()
+    return labels

@@ -103,7 +103,8 @@ class Policy(Protocol):
             and nothing is computed for it.
     """
 
-    evidence: frozenset[Evidence]
+    @property
+    def evidence(self) -> frozenset[Evidence]: ...
 
     def decide(
         self, counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
@@ -121,8 +122,13 @@ class Policy(Protocol):
 class CountingPolicy:
     """A policy that decides from counts alone, by a function."""
 
-    decide: Callable[[Counts, PolicyState, PolicyConfig, bool], tuple[PolicyAction, PolicyState]]
+    rule: Callable[[Counts, PolicyState, PolicyConfig, bool], tuple[PolicyAction, PolicyState]]
     evidence: frozenset[Evidence] = frozenset()
+
+    def decide(
+        self, counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
+    ) -> tuple[PolicyAction, PolicyState]:
+        return self.rule(counts, state, config, whole_word)
 
     def stands(self, draft: Draft, config: PolicyConfig) -> bool:
         return True

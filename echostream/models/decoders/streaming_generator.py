@@ -22,6 +22,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -249,11 +250,11 @@ class _Write:
             x, start = self.recall(x[:, stage.inside.start(new) - start :], stage.inside)
             behind = [stage.before for stage in network.stages[index + 1 :]] + [network.last]
             following = behind[0].start(new)
-            total: Tensor | None = None
             active = F.leaky_relu(x, LEAKY_SLOPE)
-            for branch in stage.branches:
-                y = self.residual(x, active, start, branch, following)
-                total = y if total is None else total.add_(y)
+            first, *others = stage.branches
+            total = self.residual(x, active, start, first, following)
+            for branch in others:
+                total.add_(self.residual(x, active, start, branch, following))
             x, start = total.div_(len(stage.branches)), following
         x, start = self.recall(x, network.last)
         x, start = self.convolve(network.post, F.leaky_relu(x, LAST_SLOPE), start)
@@ -312,7 +313,7 @@ def _reaches(convs: list[tuple[TimeMajorConv, TimeMajorConv]]) -> list[int]:
     return [conv.reach // 2 for pair in convs for conv in pair]
 
 
-_built: weakref.WeakKeyDictionary[CodeGenerator, tuple[tuple, StreamingGenerator]]
+_built: weakref.WeakKeyDictionary[CodeGenerator, tuple[tuple[Any, ...], StreamingGenerator]]
 _built = weakref.WeakKeyDictionary()
 
 

@@ -53,6 +53,8 @@ class TimeMajorConv:
 
 def time_major(conv: nn.Conv1d) -> TimeMajorConv:
     """A :class:`TimeMajorConv` with the weights of ``conv``."""
+    if conv.bias is None:
+        raise ValueError("a time-major convolution needs a bias")
     return TimeMajorConv(conv.weight, conv.bias, conv.dilation[0])
 
 
@@ -66,6 +68,8 @@ class Upsampling:
     """
 
     def __init__(self, conv: nn.ConvTranspose1d) -> None:
+        if conv.bias is None or isinstance(conv.padding, str):
+            raise ValueError("an upsampling needs a bias, and its padding as a number")
         self.rate, self.padding = conv.stride[0], conv.padding[0]
         weight = conv.weight.detach()  # (C_in, C_out, K)
         inputs, outputs, kernel = weight.shape

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from echostream.config import MTDecoderConfig
 from echostream.models.decoders.hypothesis import Hypothesis, Stands
 from echostream.models.kv_cache import KVCache, causal_mask
+from echostream.models.module_list import module_list
 from echostream.models.transformer_layer import (
     TransformerLayer,
     hide_padding,
@@ -105,7 +106,7 @@ class TransformerMTDecoder(nn.Module):
         self.embed_tokens = nn.Embedding(vocab_size, dim, padding_idx=pad)
         nn.init.normal_(self.embed_tokens.weight, std=dim**-0.5)
         nn.init.zeros_(self.embed_tokens.weight[pad])
-        self.layers = nn.ModuleList(
+        self.layers = module_list(
             TransformerLayer(
                 dim,
                 config.attention_heads,

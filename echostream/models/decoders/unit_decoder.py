@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from echostream.config import T2UEncoderConfig, UnitDecoderConfig
 from echostream.models.kv_cache import KVCache, causal_mask
+from echostream.models.module_list import module_list
 from echostream.models.transformer_layer import (
     TransformerLayer,
     UnidirectionalTransformer,
@@ -73,7 +74,7 @@ class CTCTransformerUnitDecoder(nn.Module):
         super().__init__()
         self.config, self.pad = config, pad
         dim = config.embed_dim
-        self.layers = nn.ModuleList(
+        self.layers = module_list(
             TransformerLayer(
                 dim, config.attention_heads, config.ffn_dim, config.dropout, source_dim=dim
             )

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -56,7 +57,7 @@ def read_vocoder_state(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no such vocoder checkpoint: {path}")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            state: Any = load_file(path)
         else:
             state = read_checkpoint(path, keep=("generator",)).get("generator")
     except (SafetensorError, ValueError) as error:

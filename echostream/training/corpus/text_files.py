@@ -55,7 +55,10 @@ def _parse(lines: Iterable[str], path: Path) -> list[Utterance]:
                 f"{path}, line {number}: expected {len(HEADER)} columns with 0 or 1 "
                 f"under 'unseen', got {row}"
             )
-        rows.append(Utterance(*row[:4], row[4] == "1", *row[5:]))
+        identifier, speaker, topic, pattern, unseen, src_text, tgt_text = row
+        rows.append(
+            Utterance(identifier, speaker, topic, pattern, unseen == "1", src_text, tgt_text)
+        )
     return rows
 
 

@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from echostream.training.everyday.debian import read_files
 
@@ -67,7 +68,8 @@ def read_packages(paths: Sequence[Path]) -> list[Sentence]:
             if "es" not in place.parts and place.name != "es.mo":
                 continue
             try:  # the class has no public way to list messages
-                messages = gettext.GNUTranslations(io.BytesIO(files[name]))._catalog
+                catalogue: Any = gettext.GNUTranslations(io.BytesIO(files[name]))
+                messages = catalogue._catalog
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path}: {name} is not a catalogue: {error}") from error
             for english, spanish in messages.items():
@@ -85,12 +87,15 @@ def read_table(path: Path) -> list[Sentence]:
         ValueError: a malformed line, named by file and number.
     """
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    rows = [tuple(line.split("\t")) for line in content.decode("utf-8").split("\n")[:-1]]
-    for number, row in enumerate(rows, 1):
+    rows = []
+    for number, line in enumerate(content.decode("utf-8").split("\n")[:-1], 1):
+        row = line.split("\t")
         if len(row) != 3:
             raise ValueError(
-                f"{path}, line {number}: expected Spanish, English, catalogue, got {list(row)}"
+                f"{path}, line {number}: expected Spanish, English, catalogue, got {row}"
             )
+        spanish, english, catalogue = row
+        rows.append((spanish, english, catalogue))
     return rows
 
 

@@ -97,5 +97,11 @@ def read_files(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
             raise ValueError(f"{path}: not a Debian package: {message}")
         archive.seek(0)
         with tarfile.open(fileobj=archive) as files:
-            members = ((one.name.removeprefix("./"), one) for one in files if one.isfile())
-            return {name: files.extractfile(one).read() for name, one in members if wanted(name)}
+            found = {}
+            for one in files:
+                name = one.name.removeprefix("./")
+                if one.isfile() and wanted(name):
+                    content = files.extractfile(one)
+                    assert content is not None  # a regular file has some
+                    found[name] = content.read()
+            return found

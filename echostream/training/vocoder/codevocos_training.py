@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from echostream.config import CodeVocosConfig
 from echostream.models.decoders.codevocos import PULSE_LEVEL
 from echostream.models.decoders.codevocos_vocoder import CodeVocosVocoder
-from echostream.models.decoders.vocoder_protocol import Vocoder
 from echostream.training.vocoder.data import Segments
 from echostream.training.vocoder.vocoder_trainer import WEIGHTS, VocoderTrainer
 
@@ -88,19 +87,27 @@ class CodeVocosTrainer(VocoderTrainer):
 
     generator: CodeVocosVocoder
 
+    @property
+    def _sizes(self) -> CodeVocosConfig:
+        if not isinstance(self.config.vocoder, CodeVocosConfig):
+            raise ValueError(f"this trainer is CodeVocos's, got a {self.config.vocoder.kind}")
+        return self.config.vocoder
+
     def _build(self) -> nn.Module:
         if any(utterance.f0 is None for utterance in self.sampler.utterances):
             raise ValueError("CodeVocos learns from speech with its pitch; give --pitch")
-        vocoder = CodeVocosVocoder(self.config.vocoder)
+        vocoder = CodeVocosVocoder(self._sizes)
         vocoder.network.trains_in_half = self.config.half
         return vocoder
 
-    def _speak(self, segments: Segments) -> tuple[Tensor, dict[str, Tensor]]:
-        vocoder = self.config.vocoder
+    def _speak(self, segments: Segments) -> tuple[Tensor | None, dict[str, Tensor]]:
+        vocoder = self._sizes
+        assert segments.f0 is not None  # seen to when the generator was built
         voiced = (segments.f0 >= vocoder.lowest_f0) & (segments.f0 <= vocoder.highest_f0)
         middle = (vocoder.lowest_f0 * vocoder.highest_f0) ** 0.5
         f0 = bridge_pitch(torch.where(voiced, segments.f0, 0.0), middle)
-        network, losses, fake = self.generator.network, {}, None
+        network, fake = self.generator.network, None
+        losses: dict[str, Tensor] = {}
         if self.update < self.config.regression_updates:
             gains, predicted = network.gains(segments.units)
             wanted = gain_targets(segments.waveform[:, 0], f0, voiced, vocoder)
@@ -118,6 +125,7 @@ class CodeVocosTrainer(VocoderTrainer):
     def _duration_loss(self) -> Tensor:
         """Squared error of log(1 + frames), per unit, over whole utterances."""
         durations = self.generator.durations
+        assert durations is not None  # asked only where it predicts them
         past, future = durations.config.past_units, durations.config.future_units
         errors = []
         for units, frames in self.sampler.reduced(self.update, self.config.duration_utterances):
@@ -126,9 +134,9 @@ class CodeVocosTrainer(VocoderTrainer):
             errors.append((durations(around) - wanted).square().flatten())
         return torch.cat(errors).mean()
 
-    def vocoder(self) -> Vocoder:
+    def vocoder(self) -> CodeVocosVocoder:
         """A copy of the current generator for synthesis on the CPU."""
-        vocoder = CodeVocosVocoder(self.config.vocoder)
+        vocoder = CodeVocosVocoder(self._sizes)
         vocoder.load_state_dict(
             {name: t.detach().cpu() for name, t in self.generator.state_dict().items()}
         )

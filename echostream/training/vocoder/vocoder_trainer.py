@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from echostream.config import from_dict, to_dict
+from echostream.config import VocoderConfig, from_dict, to_dict
 from echostream.files import atomic_path, write_atomically
 from echostream.models.decoders.codehifigan_standalone import CodeGenerator, fold_weight_norm
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder, read_vocoder_state
@@ -48,12 +48,18 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.01)
 
 
+def _hifigan(config: VocoderTrainingConfig) -> VocoderConfig:
+    if not isinstance(config.vocoder, VocoderConfig):
+        raise ValueError(f"this trainer is CodeHiFiGAN's, got a {config.vocoder.kind}")
+    return config.vocoder
+
+
 def build_generator(config: VocoderTrainingConfig) -> CodeGenerator:
     """A generator with weight-normalised convolutions; the duration predictor stays plain."""
-    generator = CodeGenerator(config.vocoder)
+    generator = CodeGenerator(_hifigan(config))
     for stem in (*generator.ups, *generator.resblocks, generator.conv_post):
         stem.apply(_initialise)
-    parts = (generator.conv_pre, generator.ups, generator.resblocks, generator.conv_post)
+    parts = (generator.conv_pre, *generator.ups, *generator.resblocks, generator.conv_post)
     for part in parts:
         for module in list(part.modules()):
             if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
@@ -74,7 +80,8 @@ class VocoderTrainer:
     ) -> None:
         self.config, self.sampler, self.device = config, sampler, device
         torch.manual_seed(config.seed)
-        self.generator = self._build().to(device)
+        # Each kind of trainer has its own.
+        self.generator: Any = self._build().to(device)
         self.discriminators = Discriminators(config.discriminators).to(device)
         self.mel_loss = MelLoss(config.vocoder.sampling_rate).to(device)
         sizes = tuple((size, size // 4) for size in config.stft_sizes)
@@ -124,7 +131,7 @@ class VocoderTrainer:
         real = segments.waveform
         fake, losses = self._speak(segments)
         own = list(losses.values())
-        if self.adversarial:
+        if self.adversarial and fake is not None:
             outputs = self.discriminators(real), self.discriminators(fake.detach())
             losses["discriminator"] = discriminator_loss(*outputs)
             self._apply("discriminators", losses["discriminator"])
@@ -184,7 +191,7 @@ class VocoderTrainer:
 
     def vocoder(self) -> Vocoder:
         """The current generator, weight normalisation folded in, for synthesis on the CPU."""
-        vocoder = CodeHiFiGANVocoder(self.config.vocoder)
+        vocoder = CodeHiFiGANVocoder(_hifigan(self.config))
         vocoder.load_generator(self._folded(), "the trained generator")
         return vocoder.eval()
 

@@ -168,8 +168,9 @@ def write_material(
         if strange:
             logger.warning("%s: %d utterances have symbols that are not known", split, len(strange))
         made = {u.name: frame_units(u, inventory, lag) for u in chosen if u.id not in strange}
-        write_units(out / f"{split}.units", {name: units for name, (units, _) in made.items()})
-        write_units(out / f"{split}.f0", {name: pitch for name, (_, pitch) in made.items()})
+        for kind, column in (("units", 0), ("f0", 1)):
+            lines = {name: one[column].tolist() for name, one in made.items()}
+            write_units(out / f"{split}.{kind}", lines)
         rows = [f"{u.name}\t{u.text}\n" for u in chosen if u.name in made]
         write_atomically(out / f"{split}.tsv", "id\ttgt_text\n" + "".join(rows))
         logger.info("%s: %d utterances", split, len(made))

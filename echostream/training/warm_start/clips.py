@@ -143,7 +143,10 @@ def draw_batch(
 
 def _join(source: list[Speech], longest: float, rng: random.Random) -> Clip:
     """Utterances up to a length, at least one, with pauses between and silence behind."""
-    parts, pieces, chosen, position = [], [], [], 0
+    parts: list[tuple[int, int]] = []
+    pieces: list[np.ndarray] = []
+    chosen: list[Speech] = []
+    position = 0
     while not chosen or position < longest * RATE * 0.6:
         one = rng.choice(source)
         if chosen and position + len(one.samples) > longest * RATE:

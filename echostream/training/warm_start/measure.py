@@ -106,14 +106,14 @@ def measure(system: System, clips: Sequence[HeldOut], *, batch: int = 8) -> Meas
         found = decoder.decode_rows(state, [MOST_TOKENS] * len(group), True)
         said += [system.target_vocabulary.decode(one.tokens) for one in found]
     model.train(training)
-    errors = words = 0
+    errors = total = 0
     for text, clip in zip(heard, clips, strict=True):
         if clip.source:
             reference = plain_words(plain_source(clip.source)).split()
             errors += edit_distance(plain_words(text).split(), reference)
-            words += len(reference)
+            total += len(reference)
     pairs = [
         (plain_words(a), plain_words(clip.target)) for a, clip in zip(said, clips, strict=True)
     ]
     bleu = corpus_bleu([a for a, _ in pairs], [[b for _, b in pairs]]).score
-    return Measured(100.0 * errors / words if words else None, bleu, tuple(pairs[:3]))
+    return Measured(100.0 * errors / total if total else None, bleu, tuple(pairs[:3]))

@@ -169,6 +169,9 @@ class WarmStartTrainer:
         self.tokens = tokens
         self.model.train().requires_grad_(True)
         encoder = self.model.encoder
+        if not isinstance(encoder, EchoStreamSpeechEncoder):
+            raise ValueError("only a system with an Emformer can start from Whisper")
+        self.encoder = encoder
         encoder.subsample.requires_grad_(False)
         layers = encoder.config.layers
         self.taps = (layers // 3 - 1, 2 * layers // 3 - 1, layers - 1)
@@ -211,7 +214,7 @@ class WarmStartTrainer:
         for group, (_, rate) in zip(self.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = rate * rise * fall
         weights = {"asr": options.asr_weight, "st": options.st_weight, "mt": options.mt_weight}
-        total = sum(weights.get(name, 1.0) * loss for name, loss in losses.items())
+        total: Any = sum(weights.get(name, 1.0) * loss for name, loss in losses.items())
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         for parameters, _ in self.groups:
@@ -245,7 +248,7 @@ class WarmStartTrainer:
                 )
             features, frames = batch_features(heard, lengths, config, running=True)
             own, encoded = stack_outputs(
-                self.model.encoder,
+                self.encoder,
                 features,
                 frames,
                 segment_frames=16 if rng.random() < options.long_segments else 8,
@@ -254,17 +257,17 @@ class WarmStartTrainer:
             valid = torch.arange(own[-1].size(1)) < (frames // 2)[:, None]
             first, second, last = self.taps
             width = (own[-1].size(-1),)
-            losses = {
+            hidden: Any = sum(
+                relative_distance(
+                    F.layer_norm(own[tap].float(), width),
+                    F.layer_norm(goals[tap].float(), width),
+                    valid,
+                )
+                for tap in (first, second)
+            )
+            losses: dict[str, Tensor] = {
                 "distance": relative_distance(own[last], goals[last], valid),
-                "hidden": 0.5
-                * sum(
-                    relative_distance(
-                        F.layer_norm(own[tap].float(), width),
-                        F.layer_norm(goals[tap].float(), width),
-                        valid,
-                    )
-                    for tap in (first, second)
-                ),
+                "hidden": 0.5 * hidden,
             }
             if clips[0].speech[0].source is not None:
                 if self.share < options.alone:
@@ -278,11 +281,14 @@ class WarmStartTrainer:
         """Of the heads and the text decoder; ``encoded`` (B, S, D), of which ``frames`` are
         valid."""
         source = self.system.source_vocabulary
-        asr, st, rows = [], [], []
+        asr: list[list[int]] = []
+        st: list[list[int] | None] = []
+        rows: list[tuple[int, int, int, list[int]]] = []
         for row, clip in enumerate(clips):
             transcript: list[int] = []
             translation: list[int] | None = []
             for (start, end), speech in zip(clip.parts, clip.speech, strict=True):
+                assert speech.source is not None  # of a batch all have a text, or none
                 transcript += [*source.encode(plain_source(speech.source)), Vocabulary.eos]
                 if speech.target is None:
                     translation = None
@@ -296,8 +302,9 @@ class WarmStartTrainer:
             st.append(translation)
         time_major = encoded.transpose(0, 1)
         losses = {"asr": _ctc(self.model.source_unigram_decoder(time_major), frames, asr)}
-        if all(one is not None for one in st):
-            losses["st"] = _ctc(self.model.ctc_target_unigram_decoder(time_major), frames, st)
+        whole = [one for one in st if one is not None]
+        if len(whole) == len(st):
+            losses["st"] = _ctc(self.model.ctc_target_unigram_decoder(time_major), frames, whole)
         if rows:
             losses["mt"] = self._mt_loss(encoded, rows, rng)
         return losses
