@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -156,3 +157,9 @@ def run_training(folder: Path, save_dir: Path, *extra: str, timeout: int = 300) 
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-4000:]
     return output
+
+
+def logged(output, subset):
+    """The JSON lines that a subset logged."""
+    mark = f"| INFO | {subset} | "
+    return [json.loads(line.split(mark)[1]) for line in output.split("\n") if mark in line]
