@@ -242,6 +242,15 @@ def test_only_the_encoder_is_exchanged(corpus, streamspeech):
     ours = model.encoder.emformer.layers[1].out_proj.weight
     assert torch.equal(ours, theirs[f"encoder.{weight}"])
     assert task.config.mt.layers == other.config.mt.layers
+    # Streams without text teach nobody where sentences end.
+    task = make_task(corpus, stream_sentences=3)
+    make_model(task, "echostream", exchange_encoder=str(streamspeech))
+    assert (
+        task.config.endpoint == other.config.endpoint and other.config.endpoint.method != "learned"
+    )
+    task = make_task(corpus, stream_sentences=3)
+    make_model(task, "echostream", continue_from=str(streamspeech))
+    assert task.config.endpoint.method == "learned" and task.config.encoder == other.config.encoder
 
 
 def test_what_cannot_be_exchanged_is_refused(corpus, streamspeech, tmp_path):
