@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts a streaming Emformer in the place of a StreamSpeech's encoder (docs/exchange.md).
+# Puts a streaming Emformer in the place of a StreamSpeech's encoder (docs/howto/exchange-the-encoder.md).
 #
 #   scripts/exchange_encoder.sh MODEL RECORDINGS WORK [LABELLED]
 #
@@ -8,7 +8,7 @@
 # manifests (fbank2unit) in the model's vocabularies and normalisation, to tune all parts together.
 #
 # UPDATES (3000) and TUNING (600) are numbers of updates; FLAGS are further ones of fairseq-train, for
-# both trainings (on a GPU: FLAGS="--bf16 --max-tokens 40000 --num-workers 8"). Stopped at any place,
+# both trainings (on a GPU: FLAGS="--autocast --max-tokens 40000 --num-workers 8"). Stopped at any place,
 # the same command goes on from there.
 set -euo pipefail
 model="$1" recordings="$2" work="$3" labelled="${4:-}"

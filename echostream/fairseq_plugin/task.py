@@ -143,8 +143,10 @@ class EchoStreamTask(FairseqTask):
                 num_units=self.cfg.target_code_size,
                 num_mel_bins=self.data_config.bins,
             )
-        if self.cfg.stream_sentences:
-            # A model says in its own directory that it knows where sentences end.
+        learned = self.config.endpoint.method == "learned"
+        if self.cfg.stream_sentences and not learned and not cfg["exchange_encoder"]:
+            # A model says in its own directory that it knows where sentences end. Heads that are
+            # not trained know what they knew.
             endpoint = EndpointConfig("learned", endpoint_ms=max(self.cfg.stream_pause_ms, 1))
             self.config = dataclasses.replace(self.config, endpoint=endpoint)
         report_superseded(self.text_tasks, self.config)

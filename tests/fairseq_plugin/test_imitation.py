@@ -9,13 +9,16 @@ pytest.importorskip("fairseq")
 
 from fairseq.logging import metrics as meters  # noqa: E402
 
+from echostream import cli  # noqa: E402
 from echostream.audio import CMVN  # noqa: E402
 from echostream.checkpoint import System, load_model_dir, save_model_dir  # noqa: E402
 from echostream.config import EmformerConfig  # noqa: E402
 from echostream.fairseq_plugin.criterion import EchoStreamCriterion  # noqa: E402
 from echostream.fairseq_plugin.data_config import ASR_TASK, MT_TASK, ST_TASK  # noqa: E402
+from echostream.fairseq_plugin.export import export_checkpoint  # noqa: E402
 from echostream.fairseq_plugin.imitation import parse_layers  # noqa: E402
 from echostream.models.echostream_model import EchoStreamModel, freeze  # noqa: E402
+from echostream.translator.pipeline import Pipeline  # noqa: E402
 from tests.fairseq_plugin.corpus import edit_line  # noqa: E402
 from tests.fairseq_plugin.criteria import (  # noqa: E402
     batch,
@@ -23,6 +26,7 @@ from tests.fairseq_plugin.criteria import (  # noqa: E402
     make_model,
     make_task,
 )
+from tests.fairseq_plugin.trainer import logged, run_training  # noqa: E402
 
 TEXTS = (("src_unigram", (ASR_TASK,)), ("tgt_unigram", (ST_TASK, MT_TASK)))
 
@@ -239,6 +243,15 @@ def test_only_the_encoder_is_exchanged(corpus, streamspeech):
     ours = model.encoder.emformer.layers[1].out_proj.weight
     assert torch.equal(ours, theirs[f"encoder.{weight}"])
     assert task.config.mt.layers == other.config.mt.layers
+    # Streams without text teach nobody where sentences end.
+    task = make_task(corpus, stream_sentences=3)
+    make_model(task, "echostream", exchange_encoder=str(streamspeech))
+    assert (
+        task.config.endpoint == other.config.endpoint and other.config.endpoint.method != "learned"
+    )
+    task = make_task(corpus, stream_sentences=3)
+    make_model(task, "echostream", continue_from=str(streamspeech))
+    assert task.config.endpoint.method == "learned" and task.config.encoder == other.config.encoder
 
 
 def test_what_cannot_be_exchanged_is_refused(corpus, streamspeech, tmp_path):
@@ -251,3 +264,50 @@ def test_what_cannot_be_exchanged_is_refused(corpus, streamspeech, tmp_path):
     edit_line(corpus.parent / "src_unigram/dict.txt", 2, "s1 ", "other ")
     with pytest.raises(ValueError, match="has another source vocabulary"):
         make_model(make_task(corpus), exchange_encoder=str(streamspeech))
+
+
+@pytest.mark.slow
+def test_an_exchanged_encoder_learns_and_streams(corpus, streamspeech, tmp_path):
+    """The whole way: audio alone, then all together, then a model directory that translates."""
+    labelled = corpus / "train.tsv"
+    kept = labelled.read_text()
+    tables = {name: (corpus.parent / name / "train.tsv").read_text() for name, _ in TEXTS}
+    forget_everything(corpus)
+    shape = ("--distill", str(streamspeech), "--missing-targets", "mask", "--dropout", "0.0",
+             "--lr", "0.002", "--multichunk", "--log-interval", "1", "--k1", "1", "--n1", "2",
+             "--autocast")  # fmt: skip
+    output = run_training(
+        corpus, tmp_path / "first", *shape, "--exchange-encoder", str(streamspeech),
+        "--stream-sentences", "3", "--distill-layers", "1", "--max-update", "24",
+        "--validate-interval", "100", "--save-interval", "100",
+    )  # fmt: skip
+    losses = [float(line["distill_loss"]) for line in logged(output, "train_inner")]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5]), losses
+    convert = ["convert", "--vocoder-from", "echo-mini", "--out"]
+    first = tmp_path / "first/checkpoint_last.pt"
+    assert (
+        cli.main([*convert, str(tmp_path / "no"), "--checkpoint", str(first)]) == 2
+    )  # other units
+    model = tmp_path / "model"
+    export_checkpoint(first, model)
+    before, other = load_model_dir(model), load_model_dir(streamspeech)
+    assert (before.config.policy.lagging_k1, before.config.policy.stride_n) == (1, 2)
+    for name, value in before.model.state_dict().items():
+        if not name.startswith("encoder."):
+            assert torch.equal(value, other.model.state_dict()[name]), name
+    labelled.write_text(kept)
+    for name, text in tables.items():
+        (corpus.parent / name / "train.tsv").write_text(text)
+    run_training(
+        corpus, tmp_path / "second", *shape, "--continue-from", str(model), "--max-update", "2"
+    )
+    export_checkpoint(tmp_path / "second/checkpoint_last.pt", model)
+    after = load_model_dir(model)
+    assert after.config.encoder == before.config.encoder
+    changed = {
+        name.split(".")[0]
+        for name, value in after.model.state_dict().items()
+        if not torch.equal(value, before.model.state_dict()[name])
+    }
+    assert {"encoder", "source_unigram_decoder", "target_unigram_decoder"} <= changed
+    Pipeline(after, task="s2tt").init_state()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
@@ -21,17 +20,16 @@ from echostream.fairseq_plugin.export import (  # noqa: E402
 from echostream.models.decoders.vocoder import CodeHiFiGANVocoder  # noqa: E402
 from echostream.torch_files import read_checkpoint  # noqa: E402
 from echostream.translator.pipeline import Pipeline  # noqa: E402
-from tests.fairseq_plugin.trainer import run_training, start_training, train_arguments  # noqa: E402
+from tests.fairseq_plugin.trainer import (  # noqa: E402
+    logged,
+    run_training,
+    start_training,
+    train_arguments,
+)
 
 pytestmark = pytest.mark.slow
 
 STEADY = ("--lr", "0.002", "--dropout", "0.1", "--multichunk", "--log-interval", "1")
-
-
-def logged(output, subset):
-    """The JSON lines that a subset logged."""
-    mark = f"| INFO | {subset} | "
-    return [json.loads(line.split(mark)[1]) for line in output.split("\n") if mark in line]
 
 
 def weights(path):

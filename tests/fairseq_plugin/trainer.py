@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from tests.fairseq_plugin.corpus import UNITS
 from tests.forks import Forked
@@ -33,3 +35,9 @@ def start_training(folder: Path, save_dir: Path, *extra: str) -> Forked:
 def run_training(folder: Path, save_dir: Path, *extra: str, timeout_s: float = 900) -> str:
     """Train; returns what was logged."""
     return start_training(folder, save_dir, *extra).finish(timeout_s)
+
+
+def logged(output: str, subset: str) -> list[dict[str, Any]]:
+    """The JSON lines that a subset logged."""
+    mark = f"| INFO | {subset} | "
+    return [json.loads(line.split(mark)[1]) for line in output.split("\n") if mark in line]
