@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts a streaming Emformer in the place of a StreamSpeech's encoder (docs/howto/exchange-the-encoder.md).
+# Puts a streaming Emformer in the place of a StreamSpeech's encoder (docs/exchange.md).
 #
 #   scripts/exchange_encoder.sh MODEL RECORDINGS WORK [LABELLED]
 #
@@ -34,9 +34,10 @@ train() { # DATA SAVE UPDATES RATE flags...
     shift 4
     "$python" -m fairseq_cli.train "$data" --user-dir "$plugin" --task echostream \
         --criterion echostream --arch echostream --dropout 0 --target-code-size "$units" \
-        --multichunk --k1 "$lag" --n1 "$stride" --distill "$model" --stream-sentences 10 --stream-frames 1600 \
-        --max-tokens 8000 --optimizer adam --adam-betas "(0.9,0.98)" --clip-norm 1.0 --lr "$rate" \
-        --lr-scheduler polynomial_decay --warmup-updates "$((number / 20))" \
+        --multichunk --k1 "$lag" --n1 "$stride" --distill "$model" \
+        --stream-sentences 10 --stream-frames 1600 --max-tokens 8000 \
+        --optimizer adam --adam-betas "(0.9,0.98)" --clip-norm 1.0 --lr "$rate" --lr-scheduler \
+        polynomial_decay --warmup-updates "$((number / 20))" \
         --total-num-update "$number" --max-update "$number" --end-learning-rate 0.00001 \
         --valid-subset dev --save-dir "$save" --save-interval-updates 500 \
         --keep-interval-updates 1 --no-epoch-checkpoints --seed 1 --log-format json \
