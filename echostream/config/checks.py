@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 
 def require(condition: bool, message: str) -> None:
     if not condition:
@@ -21,3 +23,13 @@ def require_layers(name: str, layers: int, least: int = 1) -> None:
 
 def require_window(name: str, field: str, value: int | None) -> None:
     require(value is None or value > 0, f"{name}: {field} must be positive or null, got {value}")
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """
+    Raises:
+        ValueError: one of ``modules`` is not installed; names the extra that has it.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"{module} is not installed; pip install 'echostream[{extra}]'")

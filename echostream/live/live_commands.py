@@ -6,13 +6,13 @@ What a command runs is imported when it runs: see ``echostream.cli``.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 from pathlib import Path
 
 from echostream import assets
 from echostream.acceleration.onnx.export_command import add_runtime_arg
+from echostream.config.checks import require_extra
 from echostream.config.compute import DTYPES, add_threads_arg
 from echostream.live.live_options import OFFLINE_BEAM, add_model_arg, add_run_args, add_vad_arg
 
@@ -131,16 +131,6 @@ def _speak(args: argparse.Namespace) -> int:
     from echostream.live.speak import run_speak
 
     return run_speak(args)
-
-
-def require_extra(extra: str, *modules: str) -> None:
-    """
-    Raises:
-        ValueError: one of ``modules`` is not installed; names the extra that has it.
-    """
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise ValueError(f"{module} is not installed; pip install 'echostream[{extra}]'")
 
 
 def add_serve_parser(commands: argparse._SubParsersAction) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from echostream.config.checks import require_extra
+
 SOURCE = "whisper:"
 
 
@@ -75,6 +77,7 @@ def whisper_path(text: str) -> Path:
 
 
 def run_init(args: argparse.Namespace) -> int:
+    require_extra("everyday", "tokenizers", "num2words")
     from echostream.checkpoint import save_model_dir
     from echostream.text import read_lines
     from echostream.whisper.plain_texts import plain_source
