@@ -70,8 +70,14 @@ def plain_word_error_rate(texts: list[str], references: list[str]) -> float:
     return word_error_rate(list(map(plain, texts)), list(map(plain, references)))
 
 
+def plain_bleu(texts: list[str], references: list[str]) -> float:
+    """:func:`bleu` of :func:`plain` texts and references."""
+    return bleu(list(map(plain, texts)), list(map(plain, references)))
+
+
 TEXT_SCORES = (
     TextScore("BLEU", "BLEU", bleu),
+    TextScore("BLEU_PLAIN", "BLEU, plain", plain_bleu, if_reported=True),
     TextScore("CHRF", "chrF", chrf),
     TextScore("WER", "WER %", word_error_rate),
     TextScore("WER_PLAIN", "WER %, plain", plain_word_error_rate, if_reported=True),

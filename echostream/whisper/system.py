@@ -10,11 +10,17 @@ import sentencepiece
 
 from echostream.audio import CMVN
 from echostream.checkpoint import System
-from echostream.config import CTCHeadConfig, EchoStreamConfig, SpeechConfig
+from echostream.config import (
+    CTCHeadConfig,
+    EchoStreamConfig,
+    EndpointConfig,
+    PolicyConfig,
+    SpeechConfig,
+)
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.models.echostream_model import EchoStreamModel
 from echostream.text import SPECIALS, Vocabulary
-from echostream.whisper.tokens import CutVocabulary
+from echostream.whisper.tokens import CutTokenizer, CutVocabulary
 from echostream.whisper.warm_start import (
     start_decoder,
     start_encoder,
@@ -52,6 +58,23 @@ def train_source_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
     return Vocabulary([piece for piece in pieces if piece not in SPECIALS], processor)
 
 
+def subword_ratio(
+    pairs: Iterable[tuple[str, str]], source: Vocabulary, targets: CutTokenizer
+) -> float:
+    """Target subwords for each source subword of (plain source, target) texts, two digits.
+
+    Raises:
+        ValueError: the sources are empty.
+    """
+    heard = written = 0
+    for plain, target in pairs:
+        heard += len(source.encode(plain))
+        written += len(targets.encode(target))
+    if not heard:
+        raise ValueError("the source texts hold no subword")
+    return round(written / heard, 2)
+
+
 def start_from_whisper(
     weights: WhisperWeights,
     vocabulary: CutVocabulary,
@@ -61,6 +84,7 @@ def start_from_whisper(
     decoder_layers: Sequence[int] | None = None,
     head_layers: int = 2,
     memory_size: int = 0,
+    target_per_source: float = 1.0,
 ) -> System:
     """A system with Whisper's encoder and decoder; its heads are fresh, and a voice says its text.
 
@@ -72,6 +96,8 @@ def start_from_whisper(
         decoder_layers: which of Whisper's decoder layers are kept; None: all.
         head_layers: of the two CTC heads.
         memory_size: of the encoder's memory bank.
+        target_per_source: how many target subwords a source subword makes on average
+            (:func:`subword_ratio`), which paces the translation.
     """
     encoder = whisper_encoder(weights, memory_size=memory_size)
     decoder_weights = weights if decoder_weights is None else decoder_weights
@@ -99,7 +125,12 @@ def start_from_whisper(
         st_ctc=replace(head),
         mt=decoder,
         vocoder=None,
-        speech=SpeechConfig(voice="shipped"),
+        # The recognition head learns first, so it is what a young system can be paced by.
+        policy=PolicyConfig(
+            name="wait_k_ctc", lagging_k1=2, target_per_source=target_per_source, max_len=40
+        ),
+        endpoint=EndpointConfig(method="learned", endpoint_ms=1000),
+        speech=SpeechConfig(voice="shipped", voice_words=1, whole_words=True),
     )
     model = EchoStreamModel(config)
     assert isinstance(model.encoder, EchoStreamSpeechEncoder)  # as configured above

@@ -8,6 +8,8 @@ import torch
 from echostream.checkpoint import load_model_dir
 from echostream.cli import main
 from echostream.whisper.plain_texts import plain_source
+from echostream.whisper.system import subword_ratio, train_source_vocabulary
+from echostream.whisper.tokens import CutTokenizer, CutVocabulary
 from echostream.whisper.weights import read_whisper
 
 
@@ -56,6 +58,18 @@ def test_what_is_wrong_is_said(arguments, capsys):
     arguments[2] = "--init-encoder=whisper:/nowhere"
     assert main(arguments) == 2
     assert "no such Whisper model: /nowhere" in capsys.readouterr().err
+
+
+def test_subword_ratio(tokenizer):
+    source = train_source_vocabulary(["el gato", "la casa"] * 3, 10)
+    vocabulary = CutVocabulary.of(tokenizer, ["the cat"], language="es")
+    targets = CutTokenizer(tokenizer, vocabulary)
+    pairs = [("el gato", "the cat"), ("la casa", "a mat")]
+    heard = sum(len(source.encode(plain)) for plain, _ in pairs)
+    written = sum(len(targets.encode(text)) for _, text in pairs)
+    assert subword_ratio(pairs, source, targets) == round(written / heard, 2)
+    with pytest.raises(ValueError, match="no subword"):
+        subword_ratio([("", "a")], source, targets)
 
 
 def test_transcripts_become_plain():

@@ -19,7 +19,11 @@ from echostream.training.warm_start.clips import SpeechPool
 from echostream.training.warm_start.measure import Measured, measure, read_clips
 from echostream.training.warm_start.trainer import TrainingOptions, WarmStartTrainer
 from echostream.whisper.plain_texts import plain_source
-from echostream.whisper.system import start_from_whisper, train_source_vocabulary
+from echostream.whisper.system import (
+    start_from_whisper,
+    subword_ratio,
+    train_source_vocabulary,
+)
 from echostream.whisper.tokens import CutTokenizer, CutVocabulary, read_tokenizer
 from echostream.whisper.warm_start import interpolate, start_encoder
 from echostream.whisper.weights import read_whisper
@@ -87,14 +91,24 @@ def main(argv: list[str] | None = None) -> None:
     source = train_source_vocabulary(
         (plain_source(text, args.language) for _, text, _ in rows), args.source_pieces
     )
-    system = start_from_whisper(weights, vocabulary, source, decoder_layers=args.decoder_layers)
+    tokens = CutTokenizer(tokenizer, vocabulary)
+    system = start_from_whisper(
+        weights,
+        vocabulary,
+        source,
+        decoder_layers=args.decoder_layers,
+        target_per_source=subword_ratio(
+            ((plain_source(text, args.language), target) for _, text, target in rows),
+            source,
+            tokens,
+        ),
+    )
     decoder = system.model.target_unigram_decoder
     start = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     teacher = EchoStreamSpeechEncoder(system.config.encoder)
     start_encoder(teacher, weights)
     pool = SpeechPool(args.speech, args.sounds, {name: target for name, _, target in rows})
     pool.refresh()
-    tokens = CutTokenizer(tokenizer, vocabulary)
     trainer = WarmStartTrainer(system, teacher, tokens, pool, options)
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / CHECKPOINT

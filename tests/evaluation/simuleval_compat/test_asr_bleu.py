@@ -21,7 +21,12 @@ from echostream.evaluation.runs.transcripts import (
     transcribe_run,
 )
 from echostream.evaluation.simuleval_compat import quality
-from echostream.evaluation.text_scores import plain_word_error_rate, word_error_rate
+from echostream.evaluation.text_scores import (
+    bleu,
+    plain_bleu,
+    plain_word_error_rate,
+    word_error_rate,
+)
 from echostream.text import edit_distance
 from tests.evaluation.conftest import Corpus, run_in_process
 
@@ -221,6 +226,12 @@ def test_word_error_rate() -> None:
     assert word_error_rate(["a b c", ""], ["a x c d", "e"]) == pytest.approx(60.0)
     assert word_error_rate(["a b", "a"], ["a", "a"]) == pytest.approx(50.0)
     assert np.isnan(word_error_rate(["a"], [""]))
+
+
+def test_plain_bleu_ignores_what_is_not_heard() -> None:
+    said, meant = ["It's 12:30, Se\u00f1or L\u00f3pez!"], ["its 1230 senor lopez"]
+    assert plain_bleu(said, meant) == pytest.approx(100.0)
+    assert bleu(said, meant) < 10
 
 
 def test_plain_word_errors_ignore_what_is_not_heard() -> None:
