@@ -12,6 +12,7 @@ import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from simuleval.agents import GenericAgent
@@ -28,7 +29,7 @@ from echostream.precision import check_dtype
 from echostream.session import Session, TraceWriter, advance_sessions
 from echostream.threads import use_threads
 from echostream.translator.pipeline import Pipeline
-from echostream.translator.stream import Decision
+from echostream.translator.stream import Decision, StreamPipeline
 
 logger = logging.getLogger("echostream.agents")
 
@@ -39,6 +40,8 @@ class StreamStates(AgentStates):
     Args:
         open_session: makes the session of a new utterance.
     """
+
+    source_sample_rate: int
 
     def __init__(self, open_session: Callable[[], Session]) -> None:
         self.open_session = open_session
@@ -73,6 +76,7 @@ class EchoStreamAgent(GenericAgent):
     """
 
     task: Task = "s2st"
+    pipeline: StreamPipeline[Any]
 
     def __init__(self, args: Namespace) -> None:
         device = normalize_device(getattr(args, "device", None))
@@ -170,11 +174,13 @@ class EchoStreamAgent(GenericAgent):
     def policy(self, states: StreamStates | None = None) -> Action:
         """Feed the new samples, emit what the pipeline decided to write."""
         states = self.states if states is None else states
+        session = states.session
         outputs, states.decided = states.decided, None
         if outputs is None:
-            outputs = [] if states.session is None else states.session.advance()
-        for output in outputs:
-            self._tell(output, states.session)
+            outputs = [] if session is None else session.advance()
+        if session is not None:
+            for output in outputs:
+                self._tell(output, session)
         action = self._action(outputs, states)
         if states.source_finished:
             states.target_finished = True
@@ -191,11 +197,15 @@ class EchoStreamAgent(GenericAgent):
         """
         for segment, stream in zip(segments, states, strict=True):
             self.push(segment, stream)
-        going = [stream for stream in states if not stream.target_finished]
-        for index, result in advance_sessions([stream.session for stream in going]):
+        going = [
+            (stream, stream.session)
+            for stream in states
+            if stream.session is not None and not stream.target_finished
+        ]
+        for index, result in advance_sessions([session for _, session in going]):
             if isinstance(result, Exception):
                 raise result
-            going[index].decided = result
+            going[index][0].decided = result
         return [self.pop(stream) for stream in states]
 
     def _action(self, outputs: list[Decision], states: StreamStates) -> Action:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from simuleval.agents.actions import Action, ReadAction, WriteAction
@@ -13,7 +14,8 @@ from echostream.agents.base import EchoStreamAgent, StreamStates
 from echostream.config import ChunkConformerConfig, given_settings
 from echostream.session import Session
 from echostream.streamspeech.recompute import RecomputePipeline, StreamSpeechPipeline
-from echostream.translator.stream import Decision
+from echostream.translator.pipeline import Pipeline
+from echostream.translator.stream import Decision, StreamPipeline
 
 
 class StreamSpeechAgent(EchoStreamAgent):
@@ -23,9 +25,12 @@ class StreamSpeechAgent(EchoStreamAgent):
     published agents do, and decides what they decide.
     """
 
+    pipeline: StreamPipeline[Any]
+
     def __init__(self, args: Namespace) -> None:
         super().__init__(args)
         incremental = self.pipeline
+        assert isinstance(incremental, Pipeline)  # every agent begins with one
         kind = incremental.system.config.encoder.kind
         if not isinstance(incremental.system.config.encoder, ChunkConformerConfig):
             raise ValueError(
@@ -40,7 +45,7 @@ class StreamSpeechAgent(EchoStreamAgent):
                 f"not change, got --max-len {given['policy.max_len']}"
             )
         self.recompute = args.recompute
-        options = {
+        options: dict[str, Any] = {
             "chunk_ms": incremental.chunk_ms,
             "task": self.task,
             "policy": incremental.policy_config,
@@ -101,7 +106,7 @@ class StreamSpeechAgent(EchoStreamAgent):
                 finished=states.source_finished,
             )
         else:
-            content = "".join(output.text for output in outputs)
+            content = "".join(output.text or "" for output in outputs)
         return WriteAction(content, finished=states.source_finished)
 
     def _action(self, outputs: list, states: StreamStates) -> Action:

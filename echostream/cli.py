@@ -83,12 +83,12 @@ def run_info(args: argparse.Namespace) -> int:
 def introduce(system: System, folder: Path) -> list[str]:
     """What a model directory says of itself and where it came from, line by line."""
     card = system.config.card
-    languages = [card.source_language, card.target_language]
+    languages = [name for name in (card.source_language, card.target_language) if name]
     from echostream.checkpoint import read_provenance
 
     facts = {
         "title": card.title,
-        "languages": " to ".join(languages) if all(languages) else "",
+        "languages": " to ".join(languages) if len(languages) == 2 else "",
         "tasks": ", ".join(card.tasks),
         "licence": card.licence,
         "recommended chunk": f"{card.chunk_ms} ms" if card.chunk_ms else "",

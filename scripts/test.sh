@@ -11,9 +11,10 @@ source scripts/setup.sh dev asr moonshine eval hf hub vad whisper train serve br
 if [ "$#" -gt 0 ]; then
     exec python -m pytest "$@"
 fi
-# Checks of the source and the documentation: seconds, so they come first.
+# Checks of the source and the documentation come first: seconds, mypy's first run a few minutes.
 ruff check .
 ruff format --check --quiet .
+mypy
 NO_MKDOCS_2_WARNING=1 mkdocs build --quiet   # strict, as mkdocs.yml says
 # Side by side, but for the live server, whose tests keep to the clock.
 status=0

@@ -86,7 +86,7 @@ def run_bench(args: argparse.Namespace) -> int:
     with tqdm(total=plan.chunks(plan.seconds[-1]), unit="chunk", disable=None) as bar:
         measured = measure(plan, bar.update)
     if args.startup:
-        times = {name: startup_s(name, plan) for name in plan.systems}
+        times: dict[str, float | None] = {name: startup_s(name, plan) for name in plan.systems}
         measured = replace(measured, startup_s=times)
     if args.sessions:
         measured = replace(measured, sessions=measure_sessions(args.sessions, plan))

@@ -148,8 +148,18 @@ def measure_sessions(sizes: Sequence[int], plan: Plan) -> dict[str, dict[str, An
     for name in plan.systems:
         if not Name.parse(name).recompute:
             system = load_planned(name, plan)
-            options = {"chunk_ms": plan.chunk_ms, "task": plan.task, "clock": CLOCKS[plan.clock]}
-            rows = list(crowds(name, system, sizes, plan.rates, **options))
+            clock = CLOCKS[plan.clock]
+            rows = list(
+                crowds(
+                    name,
+                    system,
+                    sizes,
+                    plan.rates,
+                    chunk_ms=plan.chunk_ms,
+                    task=plan.task,
+                    clock=clock,
+                )
+            )
             found[name] = crowd_figures(rows, plan.chunk_ms)
     return found
 

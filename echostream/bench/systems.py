@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def random_system(name: str) -> System:
             unit=replace(config.unit, context_tokens=None),
         )
     base = syllables(60)
-    vocabularies = [
+    source, target = (
         Vocabulary(
             [
                 (WORD_START if i % 2 else "") + base[i % 60].strip(WORD_START) + _letters(i)
@@ -84,7 +84,7 @@ def random_system(name: str) -> System:
             ]
         )
         for size in (config.source_vocab_size, config.target_vocab_size)
-    ]
+    )
     bins = config.frontend.num_mel_bins
     model = seeded_model(config)
     if model.vocoder is not None and model.vocoder.generator.dur_predictor is not None:
@@ -93,7 +93,7 @@ def random_system(name: str) -> System:
             last.weight.zero_()
             last.bias.fill_(math.log(1 + UNIT_FRAMES))
     cmvn = CMVN(torch.full((bins,), 12.0), torch.full((bins,), 4.0))
-    return System(config, model, *vocabularies, cmvn)
+    return System(config, model, source, target, cmvn)
 
 
 def _letters(number: int) -> str:
@@ -163,7 +163,7 @@ def forced_units(rates: Rates, model: EchoStreamModel, first: int, tokens: int) 
     return [7 * unit % model.config.num_units for unit in range(begin, end)]
 
 
-class _AtForcedRates:
+class _AtForcedRates(Pipeline):
     """What turns a pipeline into one of forced rates; the stream is one sentence."""
 
     def __init__(self, system: System, rates: Rates, **options: Any) -> None:
@@ -184,7 +184,7 @@ class _AtForcedRates:
         return PolicyAction(max_new_tokens=max(due, 0)), state
 
 
-class ForcedPipeline(_AtForcedRates, Pipeline):
+class ForcedPipeline(_AtForcedRates):
     """The pipeline at forced rates."""
 
 
@@ -203,7 +203,7 @@ class ForcedRecomputePipeline(RecomputePipeline):
         return NamedStages(**options)
 
     def _new_tokens(self, final: bool, state: RecomputeState) -> tuple[int, RecomputeState]:
-        seconds = state.processed / state.sample_rate
+        seconds = state.processed / state.rate
         due = int(self.rates.tokens * seconds + 1e-6) - len(state.prefix or ())
         return max(due, 0), state
 
@@ -251,7 +251,7 @@ def forced_pipeline(
     Raises:
         ValueError: recomputing is asked of a system that is no StreamSpeech.
     """
-    kind = ForcedPipeline
+    kind: Callable[..., StreamPipeline[Any]] = ForcedPipeline
     if Name.parse(name).recompute:
         kind = ForcedRecomputePipeline
     elif isinstance(system.config.encoder, ChunkConformerConfig):

@@ -198,7 +198,9 @@ def measure(plan: Plan, progress: Callable[[], None] = lambda: None) -> Measured
     states = {name: pipeline.init_state() for name, pipeline in pipelines.items()}
     marks = {plan.chunks(second): second for second in plan.seconds}
     where = {n: s for mark, s in marks.items() for n in range(mark - plan.window, mark)}
-    samples = {name: {second: [] for second in plan.seconds} for name in plan.systems}
+    samples: dict[str, dict[float, list[Sample]]] = {
+        name: {second: [] for second in plan.seconds} for name in plan.systems
+    }
     clip = speech(min(max(plan.seconds), 20.0))
     size = RATE * plan.chunk_ms // 1000
     noise = []
@@ -231,16 +233,16 @@ def startup_s(name: str, plan: Plan) -> float:
 
 
 def _sample(
-    pipeline: StreamPipeline, piece: np.ndarray, state: object, plan: Plan
-) -> tuple[Sample, object]:
+    pipeline: StreamPipeline, piece: np.ndarray, state: Any, plan: Plan
+) -> tuple[Sample, Any]:
     """Step from one state some times and keep the quickest; then its floor."""
-    best: dict[str, float] | None = None
+    best: dict[str, float] = {}
     clock = CLOCKS[plan.clock]
     for _ in range(plan.repeats):
         start = clock()
         outputs, following = pipeline.step(piece, RATE, state)
         total = 1000 * (clock() - start)
-        if best is None or total < best[TOTAL]:
+        if not best or total < best[TOTAL]:
             spent = {s: sum(o.compute_ms.get(s, 0.0) for o in outputs) for s in STAGES}
             best = {**spent, TOTAL: total}
     with plain_steps(pipeline.system.model), recording(pipeline) as calls:

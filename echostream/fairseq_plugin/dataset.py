@@ -134,7 +134,7 @@ class EchoStreamDataset(FairseqDataset):
             audio_root=data.audio_root,
             may_miss_units=may_miss_targets,
         )
-        texts = {}
+        texts: dict[str, Mapping[str, TextRow]] = {}
         for name, task in tasks.items():
             path = task.data / f"{split}.tsv"
             if may_miss_targets and not path.is_file():

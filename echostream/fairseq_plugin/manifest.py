@@ -120,8 +120,9 @@ def read_speech_manifest(
     root = path.parent if audio_root is None else audio_root
     sizes: dict[Path, int] = {}
     rows = []
-    needed = ("id", "src_audio", "src_n_frames")
-    target, more = ("tgt_audio", "tgt_n_frames"), ("speaker",)
+    needed: tuple[str, ...] = ("id", "src_audio", "src_n_frames")
+    more: tuple[str, ...] = ("speaker",)
+    target = ("tgt_audio", "tgt_n_frames")
     if may_miss_units:
         more = (*more, *target)
     else:

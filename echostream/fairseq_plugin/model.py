@@ -26,6 +26,7 @@ from echostream.fairseq_plugin.sentences import (
     sentence_segment_ends,
     sentence_windows,
 )
+from echostream.models.chunk_conformer_encoder import ChunkConformerEncoder
 from echostream.models.ctc_output import end_scores
 from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
@@ -149,7 +150,18 @@ class EchoStreamFairseqModel(EchoStreamModel, BaseFairseqModel):
 
     def exchange_encoder(self, other: EchoStreamModel) -> None:
         """Take over everything from a model with a chunk Conformer, the encoder's weights where an
-        Emformer has a place for them."""
+        Emformer has a place for them.
+
+        Raises:
+            ValueError: the encoders are others, or the rest has other sizes.
+        """
+        if not isinstance(other.encoder, ChunkConformerEncoder) or not isinstance(
+            self.encoder, EchoStreamSpeechEncoder
+        ):
+            raise ValueError(
+                "--exchange-encoder puts an Emformer in a chunk Conformer's place, got "
+                f"{type(self.encoder).__name__} and {type(other.encoder).__name__}"
+            )
         parts = other.state_dict().items()
         state = {key: value for key, value in parts if not key.startswith(("encoder.", "vocoder."))}
         missing, unexpected = self.load_state_dict(state, strict=False)

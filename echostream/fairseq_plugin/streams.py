@@ -348,8 +348,9 @@ class StreamDataset(EchoStreamDataset):
             }
         features = [sample.features for sample in samples]
         batch["id"] = torch.tensor([sample.index for sample in samples])
-        if samples[0].clean is not None:
-            batch["clean"] = pad_rows([sample.clean for sample in samples], 0)
+        clean = [sample.clean for sample in samples if sample.clean is not None]
+        if clean:
+            batch["clean"] = pad_rows(clean, 0)
         batch["net_input"] |= {
             "src_tokens": pad_rows(features, 0),
             "src_lengths": torch.tensor([len(row) for row in features]),

@@ -37,8 +37,10 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     UnfitTargets = str
-else:  # fairseq makes a flag's choices of it
+    MissingTargets = str
+else:  # fairseq makes flags' choices of them
     UnfitTargets = ChoiceEnum(["error", "skip"])
+    MissingTargets = ChoiceEnum(["error", "mask"])
 
 
 @dataclass
@@ -68,7 +70,7 @@ class EchoStreamTaskConfig(FairseqDataclass):
         default="error",
         metadata={"help": "utterances whose target is longer than CTC can align"},
     )
-    missing_targets: ChoiceEnum(["error", "mask"]) = field(
+    missing_targets: MissingTargets = field(
         default="error",
         metadata={
             "help": "utterances that lack units or texts; mask: what they lack costs nothing, and "

@@ -19,7 +19,7 @@ from echostream.hub.names import (
 from echostream.hub.table import KNOWN, KnownModel, ReleasedModel, ShippedModel
 
 
-def add_hub_parsers(commands: argparse._SubParsersAction) -> None:
+def add_hub_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the commands of this package."""
     models = commands.add_parser("models", help="list the models that can be had by name")
     models.add_argument("--json", action="store_true", help="as JSON")
@@ -42,7 +42,7 @@ def add_hub_parsers(commands: argparse._SubParsersAction) -> None:
     push.set_defaults(func=run_push)
 
 
-def _add_fetch_parser(commands: argparse._SubParsersAction) -> None:
+def _add_fetch_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     fetch = commands.add_parser(
         "fetch",
         help="download a released or shared model, by name",
@@ -81,14 +81,14 @@ def _add_fetch_parser(commands: argparse._SubParsersAction) -> None:
 def model_row(model: KnownModel) -> dict[str, Any]:
     """What is told of a model of the table."""
     place = find_model(model.name)
-    released = isinstance(model, ReleasedModel)
+    download = model.download_bytes if isinstance(model, ReleasedModel) else 0
     return {
         "name": model.name,
         "title": model.title,
         "source_language": model.source_language,
         "target_language": model.target_language,
         "tasks": list(model.tasks),
-        "download_mb": round(model.download_bytes / 1e6) if released else 0,
+        "download_mb": round(download / 1e6),
         "licence": model.licence,
         "source": model.source,
         "place": None if place is None else str(place),

@@ -57,7 +57,9 @@ class ServedModel:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        can = ("asr", "s2tt", "s2st") if self.system.config.speaks else ("asr", "s2tt")
+        can: tuple[Task, ...] = (
+            ("asr", "s2tt", "s2st") if self.system.config.speaks else ("asr", "s2tt")
+        )
         made_for = self.system.config.card.tasks
         return tuple(task for task in can if task in made_for) or can
 

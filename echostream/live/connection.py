@@ -143,7 +143,7 @@ class Connection:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             overdue = watch.exception() if watch.done() else None
-            if overdue is not None and overdue.code == "stalled":
+            if isinstance(overdue, ProtocolError) and overdue.code == "stalled":
                 stalled = overdue
             elif (read.done() or overdue is not None) and self._mine:
                 if self._reading_ended(overdue or read.exception()):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from echostream.config import Task
 from echostream.live.speech_gate import SpeechGate, open_gate
@@ -18,7 +18,10 @@ from echostream.live.utterances import UtteranceCutter
 from echostream.translator.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from echostream.acceleration.onnx.runtime import OnnxSystem
     from echostream.checkpoint import System
+
+SystemT = TypeVar("SystemT", bound="System | OnnxSystem")
 
 
 def ends_are_given(args: argparse.Namespace) -> bool:
@@ -26,12 +29,12 @@ def ends_are_given(args: argparse.Namespace) -> bool:
     return "endpoint.method" in vars(args)
 
 
-def knows_ends(system: System) -> bool:
+def knows_ends(system: System | OnnxSystem) -> bool:
     """Whether the model says where sentences end."""
     return system.config.endpoint.method == "learned"
 
 
-def for_streams(system: System, *, given: bool = False) -> System:
+def for_streams(system: SystemT, *, given: bool = False) -> SystemT:
     """The same weights, set to hear one sentence after the other: a pause ends one if nothing else
     does.
 
@@ -45,14 +48,14 @@ def for_streams(system: System, *, given: bool = False) -> System:
     return replace(system, config=replace(system.config, endpoint=endpoint))
 
 
-def gate_for(system: System, choice: str) -> SpeechGate | None:
+def gate_for(system: System | OnnxSystem, choice: str) -> SpeechGate | None:
     """The gate before a model; see ``--vad``."""
     if choice == "auto" and knows_ends(system):
         return None
     return open_gate(choice)
 
 
-def cutter_for(system: System, choice: str) -> UtteranceCutter | None:
+def cutter_for(system: System | OnnxSystem, choice: str) -> UtteranceCutter | None:
     """What cuts a stream into utterances for a model; None where the model says ends itself, or no
     detector is asked for or installed."""
     gate = None if knows_ends(system) else open_gate(choice)

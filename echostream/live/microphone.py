@@ -107,7 +107,7 @@ def run_listen(args: argparse.Namespace) -> int:
     pipeline = open_pipeline(system, chunk_ms=args.chunk_ms, task=args.task)
     gate = None if cutter else gate_for(loaded, args.vad)
     rate = int(microphone["default_samplerate"])
-    recorded: queue.Queue[np.ndarray] = queue.Queue(QUEUE_BLOCKS)
+    recorded: queue.Queue[np.ndarray | None] = queue.Queue(QUEUE_BLOCKS)
     lost = threading.Event()
     player = Player()
 

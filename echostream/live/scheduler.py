@@ -224,16 +224,16 @@ class Scheduler:
         return batch
 
     def _deliver(self, stream: Stream, result: list[Decision] | Exception, batch: int) -> None:
-        session, failed = stream.session, isinstance(result, Exception)
+        session = stream.session
         with self._wake:
             stream.running = False
             if stream not in self._streams:
                 return
-            stream.over = failed or session.finished
+            stream.over = isinstance(result, Exception) or session.finished
             if stream.ready:
                 self._wake.notify()
             processed, queued = session.processed, stream.queued
-        if failed:
+        if isinstance(result, Exception):
             logger.error("a stream failed", exc_info=result)
             stream.on_error(result)
             return

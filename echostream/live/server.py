@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -184,7 +185,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def uvicorn_settings(host: str, port: int) -> dict[str, object]:
+def uvicorn_settings(host: str, port: int) -> dict[str, Any]:
     """How uvicorn runs the application."""
     return {
         "host": host,

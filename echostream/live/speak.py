@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def load_speaker(args: argparse.Namespace) -> TextSpeaker | VoiceSpeaker:
 
 def speak_text(speaker: TextSpeaker | VoiceSpeaker, pieces: Iterable[str]) -> Iterator[Spoken]:
     """Everything that is spoken of a text, as soon as it is there."""
-    state = speaker.init_state()
+    state: Any = speaker.init_state()  # of its own kind
     for text in itertools.chain(pieces, [None]):
         decisions = speaker.iterate(text or "", state, final=text is None)
         for spoken, following in decisions:
@@ -109,7 +109,7 @@ def run_speak(args: argparse.Namespace) -> int:
     ):
         if sys.stdin.isatty():
             print("Type; a line is a sentence, Ctrl-D ends.", flush=True)
-        for spoken in speak_text(speaker, text_as_it_comes(sys.stdin.buffer)):
+        for spoken in speak_text(speaker, text_as_it_comes(cast(BufferedReader, sys.stdin.buffer))):
             play(spoken.waveform)
             write(spoken.waveform)
             if spoken.words:

@@ -178,7 +178,9 @@ def _translate_one(
     out: Path,
     args: argparse.Namespace,
     threads: int,
-    **between: SpeechGate | UtteranceCutter | None,
+    *,
+    gate: SpeechGate | None = None,
+    cutter: UtteranceCutter | None = None,
 ) -> None:
     captions, seconds, speech = Captions(), 0.0, 0
     with tqdm(
@@ -188,7 +190,10 @@ def _translate_one(
         disable=None,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}]",
     ) as progress:
-        for output in translate_file(pipeline, path, out, realtime=args.realtime, **between):
+        decisions = translate_file(
+            pipeline, path, out, realtime=args.realtime, gate=gate, cutter=cutter
+        )
+        for output in decisions:
             progress.update(output.source_ms / 1000 - seconds)
             seconds = output.source_ms / 1000
             speech += len(output.waveform)

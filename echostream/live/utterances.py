@@ -119,13 +119,14 @@ class UtteranceCutter:
     def _judge(self, speech: bool, state: CutterState) -> tuple[list[Piece], CutterState]:
         """The next window is speech or not."""
         assert state.rate is not None
-        window, end = state.window, _edge(state.window + 1, state.rate)
+        rate = state.rate
+        window, end = state.window, _edge(state.window + 1, rate)
         state = replace(state, window=window + 1)
         opens = speech and not state.speaking
         if not (speech or state.speaking):
-            return [], _drop(state, _edge(window + 1 - PRE_ROLL, state.rate))
+            return [], _drop(state, _edge(window + 1 - PRE_ROLL, rate))
         if opens:
-            state = _drop(state, _edge(window - PRE_ROLL, state.rate))
+            state = _drop(state, _edge(window - PRE_ROLL, rate))
             state = replace(state, speaking=True, quiet=0, length=0)
         quiet, length = (0 if speech else state.quiet + 1), state.length + 1
         ends = (

@@ -5,14 +5,14 @@ Shapes: B batch, T filterbank frames, S encoder frames, P provisional encoder fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from echostream.arrays import concatenate
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from echostream.streaming import PerRow
 
@@ -97,6 +97,12 @@ class Encoder(Protocol):
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """:meth:`forward`, as torch's modules are called."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The weights, as of torch's modules."""
+
+    def to(self, *place: Any, **options: Any) -> Any:
+        """Move the weights, as torch's modules do."""
 
 
 def with_tail(frames: Tensor, tail: Tensor | None) -> Tensor:

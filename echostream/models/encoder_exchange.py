@@ -37,6 +37,7 @@ from echostream.models.echostream_encoder import Conv1dSubsampler, EchoStreamSpe
 from echostream.models.emformer_layer import EmformerLayer
 
 Put = Callable[[Tensor, Tensor], None]
+Affine = nn.Linear | nn.LayerNorm
 LEFT_CONTEXT = 64  # frames: 2.56 s, for weights that know the whole past
 REACH = 72  # frames: a segment of 320 ms behind the left context
 
@@ -104,7 +105,8 @@ def _start_subsampler(
         taps = theirs.weight[..., : theirs.kernel_size[0] - (ahead - student.subsample.right)]
         missing = ours.kernel_size[0] - taps.size(-1)
         put(ours.weight, nn.functional.pad(taps, (missing, 0)))
-        put(ours.bias, theirs.bias)
+        if ours.bias is not None and theirs.bias is not None:
+            put(ours.bias, theirs.bias)
     if isinstance(student.subsample.out, nn.Linear):
         put(student.subsample.out.weight, conformer.linear.weight * conformer.scale)
         put(student.subsample.out.bias, conformer.linear.bias)
@@ -121,7 +123,8 @@ def _start_layer(ours: EmformerLayer, theirs: ChunkConformerLayer, put: Put) -> 
         _start_distances(ours.distance_bias, attention, theirs.self_attn_layer_norm, put)
     _copy(ours.out_proj, attention.linear_out, put)
     _copy(ours.input_layer_norm, theirs.self_attn_layer_norm, put)
-    _copy(ours.output_layer_norm, theirs.final_layer_norm, put)
+    if isinstance(ours.output_layer_norm, nn.LayerNorm):
+        _copy(ours.output_layer_norm, theirs.final_layer_norm, put)
     second, first = theirs.ffn2, theirs.ffn1
     _copy(ours.ffn_layer_norm, second.layer_norm, put)
     _copy(ours.fc1, second.w_1, put)
@@ -150,7 +153,7 @@ def _start_distances(
     put(ours.weight, torch.cat([bias, bias[:, -1:]], dim=1))
 
 
-def _copy(ours: nn.Module, theirs: nn.Module, put: Put, factor: float = 1.0) -> None:
+def _copy(ours: Affine, theirs: Affine, put: Put, factor: float = 1.0) -> None:
     put(ours.weight, factor * theirs.weight)
     put(ours.bias, factor * theirs.bias)
 
@@ -163,11 +166,13 @@ def _start_convolution(ours: CausalConvolution, theirs: ConvolutionModule, put: 
     ):
         put(mine.weight, pointwise.weight[..., 0])
         put(mine.bias, torch.zeros_like(mine.bias))
-    norm = theirs.batch_norm
+    norm, bias = theirs.batch_norm, ours.depthwise.bias
+    # The one keeps statistics, the other has a bias.
+    assert norm.running_mean is not None and norm.running_var is not None and bias is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     taps = theirs.depthwise_conv.weight[..., : theirs.depthwise_conv.reach + 1]
     # The last tap is the present; a kernel of another length has the newest taps or zeros before.
     missing = ours.kernel - taps.size(-1)
     taps = nn.functional.pad(taps, (missing, 0))
     put(ours.depthwise.weight, taps * scale[:, None, None])
-    put(ours.depthwise.bias, norm.bias - norm.running_mean * scale)
+    put(bias, norm.bias - norm.running_mean * scale)

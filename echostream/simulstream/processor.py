@@ -22,7 +22,7 @@ from simulstream.server.speech_processors.incremental_output import IncrementalO
 
 from echostream import assets
 from echostream.checkpoint import System, load_model_dir
-from echostream.config import Settings, overlay, read_settings, settings_of
+from echostream.config import Settings, Task, overlay, read_settings, settings_of
 from echostream.session import Session
 from echostream.threads import use_threads
 from echostream.translator.pipeline import Pipeline
@@ -46,7 +46,7 @@ class EchoStreamProcessor(SpeechProcessor):
     def __init__(self, config: SimpleNamespace) -> None:
         check_config(config)
         super().__init__(config)
-        self.task = getattr(config, "task", "s2tt")
+        self.task: Task = getattr(config, "task", "s2tt")
         system = self._system(config)
         settings = overlay(Settings.of(system.config), given(config))
         self.pipeline = Pipeline(

@@ -53,8 +53,14 @@ def run_convert(args: argparse.Namespace) -> int:
     from echostream.streamspeech.trained import export_checkpoint, is_training_checkpoint
     from echostream.torch_files import read_checkpoint
 
-    forward = ("checkpoint", "data_bin", "config_yaml", "multitask_config_yaml", "vocoder")
-    forward = (*forward, "vocoder_from")
+    forward = (
+        "checkpoint",
+        "data_bin",
+        "config_yaml",
+        "multitask_config_yaml",
+        "vocoder",
+        "vocoder_from",
+    )
     given = [name for name in (*forward, "vocoder_cfg") if getattr(args, name) is not None]
     dtype = torch.float16 if args.half else None
     if args.to_fairseq is not None:

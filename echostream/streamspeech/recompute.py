@@ -27,7 +27,7 @@ from torch import Tensor
 from echostream.checkpoint import System
 from echostream.config import ENCODER_FRAME_MS, ChunkConformerConfig, PolicyConfig, Task
 from echostream.models.chunk_conformer_encoder import s2st_conv_chunk, text_conv_chunk
-from echostream.models.decoders.ctc_collapse import CollapseState, collapse
+from echostream.models.decoders.ctc_collapse import UNIT_OFFSET, CollapseState, collapse
 from echostream.models.decoders.ctc_decoder_policy import (
     Counts,
     PolicyAction,
@@ -35,7 +35,6 @@ from echostream.models.decoders.ctc_decoder_policy import (
     whole_word_mode,
 )
 from echostream.models.decoders.transformer_decoder import MTState
-from echostream.models.echostream_model import UNIT_OFFSET
 from echostream.streamspeech.frontend import StreamSpeechFrontend, whole_features
 from echostream.streamspeech.search import CachedPredictor, Predictor, best_labels, greedy
 from echostream.text import Vocabulary
@@ -215,7 +214,7 @@ class RecomputePipeline(StreamPipeline[RecomputeState]):
         state = replace(state, samples=everything, processed=len(everything))
         watch = self.stages.watch()
         with watch("features"):
-            features = self.features(everything, state.sample_rate)
+            features = self.features(everything, state.rate)
         output, state = self.decide(features, state, watch)
         return (output,), state
 
@@ -369,6 +368,7 @@ class RecomputePipeline(StreamPipeline[RecomputeState]):
         new = len(units) - len(state.units or ())
         if new < 1:
             return state
+        assert model.vocoder is not None  # the task needs one
         with call.watch("vocoder"):
             waveform, durations = model.vocoder.generate(
                 units, dur_prediction=self.stages.dur_prediction
@@ -381,6 +381,7 @@ class RecomputePipeline(StreamPipeline[RecomputeState]):
         """Units of the whole text, of which (1, N) ``inputs`` are the text decoder's."""
         model = self.system.model
         decoder = model.target_unigram_decoder
+        assert model.synthesizer_encoder is not None and model.decoder is not None  # it speaks
         with watch("mt"):
             _, hidden = decoder(inputs, encoder_out)  # (N, 1, D)
         padding = inputs.eq(decoder.pad)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from echostream.arrays import concatenate
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig, Task
 from echostream.models.cache_limits import TRIM_SLACK
 from echostream.models.ctc_output import CTCOutput
@@ -30,7 +29,7 @@ from echostream.text import Detokenizer, Vocabulary
 from echostream.translator.backlog import waiting_ms
 from echostream.translator.endpoint import EndpointFinder, FrameTokens
 from echostream.translator.judging import judge, whole_words
-from echostream.translator.restart import unsettled
+from echostream.translator.restart import behind, unsettled
 from echostream.translator.spans import Span, split
 from echostream.translator.speech import Speaker, SpeakerState, Written
 from echostream.translator.stages import Stopwatch
@@ -95,7 +94,7 @@ class Pipeline(StreamPipeline[PipelineState]):
 
     def _open_speaker(self) -> Speaker:
         vocabulary = self.system.target_vocabulary
-        settings = {
+        settings: dict[str, Any] = {
             "speech": self.speech_config,
             "backlog": self.backlog_config,
             "chunk_ms": self.chunk_ms,
@@ -130,7 +129,7 @@ class Pipeline(StreamPipeline[PipelineState]):
         watch, outputs = self.stages.watch(), []
         with watch("features"):
             features, frontend = self.frontend.step(
-                samples, state.sample_rate, state.frontend, final=state.finished
+                samples, state.rate, state.frontend, final=state.finished
             )
             features = self.stages.place(features)
         state = replace(state, frontend=frontend, processed=state.processed + len(samples))
@@ -148,6 +147,7 @@ class Pipeline(StreamPipeline[PipelineState]):
                 state = replace(state, text_end=text_end)
                 rest = self.text_ends.find(text_end)
                 if rest is not None:
+                    assert rest.frames is not None  # observed just now
                     before, span = split(span, rest.frames)
                     output, state = yield from self._write(before, watch, state)
                     outputs.append(output)
@@ -194,12 +194,12 @@ class Pipeline(StreamPipeline[PipelineState]):
         return spans, rest, state
 
     def _forget_silence(
-        self, features: Tensor, state: PipelineState
-    ) -> tuple[Tensor, PipelineState]:
+        self, features: Features, state: PipelineState
+    ) -> tuple[Features, PipelineState]:
         """Start an encoder anew that remembers everything, where nobody has spoken for as long as
         the longest sentence: what it has not settled yet is read again, before ``features``."""
         if state.recent is not None:
-            features = concatenate([state.recent, features], axis=1)
+            features = behind(state.recent, features)
         state = replace(state, recent=None, endpoint=self.endpoints.init_state())
         return features, self._restarted(state)
 
@@ -232,7 +232,7 @@ class Pipeline(StreamPipeline[PipelineState]):
     ) -> Generator[Any, Any, tuple[Decision, PipelineState]]:
         """Let the sentence under way read its share of a chunk, then READ or WRITE."""
         model, emitted = self.system.model, span.emitted
-        source_ms = 1000 * state.processed / state.sample_rate
+        source_ms = 1000 * state.processed / state.rate
         if self.task != "asr":
             with watch("ctc"):
                 state = replace(state, model=model.read(span.frames, state.model))
@@ -297,7 +297,7 @@ class Pipeline(StreamPipeline[PipelineState]):
             asr=state.asr_count + len(emitted.asr_tail),
             st=state.st_count + len(emitted.st_tail),
             written=state.written,
-            source_ms=1000 * (state.processed - state.sentence_from) / state.sample_rate,
+            source_ms=1000 * (state.processed - state.sentence_from) / state.rate,
             source_finished=ends,
         )
         if not counts.asr and (ends or self.endpoints.config.method != "off"):

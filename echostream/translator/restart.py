@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from echostream.arrays import concatenate
@@ -36,3 +37,10 @@ def unsettled(
     if isinstance(features, StreamFeatures):
         return StreamFeatures(rest, features.tail), known[:, :0]
     return rest, known[:, :0]
+
+
+def behind(recent: Tensor, features: Features) -> Features:
+    """(1, R, bins) features kept from before, with new ones behind them."""
+    if isinstance(features, StreamFeatures):
+        return replace(features, final=concatenate([recent, features.final], axis=1))
+    return concatenate([recent, features], axis=1)

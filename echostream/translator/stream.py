@@ -54,6 +54,12 @@ class StreamState:
     ended: bool = False
     finished: bool = False
 
+    @property
+    def rate(self) -> int:
+        """``sample_rate`` of a stream that has samples."""
+        assert self.sample_rate is not None
+        return self.sample_rate
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:

@@ -89,7 +89,7 @@ class StreamingVoice:
         self.sample_rate = config.sampling_rate
         self.unit_ms = 1000 * config.unit_samples / config.sampling_rate
         # What a stream's last spectrum and its look-ahead wait for.
-        self.held_ms = config.lookahead_frames * self.unit_ms + 1000 * (
+        self.held_ms: float = config.lookahead_frames * self.unit_ms + 1000 * (
             config.hop_samples / config.sampling_rate
         )
 

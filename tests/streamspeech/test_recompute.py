@@ -12,6 +12,7 @@ from echostream.checkpoint import System
 from echostream.config import (
     ChunkConformerConfig,
     EmformerConfig,
+    EndpointConfig,
     PolicyConfig,
     UnitDecoderConfig,
     preset,
@@ -29,6 +30,7 @@ from echostream.streamspeech.recompute import (
     conv_chunk,
 )
 from echostream.text import Vocabulary
+from echostream.translator.endpoint import EndpointFinder, FrameTokens
 from tests.reference.recordings import MID, SUBSET, TINY, Recording, clip
 
 MODELS, CHUNKS_MS = (SUBSET, TINY, MID), (320, 640, 960, 2560)
@@ -252,6 +254,29 @@ def test_incremental_hears_what_recomputing_hears(system, rate, chunk_ms):
     for output, full in zip(outputs, expected, strict=True):
         heard += output.asr_tokens
         assert heard + output.asr_tail == full.asr_tokens
+
+
+class Deaf(EndpointFinder):
+    """Finds that nobody has ever spoken."""
+
+    def step(self, heard, state):
+        return super().step(FrameTokens(heard.frames, (), ()), state)
+
+
+def test_an_encoder_that_starts_anew_in_long_silence_misses_nothing(system):
+    """What it had not settled is read again, before the features of the next chunk."""
+    endpoint = EndpointConfig("pause", max_sentence_ms=1000)
+    pipeline = StreamSpeechPipeline(system, chunk_ms=320, task="s2tt", endpoint=endpoint)
+    pipeline.endpoints, restarts = Deaf(endpoint), []
+    forget = pipeline._forget_silence
+    pipeline._forget_silence = lambda *given: restarts.append(given[1].recent) or forget(*given)
+    whole = StreamSpeechPipeline(system, chunk_ms=320, task="s2tt")
+    frames = [
+        sum(o.encoder_frames for o in one.step(noise(5.1), 16000, one.init_state(), final=True)[0])
+        for one in (pipeline, whole)
+    ]
+    assert frames[0] == frames[1]
+    assert len(restarts) > 1 and any(recent.shape[1] for recent in restarts)
 
 
 def test_a_source_that_ends_without_new_frames_keeps_the_last_ones(system):

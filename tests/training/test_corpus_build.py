@@ -15,13 +15,21 @@ import torch
 import yaml
 
 from echostream.audio import CMVN, Frontend
-from echostream.config import FrontendConfig
+from echostream.checkpoint import System, save_model_dir
+from echostream.config import FrontendConfig, preset
 from echostream.files import atomic_path
+from echostream.models.echostream_model import seeded_model
 from echostream.samples import read_audio
 from echostream.text import Vocabulary
 from echostream.training import data_folder, feature_archive
 from echostream.training.corpus import layout, synthesis
-from echostream.training.corpus.build import BuildOptions, build, extract_features, sound_path
+from echostream.training.corpus.build import (
+    BuildOptions,
+    build,
+    extract_features,
+    sound_path,
+    write_text_tasks_like,
+)
 from echostream.training.corpus.make_corpus import main, shipped_test_utterances
 from echostream.training.corpus.speakers import Speaker, load_speakers, speakers_of
 from echostream.training.corpus.text_files import normalize, read_texts
@@ -132,6 +140,30 @@ def test_text_tasks(built, splits, side, column):
             text = processor.decode_pieces(row["tgt_text"].split())
             if split == "train":
                 assert text == normalize(getattr(utterance, column))
+
+
+def test_text_tasks_in_the_vocabularies_of_a_model(tmp_path, splits):
+    """Texts are cut as where the model's vocabularies were fitted, and nothing is fitted anew."""
+    size, loaded = OPTIONS.vocab_size, []
+    for side in ("src", "tgt"):
+        layout.write_text_task(tmp_path / "fitted", side, splits, size)
+        stem = tmp_path / "fitted" / data_folder.text_folder(side, size) / "spm_unigram_es"
+        loaded.append(Vocabulary.load(stem.with_suffix(".txt"), stem.with_suffix(".model")))
+    config = replace(preset("tiny"), source_vocab_size=size, target_vocab_size=size)
+    save_model_dir(
+        tmp_path / "model", System(config, seeded_model(config), *loaded, CMVN.identity(80))
+    )
+    fewer = {split: rows[1:] for split, rows in splits.items()}
+    write_text_tasks_like(tmp_path / "model", tmp_path / "like", fewer, size)
+    for side in ("src", "tgt"):
+        for split in splits:
+            tables = [
+                read_table(tmp_path / root / data_folder.text_folder(side, size) / f"{split}.tsv")
+                for root in ("fitted", "like")
+            ]
+            assert tables[1] == tables[0][1:]
+    with pytest.raises(ValueError, match="60 pieces, vocab_size is 61"):
+        write_text_tasks_like(tmp_path / "model", tmp_path / "like", fewer, size + 1)
 
 
 def test_configs_hold_relative_paths_that_exist(built):

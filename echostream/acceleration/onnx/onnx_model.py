@@ -118,7 +118,7 @@ class OnnxModel:
 
     def init_listening(self, *, chunk_ms: int = 320) -> ArrayListening:
         """Before any source; steps bring chunks of any length."""
-        tensors = {
+        tensors: dict[str, np.ndarray] = {
             name: np.zeros([int(size) for size in self.manifest.state[name]], dtype=np.float32)
             for name in ("first", "second", "left", "memory", "conv")
             if name in self.manifest.state

@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from echostream.text import Vocabulary
 from echostream.threads import suitable_threads
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stages import Stages, Stopwatch
+
+if TYPE_CHECKING:
+    from echostream.checkpoint import System
 
 FLOAT_BYTES = 4
 
@@ -67,6 +70,8 @@ class OnnxSystem:
 
 class OnnxStages(Stages):
     """What streams ask for, computed stream by stream."""
+
+    model: OnnxModel
 
     def _listen(
         self,
@@ -138,7 +143,8 @@ def onnx_pipeline(system: OnnxSystem, **options: Any) -> OnnxPipeline:
     """
     if options.get("beam", 1) != 1:
         raise ValueError(f"the ONNX runtime writes greedily: beam must be 1, got {options['beam']}")
-    pipeline = OnnxPipeline(system, **options)
+    # It has what a pipeline asks of a system.
+    pipeline = OnnxPipeline(cast("System", system), **options)
     if pipeline.policy.evidence:
         asked = ", ".join(sorted(pipeline.policy.evidence))
         name = pipeline.policy_config.name
@@ -181,13 +187,13 @@ def load_onnx_dir(folder: Path, *, threads: int | None = None) -> OnnxSystem:
     tables = FilterbankTables.from_npz(
         read_checked(folder, FRONTEND_FILE, manifest), str(folder / FRONTEND_FILE)
     )
-    vocabularies = [_vocabulary(folder, side, manifest) for side in SIDES]
+    source, target = (_vocabulary(folder, side, manifest) for side in SIDES)
     if threads is None:
         files = [folder / graph.file for graph in manifest.graphs.values()]
         weights = sum(file.stat().st_size for file in files if file.is_file()) // FLOAT_BYTES
         threads = suitable_threads(weights)
     model = OnnxModel(manifest, _runner(folder, manifest, threads), threads)
-    return OnnxSystem(manifest.config, model, *vocabularies, tables)
+    return OnnxSystem(manifest.config, model, source, target, tables)
 
 
 def _vocabulary(folder: Path, side: str, manifest: Manifest) -> Vocabulary:

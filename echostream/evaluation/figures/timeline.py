@@ -39,9 +39,10 @@ def words_from_trace(lines: Sequence[dict[str, Any]], key: str) -> list[TimedWor
 
 
 def _written_words(run: RunFolder, item: Utterance) -> list[TimedWord]:
-    words = item.prediction.split()
+    text = str(item.prediction)
+    words = text.split()
     if len(words) != len(item.delays):
-        return [(item.delays[-1] / 1000, item.prediction)] if item.delays else []
+        return [(item.delays[-1] / 1000, text)] if item.delays else []
     return [(delay / 1000, word) for delay, word in zip(item.delays, words, strict=True)]
 
 

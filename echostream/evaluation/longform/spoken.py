@@ -109,11 +109,8 @@ class Playback:
         """When a sample is played, in ms, without and with computation."""
         piece = max(int(np.searchsorted(self.samples, sample, side="right")) - 1, 0)
         inside = 1000 * (sample - self.samples[piece]) / self.sample_rate
-        plain, aware = (
-            None if starts is None else _within(starts, piece, inside)
-            for starts in (self.start_ms, self.elapsed_ms)
-        )
-        return plain, aware
+        aware = None if self.elapsed_ms is None else _within(self.elapsed_ms, piece, inside)
+        return _within(self.start_ms, piece, inside), aware
 
 
 def _within(starts: np.ndarray, piece: int, inside_ms: float) -> float:

@@ -165,12 +165,15 @@ def compare_runs(
 
 def compare_paired(results: Sequence[ComparedRun], samples: int = 1000) -> list[Significance]:
     """Paired bootstrap of every run with text against the first of them."""
-    usable = [result for result in results if result.run.hypotheses() is not None]
+    usable = [
+        (result.run, texts) for result in results if (texts := result.run.hypotheses()) is not None
+    ]
     if len(usable) < 2:
         return []
+    first = usable[0][0]
     return paired_bootstrap(
-        [(result.run.name, result.run.hypotheses()) for result in usable],
-        [item.reference for item in usable[0].run.utterances],
-        "ASR_BLEU" if usable[0].run.is_speech else "BLEU",
+        [(run.name, texts) for run, texts in usable],
+        [item.reference for item in first.utterances],
+        "ASR_BLEU" if first.is_speech else "BLEU",
         samples,
     )

@@ -70,10 +70,8 @@ def _hypotheses(scorer: _TranscribingScorer, instances: dict[int, Any]) -> list[
     return known[key]
 
 
-class _TranscribingScorer(QualityScorer):
-    """Reads text output as it is and speech output through a recogniser."""
-
-    without_silence = False
+class _RecogniserScorer(QualityScorer):
+    """A column that depends on the recogniser which the options name."""
 
     def __init__(
         self,
@@ -98,13 +96,19 @@ class _TranscribingScorer(QualityScorer):
         add_asr_args(parser)
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace) -> _TranscribingScorer:
+    def from_args(cls, args: argparse.Namespace) -> _RecogniserScorer:
         return cls(
             getattr(args, "asr_model", _default_options.asr_model),
             getattr(args, "asr_device", _default_options.asr_device),
             getattr(args, "target_speech_lang", "en"),
             getattr(args, "sacrebleu_tokenizer", "13a"),
         )
+
+
+class _TranscribingScorer(_RecogniserScorer):
+    """Reads text output as it is and speech output through a recogniser."""
+
+    without_silence = False
 
     def __call__(self, instances: dict[int, Any]) -> float:
         if not instances:
@@ -138,7 +142,7 @@ class AsrBleuNoSilenceScorer(AsrBleuScorer):
             return float("nan")
 
 
-class AsrModelName(_TranscribingScorer):
+class AsrModelName(_RecogniserScorer):
     """``ASR_MODEL``: not a score but the recogniser's name, so that the score line carries it."""
 
     def __call__(self, instances: dict[int, Any]) -> str:

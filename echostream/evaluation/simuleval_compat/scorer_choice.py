@@ -11,7 +11,7 @@ from simuleval.evaluator.evaluator import SentenceLevelEvaluator
 ScorerChange = Callable[[dict[str, Any], dict[str, Any], argparse.Namespace], dict[str, Any]]
 
 
-def change_scorers(change: ScorerChange) -> Callable:
+def change_scorers(change: ScorerChange) -> Any:
     """Let ``change`` see the quality and latency scorers before the evaluator is made with them.
 
     ``SentenceLevelEvaluator.from_args`` ends in ``cls(...)``, so a function in place of the class

@@ -454,8 +454,8 @@ class TransformerMTDecoder(nn.Module):
         # The position of an end-of-sentence or another token that was not accepted is forgotten.
         kept = [len(own) + end for own, end in zip(tokens, finished, strict=True)]
         lengths = [start + count for start, count in zip(before, kept, strict=True)]
-        so_far = PerRow((*a, *b) for a, b in zip(state.written, tokens, strict=True))
-        state = replace(state, cache=state.cache.truncate(lengths), written=so_far)
+        written = PerRow((*a, *b) for a, b in zip(state.written, tokens, strict=True))
+        state = replace(state, cache=state.cache.truncate(lengths), written=written)
         hidden = torch.cat(states, dim=1)
         return [
             Hypothesis(

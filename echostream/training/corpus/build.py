@@ -35,7 +35,8 @@ from echostream.training.units.unit_features import MFCCFeatures
 
 logger = logging.getLogger(__name__)
 
-ItemT, ResultT = TypeVar("ItemT"), TypeVar("ResultT")
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 Splits = Mapping[str, Sequence[Utterance]]
 
 

@@ -72,6 +72,14 @@ def _side_texts(side: str, utterances: Sequence[Utterance]) -> list[tuple[str, s
     return [(u.id, normalize(u.src_text if side == "src" else u.tgt_text)) for u in utterances]
 
 
+def write_pieces(
+    target: Path, side: str, splits: Mapping[str, Sequence[Utterance]], model: Path
+) -> None:
+    """Write ``<split>.tsv`` with the pieces of every text, by a vocabulary that is there."""
+    texts = {split: _side_texts(side, utterances) for split, utterances in splits.items()}
+    data_folder.write_pieces(target, model, texts)
+
+
 def write_configs(folder: Path, vocab_size: int, decoder_args: Mapping[str, int]) -> None:
     """Write the two YAML files beside the manifests.
 

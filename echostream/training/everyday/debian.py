@@ -77,11 +77,11 @@ def fetch(package: DebianPackage, folder: Path) -> Path:
     return path
 
 
-def read_files(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+def read_files(path: Path, wanted: Callable[[str], object]) -> dict[str, bytes]:
     """Contents of regular files in a .deb.
 
     Args:
-        wanted: which, by their path from the root of the system, ``usr/share/doc/...``.
+        wanted: true of which, by their path from the root of the system, ``usr/share/doc/...``.
 
     Raises:
         RuntimeError: dpkg-deb is missing.

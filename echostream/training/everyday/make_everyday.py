@@ -84,8 +84,8 @@ def write_texts(args: argparse.Namespace) -> list[plan.Line]:
     said_in = pairs.conversations_of(conversations)
     splits = pairs.split_pairs(pairs.read_pairs(table), said_in, rng)
     for split, found in splits.items():
-        lines = "".join(f"{one.spanish}\t{one.english}\t{one.chrf}\n" for one in found)
-        write_atomically(args.out / "texts" / f"{split}.tsv", lines)
+        rows = "".join(f"{one.spanish}\t{one.english}\t{one.chrf}\n" for one in found)
+        write_atomically(args.out / "texts" / f"{split}.tsv", rows)
         print(f"{split}: {len(found)} pairs of chats")
     # What is spoken is dear; of the chats the surer half serves.
     splits["train"] = [one for one in splits["train"] if one.chrf >= pairs.HELD_OUT_CHRF]

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,7 @@ def read_recordings(packages: Path) -> Recordings:
     lists = {}
     for package in (SPANISH, ENGLISH):
         stem = f"core-sounds-{package.name[-2:]}.txt.gz"
-        found = read_files(fetch(package, packages), lambda name, stem=stem: name.endswith(stem))
+        found = read_files(fetch(package, packages), methodcaller("endswith", stem))
         lists[package] = parse_texts(gzip.decompress(next(iter(found.values()))))
     files = read_files(fetch(SOUNDS, packages), lambda name: name.endswith((".g722", "/copyright")))
     sounds = {

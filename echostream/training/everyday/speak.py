@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -97,7 +98,7 @@ class SpanishPhonemes:
             language_switch="remove-flags",
             logger=logging.getLogger(__name__),
         )
-        self._backends: dict[str, object] = {}
+        self._backends: dict[str, Any] = {}
 
     def __call__(self, text: str, accent: str) -> str:
         """Symbols, with the text's punctuation and a full stop where it has no end."""

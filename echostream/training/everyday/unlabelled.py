@@ -206,7 +206,7 @@ def make_speech(
         if source.name in rows:
             continue
         wanted = re.compile(source.wanted)
-        files = read_files(fetch(source.package, packages), lambda n, w=wanted: bool(w.search(n)))
+        files = read_files(fetch(source.package, packages), wanted.search)
         count, total = 0, 0
         for number, samples in enumerate(decoded(files)):
             for part, clip in enumerate(clips_of(samples)):

@@ -31,7 +31,7 @@ def reduce_units(units: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndar
     return array[starts], np.diff(np.append(starts, len(array)))
 
 
-def write_units(path: Path, units: Mapping[str, Sequence[int]]) -> None:
+def write_units(path: Path, units: Mapping[str, Sequence[int] | np.ndarray]) -> None:
     """Write a unit file atomically."""
     lines = (f"{name}|{' '.join(map(str, values))}\n" for name, values in units.items())
     write_atomically(path, "".join(lines))

@@ -95,13 +95,9 @@ class HubertFeatures(FeatureExtractor):
     def __init__(
         self, model: nn.Module, layer: int, *, normalize: bool = False, checkpoint: str = ""
     ) -> None:
-        self.model = model.eval()
+        self.model: Any = model.eval()  # the libraries' classes have nothing in common
         self.layer, self.normalize, self.checkpoint = layer, normalize, checkpoint
-        self.layers = (
-            model.config.num_hidden_layers
-            if hasattr(model, "config")
-            else len(model.encoder.transformer.layers)
-        )
+        self.layers = _count_layers(model)
         if not 1 <= layer <= self.layers:
             raise ValueError(f"hubert: layer must lie between 1 and {self.layers}, got {layer}")
 
@@ -146,6 +142,12 @@ class HubertFeatures(FeatureExtractor):
             "layer": self.layer,
             "normalize": self.normalize,
         }
+
+
+def _count_layers(model: Any) -> int:
+    if hasattr(model, "config"):
+        return model.config.num_hidden_layers
+    return len(model.encoder.transformer.layers)
 
 
 def _load_transformers(path: Path) -> nn.Module:

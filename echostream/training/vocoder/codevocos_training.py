@@ -154,11 +154,12 @@ class CodeVocosTrainer(VocoderTrainer):
         Raises:
             FileNotFoundError, ValueError: no such file, or a vocoder of other sizes.
         """
-        other, mine = CodeVocosVocoder.load(path), self.config.vocoder
+        other, mine = CodeVocosVocoder.load(path), self._sizes
         if other.config not in (mine, replace(mine, durations=None)):
             raise ValueError(
                 f"{path}: holds a vocoder of other sizes: {other.config}, expected {mine}"
             )
         self.generator.network.load_state_dict(other.network.state_dict())
         if other.durations is not None:
+            assert self.generator.durations is not None  # the sizes are the same
             self.generator.durations.load_state_dict(other.durations.state_dict())

@@ -35,13 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         system = load_model_dir(args.model_dir)
         use_threads(system.model, args.threads)
+        vocoder = system.model.vocoder
+        if vocoder is None:
+            raise ValueError(f"{args.model_dir} has no vocoder")
         speech = load_speech_for(system.config.vocoder, args.model_dir, args.units, args.audio)
         texts = read_target_texts(args.texts)
         if not any(utterance.id in texts for utterance in speech):
             raise ValueError(f"{args.texts} has no text of any utterance in {args.units}")
     except (ValueError, FileNotFoundError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
-    report = validate(system.model.vocoder, speech, texts=texts, sample_folder=args.samples)
+    report = validate(vocoder, speech, texts=texts, sample_folder=args.samples)
     if report["asr_bleu_real"]:
         report["topline_over_ceiling"] = report["asr_bleu"] / report["asr_bleu_real"]
     print(json.dumps({"utterances": len(speech), **report}, indent=1))

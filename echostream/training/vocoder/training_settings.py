@@ -113,6 +113,9 @@ class VocoderTrainingConfig:
 PRESETS = ("mini", "mini-tune", "vocos", "vocos-tune", "hifigan")
 
 
+VOCOS = CodeVocosConfig(blocks=6, width=192, hidden_width=512)
+
+
 def preset(name: str) -> VocoderTrainingConfig:
     """``hifigan``: the published sizes for 1000 units; ``mini``: about a million parameters for
     the 200 MFCC units of echo-mini, trainable on one core; ``mini-tune``: to go on from such a
@@ -164,7 +167,7 @@ def preset(name: str) -> VocoderTrainingConfig:
         )
     if name == "vocos":
         return VocoderTrainingConfig(
-            vocoder=CodeVocosConfig(blocks=6, width=192, hidden_width=512),
+            vocoder=VOCOS,
             discriminators=preset("mini").discriminators,
             updates=5000,
             batch_size=6,
@@ -184,7 +187,7 @@ def preset(name: str) -> VocoderTrainingConfig:
     if name == "vocos-tune":
         return replace(
             preset("vocos"),
-            vocoder=replace(preset("vocos").vocoder, durations=None),
+            vocoder=replace(VOCOS, durations=None),
             learning_rate=4e-4,
             lr_decay=0.35,
             regression_updates=0,

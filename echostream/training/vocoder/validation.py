@@ -95,7 +95,7 @@ def validate(
         known = [i for i, utterance in enumerate(utterances) if utterance.id in texts]
         references = [texts[utterances[i].id] for i in known]
         rate = vocoder.sample_rate
-        real = [utterances[i].waveform for i in known]
+        recorded = [utterances[i].waveform for i in known]
         report["asr_bleu"] = asr_bleu([sounds[i] for i in known], references, rate)
-        report["asr_bleu_real"] = asr_bleu(real, references, rate)
+        report["asr_bleu_real"] = asr_bleu(recorded, references, rate)
     return report

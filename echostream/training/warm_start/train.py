@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from echostream.checkpoint import save_model_dir
+from echostream.config import EmformerConfig
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.training.warm_start.clips import SpeechPool
 from echostream.training.warm_start.measure import Measured, measure, read_clips
@@ -105,7 +106,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     decoder = system.model.target_unigram_decoder
     start = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    teacher = EchoStreamSpeechEncoder(system.config.encoder)
+    sizes = system.config.encoder
+    assert isinstance(sizes, EmformerConfig)  # a start from Whisper has no other
+    teacher = EchoStreamSpeechEncoder(sizes)
     start_encoder(teacher, weights)
     pool = SpeechPool(args.speech, args.sounds, {name: target for name, _, target in rows})
     pool.refresh()
