@@ -26,6 +26,7 @@ BOTH = SpeechConfig(whole_words=True, fill_chunks=1.0, min_speed=0.6)
 LONG = SpeechConfig(min_piece_ms=500)
 ALL = replace(BOTH, min_piece_ms=500)
 UNIT_SAMPLES, CHUNK_MS = 320, 320
+SPOKEN = object()  # what the script remembers of speech: nothing
 
 
 @dataclass
@@ -86,7 +87,7 @@ def speaker_of(model, speech, backlog=None):
 
 def step(speaker, written, state):
     """What a speaker says of what was written, with the script's answers."""
-    steps = speaker.step(written, None, EchoStreamState(None, None, None), state)
+    steps = speaker.step(written, None, EchoStreamState(None, None, SPOKEN), state)
     try:
         answer = next(steps)
         while True:
