@@ -129,7 +129,7 @@ def test_microphone_to_words_and_speech(page, tmp_path, expected):
     assert log[0]["type"] == "ready" and log[-1]["type"] == "done"
 
 
-def test_example_beside_the_twin(page, tmp_path, expected):
+def test_example_beside_the_baseline(page, tmp_path, expected):
     choose_example(page, "señor cómo se llega a la panadería")
     assert page.locator("#beside option").all_inner_texts() == [
         "nothing",
