@@ -84,6 +84,18 @@ def test_pool_reads_what_is_there(pool, speech):
     assert pool.hours[0] > 3 / 3600
 
 
+def test_numbers_are_spelled_in_the_language_of_the_speech(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros(RATE, np.float32), RATE)
+    entry = {"id": "train_a", "text": "J'ai 21 ans !", "file": "a.flac"}
+    (tmp_path / "part-0.jsonl").write_text(json.dumps(entry) + "\n")
+    pool = SpeechPool([tmp_path], [], {}, language="fr")
+    pool.refresh()
+    assert pool.texts[0].source == "j ai vingt et un ans"
+    (tmp_path / "held.tsv").write_text("file\tsource\ttarget\na.flac\tJ'ai 21 ans !\tI am 21\n")
+    (clip,) = read_clips(tmp_path / "held.tsv", language="fr")
+    assert clip.source == "j ai vingt et un ans"
+
+
 def test_clips_join_utterances(pool):
     for seed in range(5):
         for clip in draw_batch(pool, 6.0, random.Random(seed), sounds=0.0):

@@ -17,6 +17,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from echostream.whisper.plain_texts import plain_source
+
 RATE = 16000
 LONGEST_S = 12.0  # of one utterance
 
@@ -27,7 +29,7 @@ class Speech:
 
     Attributes:
         samples: (T,) int16 at 16 kHz.
-        source, target: transcript and translation; None for audio alone.
+        source, target: plain transcript and translation; None for audio alone.
     """
 
     samples: np.ndarray
@@ -68,6 +70,7 @@ class SpeechPool:
         plain: folders of sound files.
         translations: by id.
         split: which ids are taken.
+        language: of the speech, in which numbers are spelled.
     """
 
     def __init__(
@@ -76,9 +79,11 @@ class SpeechPool:
         plain: list[Path],
         translations: Mapping[str, str],
         split: str = "train_",
+        *,
+        language: str = "es",
     ) -> None:
         self.aligned, self.plain = aligned, plain
-        self.translations, self.split = translations, split
+        self.translations, self.split, self.language = translations, split, language
         self.texts: list[Speech] = []
         self.sounds: list[Speech] = []
         self._known: set[str] = set()
@@ -111,7 +116,8 @@ class SpeechPool:
         samples = read_speech(folder / entry["file"])
         if len(samples) < LONGEST_S * RATE:
             target = self.translations.get(entry["id"])
-            self.texts.append(Speech(samples, entry["text"], target))
+            source = plain_source(entry["text"], self.language)
+            self.texts.append(Speech(samples, source, target))
 
     @property
     def hours(self) -> tuple[float, float]:

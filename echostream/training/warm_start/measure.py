@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import csv
-import re
-import unicodedata
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from sacrebleu import corpus_bleu
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from echostream.checkpoint import System
+from echostream.evaluation.text_scores import plain, plain_bleu, plain_word_error_rate
 from echostream.models.decoders.ctc_collapse import CollapseState, label_emissions
 from echostream.models.decoders.ctc_decoder import greedy_labels
-from echostream.text import Vocabulary, edit_distance
+from echostream.text import Vocabulary
 from echostream.training.warm_start.clips import RATE, read_speech
 from echostream.training.warm_start.trainer import batch_features
 from echostream.whisper.plain_texts import plain_source
@@ -28,7 +27,7 @@ MOST_TOKENS = 60  # of one translation
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One clip: (T,) int16 samples, transcript and translation; empty if not known."""
+    """One clip: (T,) int16 samples, plain transcript and translation; empty if not known."""
 
     samples: Tensor
     source: str
@@ -55,23 +54,19 @@ class Measured:
         return f"WER {heard}, BLEU {self.bleu:.1f}; {examples}"
 
 
-def read_clips(table: Path, limit: int = 60) -> list[HeldOut]:
-    """A table with a header and columns ``file`` (beside it), ``source`` and ``target``."""
+def read_clips(table: Path, limit: int = 60, *, language: str = "es") -> list[HeldOut]:
+    """The first clips of a table with a header and columns ``file`` (beside it), ``source`` and
+    ``target``; numbers are spelled in ``language``."""
     with table.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [
         HeldOut(
-            torch.from_numpy(read_speech(table.parent / row["file"])), row["source"], row["target"]
+            torch.from_numpy(read_speech(table.parent / row["file"])),
+            plain_source(row["source"], language),
+            row["target"],
         )
         for row in rows[:limit]
     ]
-
-
-def plain_words(text: str) -> str:
-    """Small letters and digits, accents and punctuation gone."""
-    letters = unicodedata.normalize("NFD", text.lower())
-    kept = "".join(c for c in letters if not unicodedata.combining(c))
-    return " ".join(re.sub(r"[^a-z0-9' ]", " ", kept).split())
 
 
 @torch.no_grad()
@@ -106,14 +101,8 @@ def measure(system: System, clips: Sequence[HeldOut], *, batch: int = 8) -> Meas
         found = decoder.decode_rows(state, [MOST_TOKENS] * len(group), True)
         said += [system.target_vocabulary.decode(one.tokens) for one in found]
     model.train(training)
-    errors = total = 0
-    for text, clip in zip(heard, clips, strict=True):
-        if clip.source:
-            reference = plain_words(plain_source(clip.source)).split()
-            errors += edit_distance(plain_words(text).split(), reference)
-            total += len(reference)
-    pairs = [
-        (plain_words(a), plain_words(clip.target)) for a, clip in zip(said, clips, strict=True)
-    ]
-    bleu = corpus_bleu([a for a, _ in pairs], [[b for _, b in pairs]]).score
-    return Measured(100.0 * errors / total if total else None, bleu, tuple(pairs[:3]))
+    known = [(text, clip.source) for text, clip in zip(heard, clips, strict=True) if clip.source]
+    wer = plain_word_error_rate([text for text, _ in known], [source for _, source in known])
+    targets = [clip.target for clip in clips]
+    pairs = zip(map(plain, said[:3]), map(plain, targets[:3]), strict=True)
+    return Measured(None if math.isnan(wer) else wer, plain_bleu(said, targets), tuple(pairs))

@@ -89,9 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     for path in args.more_targets:
         targets += path.read_text(encoding="utf-8").splitlines()
     vocabulary = CutVocabulary.of(tokenizer, targets, language=args.language, least=args.least)
-    source = train_source_vocabulary(
-        (plain_source(text, args.language) for _, text, _ in rows), args.source_pieces
-    )
+    sources = [plain_source(text, args.language) for _, text, _ in rows]
+    source = train_source_vocabulary(sources, args.source_pieces)
     tokens = CutTokenizer(tokenizer, vocabulary)
     system = start_from_whisper(
         weights,
@@ -99,9 +98,7 @@ def main(argv: list[str] | None = None) -> None:
         source,
         decoder_layers=args.decoder_layers,
         target_per_source=subword_ratio(
-            ((plain_source(text, args.language), target) for _, text, target in rows),
-            source,
-            tokens,
+            zip(sources, (target for _, _, target in rows), strict=True), source, tokens
         ),
     )
     decoder = system.model.target_unigram_decoder
@@ -110,14 +107,15 @@ def main(argv: list[str] | None = None) -> None:
     assert isinstance(sizes, EmformerConfig)  # a start from Whisper has no other
     teacher = EchoStreamSpeechEncoder(sizes)
     start_encoder(teacher, weights)
-    pool = SpeechPool(args.speech, args.sounds, {name: target for name, _, target in rows})
+    translations = {name: target for name, _, target in rows}
+    pool = SpeechPool(args.speech, args.sounds, translations, language=args.language)
     pool.refresh()
     trainer = WarmStartTrainer(system, teacher, tokens, pool, options)
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / CHECKPOINT
     if checkpoint.is_file():
         trainer.load(checkpoint)
-    held_out = {path.stem: read_clips(path) for path in args.held_out}
+    held_out = {path.stem: read_clips(path, language=args.language) for path in args.held_out}
     _say("speech", "{:.2f} h with text, {:.2f} h without".format(*pool.hours))
     _run(trainer, held_out, checkpoint, args)
     interpolate(decoder, start, args.decoder_share)

@@ -35,7 +35,6 @@ from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.text import Vocabulary
 from echostream.training.warm_start.augment import augment
 from echostream.training.warm_start.clips import RATE, Clip, SpeechPool, draw_batch
-from echostream.whisper.plain_texts import plain_source
 from echostream.whisper.tokens import CutTokenizer
 
 FRAME_SAMPLES = RATE * 40 // 1000  # of one encoder frame
@@ -289,7 +288,7 @@ class WarmStartTrainer:
             translation: list[int] | None = []
             for (start, end), speech in zip(clip.parts, clip.speech, strict=True):
                 assert speech.source is not None  # of a batch all have a text, or none
-                transcript += [*source.encode(plain_source(speech.source)), Vocabulary.eos]
+                transcript += [*source.encode(speech.source), Vocabulary.eos]
                 if speech.target is None:
                     translation = None
                     continue
