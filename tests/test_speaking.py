@@ -7,6 +7,7 @@ import torch
 from echostream import assets
 from echostream.checkpoint import load_model_dir
 from echostream.speaking import TextSpeaker
+from tests.speaking import say_in_parts
 
 TEXT = "It will snow, later.  \nMy son and your cousin\r\ngot married!\n\n(Last night)"
 SENTENCES = ["it will snow later", "my son and your cousin", "got married", "last night"]
@@ -44,18 +45,7 @@ def test_sentences_and_words(whole):
 
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_word_by_word_equals_the_whole_text(speaker, whole, seed):
-    if seed is None:
-        parts = list(TEXT)
-    else:
-        cuts = np.sort(np.random.default_rng(seed).integers(0, len(TEXT) + 1, 12))
-        edges = [0, *cuts.tolist(), len(TEXT)]
-        parts = [TEXT[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-    state, spoken = speaker.init_state(), []
-    for part in parts:
-        new, state = speaker.step(part, state)
-        spoken += new
-    new, state = speaker.step("", state, final=True)
-    spoken += new
+    spoken, state = say_in_parts(speaker, TEXT, seed)
     assert told(spoken) == told(whole)
     for one, other in zip(spoken, whole, strict=True):
         np.testing.assert_array_equal(one.waveform, other.waveform)

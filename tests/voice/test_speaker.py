@@ -15,6 +15,7 @@ from echostream.voice.folder import Voice, load_prosody, read_inventory
 from echostream.voice.phone_units import PhoneInventory, symbol_pitch
 from echostream.voice.speaker import VoiceSpeaker
 from echostream.voice.streaming_voice import StreamingVoice
+from tests.speaking import say_in_parts
 from tests.voice.conftest import spell
 
 TEXT = "It will snow, later.  \nMr. Son and 2 cousins\r\ngot married!\n\n-- \n(Last night)"
@@ -53,18 +54,7 @@ def test_sentences_and_words(voice, words):
 def test_word_by_word_equals_the_whole_text(voice, words, seed):
     speaker = make(voice, words=words)
     whole, _ = speaker.step(TEXT, speaker.init_state(), final=True)
-    if seed is None:
-        parts = list(TEXT)
-    else:
-        cuts = np.sort(np.random.default_rng(seed).integers(0, len(TEXT) + 1, 12))
-        edges = [0, *cuts.tolist(), len(TEXT)]
-        parts = [TEXT[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-    state, spoken = speaker.init_state(), []
-    for part in parts:
-        new, state = speaker.step(part, state)
-        spoken += new
-    new, state = speaker.step("", state, final=True)
-    spoken += new
+    spoken, state = say_in_parts(speaker, TEXT, seed)
     assert told(spoken) == told(whole)
     for one, other in zip(spoken, whole, strict=True):
         np.testing.assert_allclose(one.waveform, other.waveform, atol=1e-6)
