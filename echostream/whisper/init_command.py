@@ -43,7 +43,7 @@ def add_init_parser(commands: argparse._SubParsersAction) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="translations, one a line: subwords that they need are kept",
+        help="their translations, line by line: subwords that they need are kept",
     )
     init.add_argument("--language", default="es", help="of the speech (default: es)")
     init.add_argument(
@@ -80,32 +80,22 @@ def run_init(args: argparse.Namespace) -> int:
     require_extra("everyday", "tokenizers", "num2words")
     from echostream.checkpoint import save_model_dir
     from echostream.text import read_lines
-    from echostream.whisper.plain_texts import plain_source
-    from echostream.whisper.system import start_from_whisper, train_source_vocabulary
-    from echostream.whisper.tokens import CutVocabulary, read_tokenizer
+    from echostream.whisper.system import start_with_texts
+    from echostream.whisper.tokens import read_tokenizer
     from echostream.whisper.weights import read_whisper
 
     folder = whisper_path(args.init_encoder)
     decoder = whisper_path(args.init_decoder or args.init_encoder)
     weights = read_whisper(folder)
     tokenizer = read_tokenizer(decoder if decoder.is_dir() else decoder.parent)
-    vocabulary = CutVocabulary.of(
+    system, _ = start_with_texts(
+        weights,
         tokenizer,
+        read_lines(args.source_texts, "file of source texts"),
         read_lines(args.target_texts, "file of target texts"),
         language=args.language,
+        source_pieces=args.source_pieces,
         least=args.least,
-    )
-    source = train_source_vocabulary(
-        [
-            plain_source(line, args.language)
-            for line in read_lines(args.source_texts, "file of source texts")
-        ],
-        args.source_pieces,
-    )
-    system = start_from_whisper(
-        weights,
-        vocabulary,
-        source,
         decoder_weights=read_whisper(decoder) if decoder != folder else weights,
         decoder_layers=args.decoder_layers,
         memory_size=args.memory_size,
@@ -113,7 +103,7 @@ def run_init(args: argparse.Namespace) -> int:
     save_model_dir(args.out, system)
     millions = sum(p.numel() for p in system.model.parameters()) / 1e6
     print(
-        f"{args.out}: {millions:.1f} M weights, {len(source)} source and {len(vocabulary.origins)} "
-        "target subwords; not trained yet"
+        f"{args.out}: {millions:.1f} M weights, {len(system.source_vocabulary)} source and "
+        f"{len(system.target_vocabulary)} target subwords; not trained yet"
     )
     return 0

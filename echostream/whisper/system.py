@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import sentencepiece
+from tokenizers import Tokenizer
 
 from echostream.audio import CMVN
 from echostream.checkpoint import System
@@ -20,6 +22,7 @@ from echostream.config import (
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.models.echostream_model import EchoStreamModel
 from echostream.text import SPECIALS, Vocabulary
+from echostream.whisper.plain_texts import plain_source
 from echostream.whisper.tokens import CutTokenizer, CutVocabulary
 from echostream.whisper.warm_start import (
     start_decoder,
@@ -59,20 +62,64 @@ def train_source_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
 
 
 def subword_ratio(
-    pairs: Iterable[tuple[str, str]], source: Vocabulary, targets: CutTokenizer
+    sources: Iterable[str], targets: Iterable[str], source: Vocabulary, tokens: CutTokenizer
 ) -> float:
-    """Target subwords for each source subword of (plain source, target) texts, two digits.
+    """Target subwords for each source subword of texts and their translations, two digits.
 
     Raises:
         ValueError: the sources are empty.
     """
-    heard = written = 0
-    for plain, target in pairs:
-        heard += len(source.encode(plain))
-        written += len(targets.encode(target))
+    heard = sum(len(source.encode(text)) for text in sources)
+    written = sum(len(tokens.encode(text)) for text in targets)
     if not heard:
         raise ValueError("the source texts hold no subword")
     return round(written / heard, 2)
+
+
+def start_with_texts(
+    weights: WhisperWeights,
+    tokenizer: Tokenizer,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    *,
+    more_targets: Sequence[str] = (),
+    language: str = "es",
+    source_pieces: int = 500,
+    least: int = 4,
+    **sizes: Any,
+) -> tuple[System, CutTokenizer]:
+    """:func:`start_from_whisper` with vocabularies, and the pace of the translation, out of texts.
+
+    Args:
+        weights: of Whisper.
+        tokenizer: Whisper's.
+        sources: transcripts, as they are written.
+        targets: their translations.
+        more_targets: more texts in the target language, for its vocabulary.
+        language: of the speech, as Whisper abbreviates it.
+        source_pieces: size of the source vocabulary.
+        least: how often a kept target subword occurs.
+        sizes: what else :func:`start_from_whisper` takes.
+
+    Returns:
+        The system, and the tokenizer of its translations.
+
+    Raises:
+        ValueError: as many translations as transcripts are needed; or a vocabulary's reasons.
+    """
+    if len(sources) != len(targets):
+        raise ValueError(
+            f"each transcript needs its translation: got {len(sources)} and {len(targets)}"
+        )
+    vocabulary = CutVocabulary.of(
+        tokenizer, [*targets, *more_targets], language=language, least=least
+    )
+    plain = [plain_source(text, language) for text in sources]
+    source = train_source_vocabulary(plain, source_pieces)
+    tokens = CutTokenizer(tokenizer, vocabulary)
+    ratio = subword_ratio(plain, targets, source, tokens)
+    system = start_from_whisper(weights, vocabulary, source, target_per_source=ratio, **sizes)
+    return system, tokens
 
 
 def start_from_whisper(
@@ -83,6 +130,9 @@ def start_from_whisper(
     decoder_weights: WhisperWeights | None = None,
     decoder_layers: Sequence[int] | None = None,
     head_layers: int = 2,
+    segment_frames: int = 8,
+    left_context_frames: int = 128,
+    right_context_frames: int = 0,
     memory_size: int = 0,
     target_per_source: float = 1.0,
 ) -> System:
@@ -95,11 +145,18 @@ def start_from_whisper(
         source_vocabulary: of the transcript.
         decoder_layers: which of Whisper's decoder layers are kept; None: all.
         head_layers: of the two CTC heads.
-        memory_size: of the encoder's memory bank.
+        segment_frames, left_context_frames, right_context_frames, memory_size: of the encoder
+            (:func:`~echostream.whisper.warm_start.whisper_encoder`).
         target_per_source: how many target subwords a source subword makes on average
             (:func:`subword_ratio`), which paces the translation.
     """
-    encoder = whisper_encoder(weights, memory_size=memory_size)
+    encoder = whisper_encoder(
+        weights,
+        segment_frames=segment_frames,
+        left_context_frames=left_context_frames,
+        right_context_frames=right_context_frames,
+        memory_size=memory_size,
+    )
     decoder_weights = weights if decoder_weights is None else decoder_weights
     folder = decoder_weights.where.parent
     decoder = whisper_decoder(

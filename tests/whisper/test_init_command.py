@@ -46,12 +46,18 @@ def test_model_directory(arguments, tmp_path, folder, capsys):
     assert system.config.mt.layers == 2
     assert system.target_vocabulary.decode(system.config.mt.prompt).startswith("<|startoftrans")
     assert main(["info", str(tmp_path / "model")]) == 0
+    assert 0.0 < system.config.policy.target_per_source != 1.0  # counted from the texts
 
 
-def test_what_is_wrong_is_said(arguments, capsys):
+def test_what_is_wrong_is_said(arguments, tmp_path, capsys):
     arguments[5] = "--source-pieces=2000"
     assert main(arguments) == 2
     assert "no vocabulary of 2000 source subwords" in capsys.readouterr().err
+    arguments[5] = "--source-pieces=18"
+    english = tmp_path / "en.txt"
+    english.write_text(english.read_text() + "one more\n")
+    assert main(arguments) == 2
+    assert "each transcript needs its translation: got 8 and 9" in capsys.readouterr().err
     arguments[2] = "--init-encoder=base.en"
     assert main(arguments) == 2
     assert "whisper:DIR, got 'base.en'" in capsys.readouterr().err
@@ -64,12 +70,12 @@ def test_subword_ratio(tokenizer):
     source = train_source_vocabulary(["el gato", "la casa"] * 3, 10)
     vocabulary = CutVocabulary.of(tokenizer, ["the cat"], language="es")
     targets = CutTokenizer(tokenizer, vocabulary)
-    pairs = [("el gato", "the cat"), ("la casa", "a mat")]
-    heard = sum(len(source.encode(plain)) for plain, _ in pairs)
-    written = sum(len(targets.encode(text)) for _, text in pairs)
-    assert subword_ratio(pairs, source, targets) == round(written / heard, 2)
+    plain, english = ["el gato", "la casa"], ["the cat", "a mat"]
+    heard = sum(len(source.encode(text)) for text in plain)
+    written = sum(len(targets.encode(text)) for text in english)
+    assert subword_ratio(plain, english, source, targets) == round(written / heard, 2)
     with pytest.raises(ValueError, match="no subword"):
-        subword_ratio([("", "a")], source, targets)
+        subword_ratio([""], ["a"], source, targets)
 
 
 def test_transcripts_become_plain():

@@ -105,6 +105,18 @@ def test_clips_join_utterances(pool):
                 np.testing.assert_array_equal(clip.samples[start:end], samples)
 
 
+def test_clips_are_played_faster_or_slower(pool):
+    lengths = {len(one.samples) for one in pool.texts}
+    found = set()
+    for seed in range(5):
+        for clip in draw_batch(pool, 6.0, random.Random(seed), sounds=0.0, speed=0.1):
+            for (start, end), one in zip(clip.parts, clip.speech, strict=True):
+                assert end - start == len(one.samples)
+                assert any(abs(end - start - n) <= 0.12 * n for n in lengths)
+                found.add(end - start)
+    assert len(found - lengths) > 5
+
+
 def test_augmented_padding_stays_silent():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 9000, generator=generator) * 0.1
@@ -179,6 +191,17 @@ def test_resumed_training_is_the_same(hugging_face_folder, tokenizer, pool, tmp_
     torch.manual_seed(1)
     found = resumed.update()
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_another_run_gives_its_weights_alone(hugging_face_folder, tokenizer, pool, tmp_path):
+    first = build(hugging_face_folder, tokenizer, pool, st_share=0.0, sounds_share=0.0)
+    assert "st" not in first.update()
+    first.save(tmp_path / "checkpoint.pt")
+    second = build(hugging_face_folder, tokenizer, pool)
+    second.load_weights(tmp_path / "checkpoint.pt")
+    assert second.progress.updates == 0
+    for name, tensor in second.model.state_dict().items():
+        torch.testing.assert_close(tensor, first.model.state_dict()[name], rtol=0, atol=0)
 
 
 def test_alone_means_that_heads_do_not_teach(hugging_face_folder, tokenizer, pool):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,12 +128,18 @@ class SpeechPool:
 
 
 def draw_batch(
-    pool: SpeechPool, seconds: float, rng: random.Random, *, sounds: float = 0.3
+    pool: SpeechPool,
+    seconds: float,
+    rng: random.Random,
+    *,
+    sounds: float = 0.3,
+    speed: float = 0.0,
 ) -> list[Clip]:
     """Clips of similar length that hold about so many seconds in all.
 
     Args:
         sounds: share of clips without text, if there are any.
+        speed: each utterance is played up to this much faster or slower, pitch and all.
     """
     only_sounds = bool(pool.sounds) and rng.random() < sounds
     source = pool.sounds if only_sounds else pool.texts
@@ -141,13 +147,13 @@ def draw_batch(
     clips: list[Clip] = []
     total = 0.0
     while total < seconds:
-        clip = _join(source, longest, rng)
+        clip = _join(source, longest, rng, speed)
         clips.append(clip)
         total += len(clip.samples) / RATE
     return clips
 
 
-def _join(source: list[Speech], longest: float, rng: random.Random) -> Clip:
+def _join(source: list[Speech], longest: float, rng: random.Random, speed: float) -> Clip:
     """Utterances up to a length, at least one, with pauses between and silence behind."""
     parts: list[tuple[int, int]] = []
     pieces: list[np.ndarray] = []
@@ -155,6 +161,9 @@ def _join(source: list[Speech], longest: float, rng: random.Random) -> Clip:
     position = 0
     while not chosen or position < longest * RATE * 0.6:
         one = rng.choice(source)
+        if speed:
+            factor = rng.uniform(1.0 - speed, 1.0 + speed)
+            one = replace(one, samples=soxr.resample(one.samples, RATE * factor, RATE, "MQ"))
         if chosen and position + len(one.samples) > longest * RATE:
             break
         pause = np.zeros(int(RATE * (0.0 if rng.random() < 0.3 else rng.uniform(0, 0.6))), "int16")

@@ -16,16 +16,12 @@ import torch
 from echostream.checkpoint import save_model_dir
 from echostream.config import EmformerConfig
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
+from echostream.text import read_lines
 from echostream.training.warm_start.clips import SpeechPool
 from echostream.training.warm_start.measure import Measured, measure, read_clips
 from echostream.training.warm_start.trainer import TrainingOptions, WarmStartTrainer
-from echostream.whisper.plain_texts import plain_source
-from echostream.whisper.system import (
-    start_from_whisper,
-    subword_ratio,
-    train_source_vocabulary,
-)
-from echostream.whisper.tokens import CutTokenizer, CutVocabulary, read_tokenizer
+from echostream.whisper.system import start_with_texts
+from echostream.whisper.tokens import read_tokenizer
 from echostream.whisper.warm_start import interpolate, start_encoder
 from echostream.whisper.weights import read_whisper
 
@@ -55,11 +51,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--more-targets", type=Path, nargs="*", default=[], help="target texts for the vocabulary"
     )
+    parser.add_argument(
+        "--more-texts",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="the same of more speech, which leaves the vocabularies as they are",
+    )
     parser.add_argument("--speech", type=Path, nargs="+", required=True, help="aligned speech")
     parser.add_argument("--sounds", type=Path, nargs="*", default=[], help="speech without text")
     parser.add_argument("--held-out", type=Path, nargs="*", default=[], help="tables to measure on")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--language", default="es")
+    parser.add_argument(
+        "--init", type=Path, help="checkpoint of another run: its weights, not how far it came"
+    )
+    parser.add_argument("--segment-frames", type=int, default=8, help="of 40 ms")
+    parser.add_argument("--left-context-frames", type=int, default=128, help="of 20 ms")
+    parser.add_argument("--right-context-frames", type=int, default=0, help="of 20 ms")
     parser.add_argument("--source-pieces", type=int, default=500)
     parser.add_argument("--least", type=int, default=4, help="times that a kept subword occurs")
     parser.add_argument("--decoder-layers", type=int, nargs="*", help="of Whisper; default: all")
@@ -85,21 +94,20 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     weights, tokenizer = read_whisper(args.whisper), read_tokenizer(args.whisper)
     rows = read_translations(args.texts)
-    targets = [target for _, _, target in rows]
-    for path in args.more_targets:
-        targets += path.read_text(encoding="utf-8").splitlines()
-    vocabulary = CutVocabulary.of(tokenizer, targets, language=args.language, least=args.least)
-    sources = [plain_source(text, args.language) for _, text, _ in rows]
-    source = train_source_vocabulary(sources, args.source_pieces)
-    tokens = CutTokenizer(tokenizer, vocabulary)
-    system = start_from_whisper(
+    more = [line for path in args.more_targets for line in read_lines(path, "file of target texts")]
+    system, tokens = start_with_texts(
         weights,
-        vocabulary,
-        source,
+        tokenizer,
+        [text for _, text, _ in rows],
+        [target for _, _, target in rows],
+        more_targets=more,
+        language=args.language,
+        source_pieces=args.source_pieces,
+        least=args.least,
         decoder_layers=args.decoder_layers,
-        target_per_source=subword_ratio(
-            zip(sources, (target for _, _, target in rows), strict=True), source, tokens
-        ),
+        segment_frames=args.segment_frames,
+        left_context_frames=args.left_context_frames,
+        right_context_frames=args.right_context_frames,
     )
     decoder = system.model.target_unigram_decoder
     start = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
@@ -107,6 +115,8 @@ def main(argv: list[str] | None = None) -> None:
     assert isinstance(sizes, EmformerConfig)  # a start from Whisper has no other
     teacher = EchoStreamSpeechEncoder(sizes)
     start_encoder(teacher, weights)
+    for path in args.more_texts:
+        rows += read_translations(path)
     translations = {name: target for name, _, target in rows}
     pool = SpeechPool(args.speech, args.sounds, translations, language=args.language)
     pool.refresh()
@@ -115,6 +125,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = args.out / CHECKPOINT
     if checkpoint.is_file():
         trainer.load(checkpoint)
+    elif args.init is not None:
+        trainer.load_weights(args.init)
     held_out = {path.stem: read_clips(path, language=args.language) for path in args.held_out}
     _say("speech", "{:.2f} h with text, {:.2f} h without".format(*pool.hours))
     _run(trainer, held_out, checkpoint, args)

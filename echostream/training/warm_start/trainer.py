@@ -51,8 +51,12 @@ class TrainingOptions:
         batch_seconds: of audio in one update.
         encoder_rate, head_rate, decoder_rate: learning rates; heads are what is new.
         asr_weight, st_weight, mt_weight: of the losses beside distillation.
+        st_share: of batches that teach the head that counts words of the translation, whose many
+            subwords cost a seventh of an update.
         sounds_share: of batches without text.
         long_segments: share of batches in segments of 640 instead of 320 ms.
+        speed: clips are played up to this much faster or slower, and so higher or deeper: more
+            voices than were recorded.
         offset_frames: most frames of the stack that a clip stands behind a stream's beginning.
         alone: share of the time, at the start, in which heads and text decoder do not teach the
             encoder: fresh heads know nothing yet.
@@ -68,8 +72,10 @@ class TrainingOptions:
     asr_weight: float = 0.2
     st_weight: float = 0.05
     mt_weight: float = 0.2
+    st_share: float = 0.3
     sounds_share: float = 0.3
     long_segments: float = 0.2
+    speed: float = 0.12
     offset_frames: int = 1500
     alone: float = 0.12
     augmented: float = 0.8
@@ -206,7 +212,13 @@ class WarmStartTrainer:
         # Drawn from the number of the update, so that a resumed run goes on as one that was not.
         rng = random.Random(options.seed * 1_000_003 + progress.updates)
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + progress.updates)
-        clips = draw_batch(self.pool, options.batch_seconds, rng, sounds=options.sounds_share)
+        clips = draw_batch(
+            self.pool,
+            options.batch_seconds,
+            rng,
+            sounds=options.sounds_share,
+            speed=options.speed,
+        )
         losses = self.losses(clips, rng, generator)
         rise = min(1.0, (progress.updates + 1) / WARM_UP_UPDATES)
         fall = max(LEAST_RATE, 1.0 - self.share)
@@ -302,7 +314,7 @@ class WarmStartTrainer:
         time_major = encoded.transpose(0, 1)
         losses = {"asr": _ctc(self.model.source_unigram_decoder(time_major), frames, asr)}
         whole = [one for one in st if one is not None]
-        if len(whole) == len(st):
+        if len(whole) == len(st) and rng.random() < self.options.st_share:
             losses["st"] = _ctc(self.model.ctc_target_unigram_decoder(time_major), frames, whole)
         if rows:
             losses["mt"] = self._mt_loss(encoded, rows, rng)
@@ -346,6 +358,15 @@ class WarmStartTrainer:
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
+
+    def load_weights(self, path: Path) -> None:
+        """Start from the weights of another run's checkpoint.
+
+        Raises:
+            RuntimeError: they are of another shape.
+        """
+        content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(content["model"])
 
 
 def _ctc(logits: Tensor, frames: Tensor, goals: list[list[int]]) -> Tensor:
