@@ -52,7 +52,7 @@ def augment(
     sample_rate: int = 16000,
 ) -> Tensor:
     """(B, T) waveforms, of which ``lengths`` samples are valid, as other places and devices would
-    have recorded them; padding stays silent."""
+    have recorded them; padding stays silent. The generator is on the device of the waveforms."""
     options = AugmentOptions() if options is None else options
     draw = _Draw(len(waveforms), generator)
     power = waveforms.square().sum(dim=1) / lengths.clamp(min=1)
@@ -78,7 +78,7 @@ def augment(
     x = x * _ratio(draw.between(options.gain_db))
     loud = x / x.abs().amax(dim=1, keepdim=True).clamp(min=1e-4) * 2.5
     x = torch.where(draw.chosen(options.clipped), loud, x).clamp(-1.0, 1.0)
-    return x * (torch.arange(x.size(1)) < lengths[:, None])
+    return x * (torch.arange(x.size(1), device=x.device) < lengths[:, None])
 
 
 class _Draw:
@@ -89,7 +89,8 @@ class _Draw:
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, 1) or (B, *shape) in [0, 1)."""
-        return torch.rand(self.rows, *(shape or (1,)), generator=self.generator)
+        shape = (self.rows, *(shape or (1,)))
+        return torch.rand(shape, generator=self.generator, device=self.generator.device)
 
     def between(self, limits: tuple[float, float]) -> Tensor:
         return limits[0] + (limits[1] - limits[0]) * self.uniform()
@@ -98,7 +99,8 @@ class _Draw:
         return self.uniform() < share
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(self.rows, *shape, generator=self.generator)
+        shape = (self.rows, *shape)
+        return torch.randn(shape, generator=self.generator, device=self.generator.device)
 
 
 def _ratio(decibels: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ def _filtered(x: Tensor, response: Tensor, size: int) -> Tensor:
 def _in_room(x: Tensor, decay_ms: Tensor, draw: _Draw, rate: int) -> Tensor:
     """Direct sound and noise that decays exponentially, as loud as before."""
     taps = int(rate * 0.4)
-    time = torch.arange(taps) / rate * 1000.0
+    time = torch.arange(taps, device=x.device) / rate * 1000.0
     tail = draw.normal(taps) * 10.0 ** (-3.0 * time / decay_ms)
     tail[:, : rate // 200] = 0.0  # the first reflection comes after 5 ms
     tail = tail / tail.norm(dim=1, keepdim=True).clamp(min=1e-6) * (0.3 + 0.7 * draw.uniform())
@@ -125,7 +127,7 @@ def _in_room(x: Tensor, decay_ms: Tensor, draw: _Draw, rate: int) -> Tensor:
 def _noise(shape: torch.Size, draw: _Draw) -> Tensor:
     """Noise of unit power whose spectrum falls by 0 to 6 dB an octave."""
     spectrum = torch.fft.rfft(draw.normal(shape[1]))
-    bins = torch.arange(1, spectrum.size(1) + 1) / spectrum.size(1)
+    bins = torch.arange(1, spectrum.size(1) + 1, device=spectrum.device) / spectrum.size(1)
     noise = torch.fft.irfft(spectrum * bins ** -draw.uniform(), n=shape[1])
     return noise / noise.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-6)
 
@@ -133,12 +135,13 @@ def _noise(shape: torch.Size, draw: _Draw) -> Tensor:
 def _chords(shape: torch.Size, draw: _Draw, rate: int) -> Tensor:
     """Chords of three notes with overtones, a new one every half second to second, of unit
     power."""
-    time = torch.arange(shape[1]) / rate
+    device = draw.generator.device
+    time = torch.arange(shape[1], device=device) / rate
     length = (0.5 + 0.5 * draw.uniform()) * rate
-    chord = (torch.arange(shape[1]) / length).long()
+    chord = (torch.arange(shape[1], device=device) / length).long()
     roots = 110.0 * 2.0 ** (torch.floor(draw.uniform(int(chord.max()) + 1) * 24.0) / 12.0)
     root = roots.gather(1, chord)
-    x = torch.zeros(shape)
+    x = torch.zeros(shape, device=device)
     for interval in (1.0, 1.26, 1.5):
         for overtone in (1, 2, 3):
             x += torch.sin(2.0 * math.pi * root * interval * overtone * time) / overtone
@@ -150,7 +153,7 @@ def _banded(x: Tensor, chosen: Tensor, band: tuple[float, float], rate: int) -> 
     if not chosen.any():
         return x
     size = x.size(1) + x.size(1) % 2
-    frequency = torch.linspace(0.0, rate / 2, size // 2 + 1)
+    frequency = torch.linspace(0.0, rate / 2, size // 2 + 1, device=x.device)
     response = torch.sigmoid((band[1] - frequency) / 100.0)
     if band[0]:
         response = response * torch.sigmoid((frequency - band[0]) / 40.0)

@@ -71,24 +71,25 @@ def read_clips(table: Path, limit: int = 60, *, language: str = "es") -> list[He
 
 @torch.no_grad()
 def measure(system: System, clips: Sequence[HeldOut], *, batch: int = 8) -> Measured:
-    """Listen to clips in blocks of 320 ms and translate each when it was read."""
+    """Listen to clips in the encoder's segments and translate each when it was read."""
     model, training = system.model, system.model.training
     model.eval()
+    device = next(model.parameters()).device
     heard, said = [], []
     for start in range(0, len(clips), batch):
         group = clips[start : start + batch]
         silence = torch.zeros(int(RATE * SILENCE_S))
         samples = [torch.cat([clip.samples / 32768.0, silence]) for clip in group]
-        lengths = torch.tensor([len(one) for one in samples])
-        with torch.autocast("cpu", torch.bfloat16):
+        lengths = torch.tensor([len(one) for one in samples], device=device)
+        with torch.autocast(device.type, torch.bfloat16):
             features, frames = batch_features(
-                pad_sequence(samples, batch_first=True),
+                pad_sequence(samples, batch_first=True).to(device),
                 lengths,
                 system.config.frontend,
                 running=True,
             )
-            encoded = model.encoder(features, frames, segment_frames=8)["encoder_out"][0]
-            logits = model.source_unigram_decoder(encoded).float()
+            encoded = model.encoder(features, frames)["encoder_out"][0]
+            logits = model.source_unigram_decoder(encoded).float().cpu()
         counts = [int(count) // 4 for count in frames]
         for row, count in enumerate(counts):
             labels = greedy_labels(logits[:count, row], ())

@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.5,
         help="of the trained text decoder in the model that is written; the rest is Whisper's",
     )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--measure-minutes", type=float, default=12.0)
     parser.add_argument("--save-minutes", type=float, default=4.0)
     for field in dataclasses.fields(TrainingOptions):
@@ -120,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     translations = {name: target for name, _, target in rows}
     pool = SpeechPool(args.speech, args.sounds, translations, language=args.language)
     pool.refresh()
-    trainer = WarmStartTrainer(system, teacher, tokens, pool, options)
+    trainer = WarmStartTrainer(system, teacher, tokens, pool, options, args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / CHECKPOINT
     if checkpoint.is_file():
@@ -130,6 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     held_out = {path.stem: read_clips(path, language=args.language) for path in args.held_out}
     _say("speech", "{:.2f} h with text, {:.2f} h without".format(*pool.hours))
     _run(trainer, held_out, checkpoint, args)
+    system.model.cpu()
     interpolate(decoder, start, args.decoder_share)
     _report(trainer, held_out)
     save_model_dir(args.out / "model", system)

@@ -112,7 +112,7 @@ def batch_features(
     frames = (lengths + FRAME_SAMPLES - 1) // FRAME_SAMPLES * 4
     if running:
         return scale_log_mel(features, running_peak(features)), frames
-    hidden = torch.arange(features.size(1)) >= frames[:, None]
+    hidden = torch.arange(features.size(1), device=frames.device) >= frames[:, None]
     peak = features.amax(dim=2).masked_fill(hidden, -torch.inf).amax(dim=1)
     return scale_log_mel(features, peak[:, None, None]), frames
 
@@ -159,6 +159,7 @@ class WarmStartTrainer:
         tokens: of the translations.
         pool: speech.
         options: see there.
+        device: where student and teacher compute, in bfloat16 where they may.
     """
 
     def __init__(
@@ -168,7 +169,11 @@ class WarmStartTrainer:
         tokens: CutTokenizer,
         pool: SpeechPool,
         options: TrainingOptions,
+        device: torch.device | str = "cpu",
     ) -> None:
+        self.device = torch.device(device)
+        system.model.to(self.device)
+        teacher.to(self.device)
         self.system, self.model, self.pool, self.options = system, system.model, pool, options
         self.teacher = teacher.eval().requires_grad_(False)
         self.tokens = tokens
@@ -211,7 +216,8 @@ class WarmStartTrainer:
         started, options, progress = time.time(), self.options, self.progress
         # Drawn from the number of the update, so that a resumed run goes on as one that was not.
         rng = random.Random(options.seed * 1_000_003 + progress.updates)
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + progress.updates)
+        generator = torch.Generator(self.device)
+        generator.manual_seed(options.seed * 1_000_003 + progress.updates)
         clips = draw_batch(
             self.pool,
             options.batch_seconds,
@@ -242,12 +248,19 @@ class WarmStartTrainer:
         """``distance`` and ``hidden``, and with text ``asr``, ``st`` and ``mt``."""
         options, config = self.options, self.system.config.frontend
         clean = pad_sequence([torch.from_numpy(clip.samples) for clip in clips], batch_first=True)
-        lengths = torch.tensor([len(clip.samples) for clip in clips])
-        offsets = torch.randint(0, options.offset_frames + 1, (len(clips),), generator=generator)
+        clean = clean.to(self.device)
+        lengths = torch.tensor([len(clip.samples) for clip in clips], device=self.device)
+        offsets = torch.randint(
+            0,
+            options.offset_frames + 1,
+            (len(clips),),
+            generator=generator,
+            device=self.device,
+        )
         heard = clean
         if rng.random() < options.augmented:
             heard = augment(clean, lengths, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             with torch.no_grad():
                 features, frames = batch_features(clean, lengths, config, running=False)
                 goals, _ = stack_outputs(
@@ -265,7 +278,7 @@ class WarmStartTrainer:
                 segment_frames=16 if rng.random() < options.long_segments else 8,
                 offsets=offsets,
             )
-            valid = torch.arange(own[-1].size(1)) < (frames // 2)[:, None]
+            valid = torch.arange(own[-1].size(1), device=self.device) < (frames // 2)[:, None]
             first, second, last = self.taps
             width = (own[-1].size(-1),)
             hidden: Any = sum(
@@ -325,18 +338,18 @@ class WarmStartTrainer:
     ) -> Tensor:
         pad, eos = Vocabulary.pad, Vocabulary.eos
         source = pad_sequence([encoded[row, start:end] for row, start, end, _ in rows])
-        counts = torch.tensor([end - start for _, start, end, _ in rows])
-        hidden = torch.arange(source.size(0)) >= counts[:, None]
-        words = [torch.tensor(tokens) for *_, tokens in rows]
-        start = torch.tensor([eos])
+        counts = torch.tensor([end - start for _, start, end, _ in rows], device=self.device)
+        hidden = torch.arange(source.size(0), device=self.device) >= counts[:, None]
+        words = [torch.tensor(tokens, device=self.device) for *_, tokens in rows]
+        start = torch.tensor([eos], device=self.device)
         inputs = pad_sequence([torch.cat([start, w]) for w in words], True, pad)
         goals = pad_sequence([torch.cat([w, start]) for w in words], True, pad)
         visible = torch.stack(
             [
-                _visible(len(w) + 1, goals.size(1), int(n), rng)
-                for w, n in zip(words, counts, strict=True)
+                _visible(len(w) + 1, goals.size(1), n, rng)
+                for w, n in zip(words, counts.tolist(), strict=True)
             ]
-        )
+        ).to(self.device)
         logits, _ = self.model.target_unigram_decoder(inputs, source, hidden, visible)
         return F.cross_entropy(
             logits.float().flatten(0, 1), goals.flatten(), ignore_index=pad, label_smoothing=0.05
@@ -371,10 +384,10 @@ class WarmStartTrainer:
 
 def _ctc(logits: Tensor, frames: Tensor, goals: list[list[int]]) -> Tensor:
     """Of (S, B, V) logits, per target token."""
-    lengths = torch.tensor([len(goal) for goal in goals])
+    lengths = torch.tensor([len(goal) for goal in goals], device=logits.device)
     loss = F.ctc_loss(
         logits.float().log_softmax(dim=-1),
-        torch.tensor([token for goal in goals for token in goal]),
+        torch.tensor([token for goal in goals for token in goal], device=logits.device),
         frames,
         lengths,
         blank=Vocabulary.blank,
