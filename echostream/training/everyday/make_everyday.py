@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import random
 from collections import defaultdict
@@ -16,6 +15,7 @@ from echostream.training.corpus.make_corpus import DATA
 from echostream.training.corpus.text_files import read_texts
 from echostream.training.everyday import catalogues, pairs, plan, speak
 from echostream.training.everyday.recordings import reference
+from echostream.training.voice.kokoro import finished
 
 TO_SPEAK, TEXTS = "sentences.tsv", "translations.tsv"
 
@@ -109,17 +109,8 @@ def speak_all(out: Path, models: Path, processes: int) -> None:
 
 
 def read_speech(folder: Path) -> dict[str, tuple[Path, float]]:
-    """File and seconds of every sentence that the synthesiser has finished.
-
-    It writes a JSON object a sentence into ``part-*.jsonl``; a line that is being written is not
-    counted.
-    """
-    found = {}
-    for part in sorted(folder.glob("part-*.jsonl")):
-        for line in part.read_text(encoding="utf-8").split("\n")[:-1]:
-            entry = json.loads(line)
-            found[entry["id"]] = folder / entry["file"], entry["seconds"]
-    return found
+    """File and seconds of every sentence that the synthesiser has finished."""
+    return {entry["id"]: (folder / entry["file"], entry["seconds"]) for entry in finished(folder)}
 
 
 def write_lists(

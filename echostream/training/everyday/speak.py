@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from echostream.files import atomic_path, write_atomically
+from echostream.files import atomic_path
 from echostream.training.voice import kokoro
 
 logger = logging.getLogger(__name__)
@@ -136,12 +136,8 @@ def speak(
     """
     out.mkdir(parents=True, exist_ok=True)
     done = kokoro.already_made(out)
-    path = out / f"part-{index}.jsonl"
-    if path.is_file():  # a line that was cut off would join the next one
-        whole = path.read_bytes()
-        write_atomically(path, whole[: whole.rfind(b"\n") + 1])
     seconds = 0.0
-    with path.open("a", encoding="utf-8") as table:
+    with kokoro.open_part(out, index) as table:
         for line in lines[index::processes]:
             if line.id in done:
                 continue

@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import soundfile
@@ -201,14 +202,29 @@ class Job:
 
 
 def already_made(out: Path) -> set[str]:
-    """Names of the sentences that are there; lines that are not whole do not count."""
-    return {record["id"] for path in sorted(out.glob("*.jsonl")) for record in _records(path)}
+    """Names of the sentences that are there."""
+    return {record["id"] for record in finished(out)}
 
 
-def _records(path: Path) -> Iterator[dict]:
+def finished(out: Path) -> Iterator[dict[str, Any]]:
+    """What was spoken, in the order of the files; a line that is still being written does not
+    count."""
+    for path in sorted(out.glob("*.jsonl")):
+        for line in _whole_lines(path).decode("utf-8").splitlines():
+            yield json.loads(line)
+
+
+def open_part(out: Path, index: int) -> TextIO:
+    """The file to which a process adds a line a sentence; a line that was cut off is gone."""
+    path = out / f"part-{index}.jsonl"
+    if path.is_file():  # else the next line would join it
+        write_atomically(path, _whole_lines(path))
+    return path.open("a", encoding="utf-8")
+
+
+def _whole_lines(path: Path) -> bytes:
     data = path.read_bytes()
-    for line in data[: data.rfind(b"\n") + 1].decode("utf-8").splitlines():
-        yield json.loads(line)
+    return data[: data.rfind(b"\n") + 1]
 
 
 def make_speech(
@@ -227,13 +243,9 @@ def make_speech(
     """
     done = already_made(job.out)
     mine = read_sentences(job.sentences)[job.index :: job.processes]
-    path = job.out / f"part-{job.index}.jsonl"
-    if path.is_file():  # a line that was cut off would join the next one
-        whole = path.read_bytes()
-        write_atomically(path, whole[: whole.rfind(b"\n") + 1])
     count, seconds, begun = 0, 0.0, time.monotonic()
     reported = begun
-    with path.open("a", encoding="utf-8") as lines:
+    with open_part(job.out, job.index) as lines:
         for sentence in mine:
             if sentence.id in done:
                 continue
