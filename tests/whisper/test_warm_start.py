@@ -68,9 +68,16 @@ def test_encoder_with_full_attention_is_whispers(reference, encoder):
     )
 
 
+@pytest.mark.parametrize("ahead", [0, 4])
 @pytest.mark.parametrize("cut", [1, 7, 32, 200])
-def test_stream_equals_whole(encoder, cut):
-    """Any cut of the features; a chunk's frames are a segment of the whole computation."""
+def test_stream_equals_whole(weights, cut, ahead):
+    """Any cut of the features, with look-ahead too; a chunk's frames are a segment of the whole
+    computation."""
+    encoder = EchoStreamSpeechEncoder(
+        whisper_encoder(weights, segment_frames=4, right_context_frames=ahead)
+    )
+    start_encoder(encoder, weights)
+    encoder.eval().requires_grad_(False)
     features = torch.randn(1, 141, 80, generator=torch.Generator().manual_seed(cut))
     state, outs, segments = encoder.init_state(), [], []
     for start in range(0, 141, cut):
