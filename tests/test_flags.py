@@ -150,7 +150,10 @@ def test_what_is_not_given_stays():
         (["--stride-n", "two"], "policy.stride_n must be an integer >= 1, got 'two'"),
         (["--fill-chunks", "nan"], "speech.fill_chunks must be a number >= 0, got 'nan'"),
         (["--min-speed", "1.5"], "speech.min_speed must be a number between 0.5 and 1, got '1.5'"),
-        (["--policy", "ct"], "policy.name must be one of ctc, wait_k, wait_k_ctc, alignatt"),
+        (
+            ["--policy", "ct"],
+            "policy.name must be one of ctc, wait_k, wait_k_ctc, local_agreement, alignatt",
+        ),
         (["--whole-word", "True"], "policy.whole_word must be one of auto, on, off, got 'True'"),
         (["--speak-whole-words", "auto"], "must be one of on, off, got 'auto'"),
         (["--set", "policy.stride_n"], "--set: expected SECTION.NAME=VALUE, got 'policy.stride_n'"),

@@ -27,7 +27,7 @@ class PolicyConfig:
     all layers averaged).
     """
 
-    name: Literal["ctc", "wait_k", "wait_k_ctc", "alignatt"] = setting(
+    name: Literal["ctc", "wait_k", "wait_k_ctc", "local_agreement", "alignatt"] = setting(
         "ctc", "READ/WRITE rule", flag="policy"
     )
     lagging_k1: int = setting(
@@ -40,7 +40,8 @@ class PolicyConfig:
     )
     target_per_source: float = setting(
         1.0,
-        "subwords that wait_k_ctc writes for each source subword",
+        "subwords that wait_k_ctc writes for each source subword; local_agreement guesses twice as "
+        "many at most",
         at_least=0.01,
         may_be_missing=True,
     )

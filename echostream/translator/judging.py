@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from echostream.config import MTDecoderConfig, PolicyConfig
+from echostream.models.cache_limits import TRIM_SLACK
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.ctc_decoder_policy import (
     Counts,
     Draft,
     Policy,
+    common_prefix,
     complete_words,
 )
 from echostream.models.decoders.hypothesis import Hypothesis, Stands
@@ -58,6 +62,21 @@ def judge(
         return policy.stands(Draft(counts, tokens, attention, posteriors, before), config)
 
     return stands
+
+
+def agreed(hypothesis: Hypothesis, draft: tuple[int, ...], before: Any) -> Hypothesis:
+    """What the draft before has too of what was decoded.
+
+    Args:
+        draft: what was decoded last time behind what is written.
+        before: state of the text decoder that decoding began with.
+    """
+    tokens = hypothesis.tokens
+    # More than the slack cannot be taken back.
+    keep = max(common_prefix(tokens, draft), len(tokens) - TRIM_SLACK)
+    if keep == len(tokens):
+        return hypothesis
+    return replace(hypothesis.keep(keep, before), refused=tokens[keep])
 
 
 def whole_words(hypothesis: Hypothesis, starts_word: Callable[[int], bool]) -> int:

@@ -28,7 +28,7 @@ from echostream.models.encoder import Features
 from echostream.text import Detokenizer, Vocabulary
 from echostream.translator.backlog import waiting_ms
 from echostream.translator.endpoint import EndpointFinder, FrameTokens
-from echostream.translator.judging import judge, whole_words
+from echostream.translator.judging import agreed, judge, whole_words
 from echostream.translator.restart import behind, unsettled
 from echostream.translator.spans import Span, split
 from echostream.translator.speech import Speaker, SpeakerState, Written
@@ -223,6 +223,7 @@ class Pipeline(StreamPipeline[PipelineState]):
             asr_count=0,
             st_count=0,
             hypothesis=(),
+            draft=(),
             sentence=state.sentence + 1,
             sentence_from=state.processed,
         )
@@ -322,12 +323,18 @@ class Pipeline(StreamPipeline[PipelineState]):
         refused = hypothesis.refused is not None
         wishes = not ends and not refused and len(hypothesis.tokens) < action.max_new_tokens
         answers = action.expected and not refused
+        decoded = hypothesis.tokens
+        if action.agreed:
+            wishes = wishes and not decoded
+            hypothesis = agreed(hypothesis, state.draft, before)
         if action.drop_last_word:
             tokens = hypothesis.tokens
             keep = whole_words(hypothesis, self.system.target_vocabulary.starts_word)
             # Beyond the slack the caches cannot be rolled back; no word has that many pieces.
             if len(tokens) - keep <= TRIM_SLACK:
                 hypothesis = hypothesis.keep(keep, before)
+        if action.agreed:
+            state = replace(state, draft=decoded[len(hypothesis.tokens) :])
         if "hypothesis" in self.policy.evidence:
             state = replace(state, hypothesis=state.hypothesis + hypothesis.tokens)
         # Neither a refused subword nor silence that nobody expected to be broken says whether the

@@ -30,6 +30,8 @@ class PipelineState(StreamState):
         written, asr_count, st_count: target subwords written and tokens that the CTC heads
             emitted in the sentence under way.
         hypothesis: those subwords, where the policy asks for them.
+        draft: subwords that the text decoder would have written behind them, where the policy waits
+            for it to say so twice.
         transcript, translation: words that may still grow.
         endpoint, text_end: what the sentence's end depends on.
         sentence: index of the sentence under way.
@@ -48,6 +50,7 @@ class PipelineState(StreamState):
     asr_count: int = 0
     st_count: int = 0
     hypothesis: tuple[int, ...] = ()
+    draft: tuple[int, ...] = ()
     endpoint: EndpointState = EndpointState()
     text_end: TextEndState = TextEndState()
     sentence: int = 0

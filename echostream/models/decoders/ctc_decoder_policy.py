@@ -56,12 +56,14 @@ class PolicyAction:
         drop_last_word: the last word may be unfinished, do not write it.
         expected: the source calls for more text; so if the text decoder would rather end, it
             takes the sentence for complete.
+        agreed: of what is decoded, only that is written which was decoded last time too.
     """
 
     max_new_tokens: int = 0
     until_eos: bool = False
     drop_last_word: bool = False
     expected: bool = True
+    agreed: bool = False
 
     @property
     def write(self) -> bool:
@@ -192,6 +194,32 @@ def decide_wait_k_ctc(
     allowed = int((counts.asr - config.lagging_k1) * config.target_per_source)
     allowed = allowed // config.stride_n * config.stride_n
     return _allowance(allowed, counts, whole_word, config), following
+
+
+def decide_local_agreement(
+    counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
+) -> tuple[PolicyAction, PolicyState]:
+    """Local agreement of two (Liu, Spanakis, Niehues, "Low-Latency Sequence-to-Sequence Speech
+    Recognition and Translation by Partial Hypothesis Selection", Interspeech 2020): whenever ASR
+    CTC has found more, the sentence is translated to its end as if no more would come, and the
+    beginning that the translation before has too is written. A draft is bounded by twice as many
+    subwords as the source calls for."""
+    if counts.source_finished:
+        return PolicyAction(config.max_len, until_eos=True), state
+    if counts.asr <= state.asr:
+        return READ, state
+    longest = int(2 * counts.asr * config.target_per_source) + config.stride_n
+    new = min(max(longest - counts.written, 0), config.max_len)
+    action = PolicyAction(new, drop_last_word=whole_word, agreed=True)
+    return action, PolicyState(asr=counts.asr)
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two drafts begin with alike."""
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return index
+    return min(len(first), len(second))
 
 
 def complete_words(tokens: Sequence[int], starts_word: Callable[[int], bool]) -> int:

@@ -7,6 +7,7 @@ from echostream.models.decoders.ctc_decoder_policy import (
     CountingPolicy,
     Policy,
     decide_ctc,
+    decide_local_agreement,
     decide_wait_k,
     decide_wait_k_ctc,
 )
@@ -15,5 +16,6 @@ POLICIES: dict[str, Policy] = {
     "ctc": CountingPolicy(decide_ctc),
     "wait_k": CountingPolicy(decide_wait_k),
     "wait_k_ctc": CountingPolicy(decide_wait_k_ctc),
+    "local_agreement": CountingPolicy(decide_local_agreement),
     "alignatt": AlignAttPolicy(),
 }
