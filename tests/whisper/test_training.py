@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from echostream.text import Vocabulary
 from echostream.training.warm_start.augment import AugmentOptions, augment
 from echostream.training.warm_start.clips import SpeechPool, draw_batch
 from echostream.training.warm_start.measure import measure, read_clips
+from echostream.training.warm_start.train import weighted_folder
 from echostream.training.warm_start.trainer import (
     TrainingOptions,
     WarmStartTrainer,
@@ -115,6 +118,47 @@ def test_clips_are_played_faster_or_slower(pool):
                 assert any(abs(end - start - n) <= 0.12 * n for n in lengths)
                 found.add(end - start)
     assert len(found - lengths) > 5
+
+
+def test_speech_of_a_heavy_folder_is_drawn_more_often(tmp_path):
+    folders = [tmp_path / name for name in "abc"]
+    for folder, count in zip(folders, (10, 10, 5), strict=True):
+        folder.mkdir()
+        soundfile.write(folder / "x.flac", np.zeros(RATE * 2, np.float32), RATE)
+        entries = [
+            {"id": f"train_{index}", "text": folder.name, "file": "x.flac"}
+            for index in range(count)
+        ]
+        (folder / "part-0.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    pool = SpeechPool(folders, [], {}, weights={folders[1]: 3.0, folders[2]: 0.5})
+    pool.refresh()
+    assert pool.hours[0] == pytest.approx(25 * 2 / 3600)  # as long as it is
+    clips = draw_batch(pool, 3000.0, random.Random(0))
+    drawn = Counter(one.source for clip in clips for one in clip.speech)
+    shares = [drawn[name] / drawn.total() for name in "abc"]
+    assert shares == pytest.approx([10 / 42.5, 30 / 42.5, 2.5 / 42.5], abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("speech", ("speech", 1.0)),
+        ("out/speech:3", ("out/speech", 3.0)),
+        ("speech:0.5", ("speech", 0.5)),
+        ("speech:3/", ("speech:3", 1.0)),
+        ("a:3/speech", ("a:3/speech", 1.0)),
+        ("a:b", ("a:b", 1.0)),
+    ],
+)
+def test_folders_have_weights(text, expected):
+    folder, weight = weighted_folder(text)
+    assert (folder.as_posix(), weight) == expected
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "inf", "nan"])
+def test_weights_are_positive(weight):
+    with pytest.raises(argparse.ArgumentTypeError, match="above 0 and finite"):
+        weighted_folder(f"speech:{weight}")
 
 
 def test_augmented_padding_stays_silent():

@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,13 @@ class Speech:
     Attributes:
         samples: (T,) int16 at 16 kHz.
         source, target: plain transcript and translation; None for audio alone.
+        weight: how often it is drawn, beside others.
     """
 
     samples: np.ndarray
     source: str | None = None
     target: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class SpeechPool:
         translations: by id.
         split: which ids are taken.
         language: of the speech, in which numbers are spelled.
+        weights: by folder with ``*.jsonl``, how often its speech is drawn beside that of a folder
+            that is not named.
     """
 
     def __init__(
@@ -81,9 +86,11 @@ class SpeechPool:
         split: str = "train_",
         *,
         language: str = "es",
+        weights: Mapping[Path, float] | None = None,
     ) -> None:
         self.aligned, self.plain = aligned, plain
         self.translations, self.split, self.language = translations, split, language
+        self.weights = dict(weights or {})
         self.texts: list[Speech] = []
         self.sounds: list[Speech] = []
         self._known: set[str] = set()
@@ -117,7 +124,8 @@ class SpeechPool:
         if len(samples) < LONGEST_S * RATE:
             target = self.translations.get(entry["id"])
             source = plain_source(entry["text"], self.language)
-            self.texts.append(Speech(samples, source, target))
+            weight = self.weights.get(folder, 1.0)
+            self.texts.append(Speech(samples, source, target, weight))
 
     @property
     def hours(self) -> tuple[float, float]:
@@ -143,24 +151,28 @@ def draw_batch(
     """
     only_sounds = bool(pool.sounds) and rng.random() < sounds
     source = pool.sounds if only_sounds else pool.texts
+    # Added up anew for each batch, because the pool grows.
+    shares = list(accumulate(one.weight for one in source))
     longest = rng.uniform(3.0, 11.0)
     clips: list[Clip] = []
     total = 0.0
     while total < seconds:
-        clip = _join(source, longest, rng, speed)
+        clip = _join(source, shares, longest, rng, speed)
         clips.append(clip)
         total += len(clip.samples) / RATE
     return clips
 
 
-def _join(source: list[Speech], longest: float, rng: random.Random, speed: float) -> Clip:
+def _join(
+    source: list[Speech], shares: list[float], longest: float, rng: random.Random, speed: float
+) -> Clip:
     """Utterances up to a length, at least one, with pauses between and silence behind."""
     parts: list[tuple[int, int]] = []
     pieces: list[np.ndarray] = []
     chosen: list[Speech] = []
     position = 0
     while not chosen or position < longest * RATE * 0.6:
-        one = rng.choice(source)
+        [one] = rng.choices(source, cum_weights=shares)
         if speed:
             factor = rng.uniform(1.0 - speed, 1.0 + speed)
             one = replace(one, samples=soxr.resample(one.samples, RATE * factor, RATE, "MQ"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import math
 import time
 from pathlib import Path
 
@@ -42,6 +43,20 @@ def read_translations(path: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
+def weighted_folder(text: str) -> tuple[Path, float]:
+    """``DIR`` or ``DIR:WEIGHT``; a folder whose name ends like a weight is written ``DIR/``."""
+    folder, separator, weight = text.rpartition(":")
+    if not separator or "/" in weight:
+        return Path(text), 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        return Path(text), 1.0
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"a weight must be above 0 and finite, got {text!r}")
+    return Path(folder), value
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--whisper", type=Path, required=True, help="Whisper's weights and tokens")
@@ -58,7 +73,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="the same of more speech, which leaves the vocabularies as they are",
     )
-    parser.add_argument("--speech", type=Path, nargs="+", required=True, help="aligned speech")
+    parser.add_argument(
+        "--speech",
+        type=weighted_folder,
+        nargs="+",
+        required=True,
+        metavar="DIR[:WEIGHT]",
+        help="aligned speech; that of a weight of 3 is drawn three times as often",
+    )
     parser.add_argument("--sounds", type=Path, nargs="*", default=[], help="speech without text")
     parser.add_argument("--held-out", type=Path, nargs="*", default=[], help="tables to measure on")
     parser.add_argument("--out", type=Path, required=True)
@@ -119,7 +141,10 @@ def main(argv: list[str] | None = None) -> None:
     for path in args.more_texts:
         rows += read_translations(path)
     translations = {name: target for name, _, target in rows}
-    pool = SpeechPool(args.speech, args.sounds, translations, language=args.language)
+    weights_of = dict(args.speech)
+    pool = SpeechPool(
+        list(weights_of), args.sounds, translations, language=args.language, weights=weights_of
+    )
     pool.refresh()
     trainer = WarmStartTrainer(system, teacher, tokens, pool, options, args.device)
     args.out.mkdir(parents=True, exist_ok=True)
