@@ -20,6 +20,7 @@ from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.text import read_lines
 from echostream.training.warm_start.clips import SpeechPool
 from echostream.training.warm_start.measure import Measured, measure, read_clips
+from echostream.training.warm_start.parallel import join_ranks
 from echostream.training.warm_start.trainer import TrainingOptions, WarmStartTrainer
 from echostream.whisper.system import start_with_texts
 from echostream.whisper.tokens import read_tokenizer
@@ -114,6 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     options = TrainingOptions(
         **{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingOptions)}
     )
+    ranks = join_ranks()
     torch.manual_seed(options.seed)
     weights, tokenizer = read_whisper(args.whisper), read_tokenizer(args.whisper)
     rows = read_translations(args.texts)
@@ -146,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
         list(weights_of), args.sounds, translations, language=args.language, weights=weights_of
     )
     pool.refresh()
-    trainer = WarmStartTrainer(system, teacher, tokens, pool, options, args.device)
+    trainer = WarmStartTrainer(system, teacher, tokens, pool, options, args.device, ranks)
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / CHECKPOINT
     if checkpoint.is_file():
@@ -156,6 +158,8 @@ def main(argv: list[str] | None = None) -> None:
     held_out = {path.stem: read_clips(path, language=args.language) for path in args.held_out}
     _say("speech", "{:.2f} h with text, {:.2f} h without".format(*pool.hours))
     _run(trainer, held_out, checkpoint, args)
+    if not ranks.first:
+        return
     system.model.cpu()
     interpolate(decoder, start, args.decoder_share)
     _report(trainer, held_out)
@@ -165,6 +169,8 @@ def main(argv: list[str] | None = None) -> None:
 def _run(
     trainer: WarmStartTrainer, held_out: dict[str, list], checkpoint: Path, args: argparse.Namespace
 ) -> None:
+    first = trainer.ranks.first
+    say = _say if first else lambda *_: None
     saved = measured = trainer.progress.spent_s
     sums: dict[str, list[float]] = {}
     while trainer.share < 1.0:
@@ -174,18 +180,20 @@ def _run(
         if progress.updates in (5, 20, 50) or progress.updates % 100 == 0:
             losses = ", ".join(f"{n} {sum(v) / len(v):.3f}" for n, v in sums.items())
             speed = progress.audio_s / max(progress.spent_s, 1e-9)
-            _say(f"update {progress.updates}", f"{losses}; {speed:.1f} s of audio a second")
+            say(f"update {progress.updates}", f"{losses}; {speed:.1f} s of audio a second")
             sums = {}
         if progress.spent_s - saved > 60 * args.save_minutes:
             saved = progress.spent_s
-            trainer.save(checkpoint)
+            if first:
+                trainer.save(checkpoint)
             if trainer.pool.refresh():
-                _say("speech", "{:.2f} h with text, {:.2f} h without".format(*trainer.pool.hours))
-        if progress.spent_s - measured > 60 * args.measure_minutes:
+                say("speech", "{:.2f} h with text, {:.2f} h without".format(*trainer.pool.hours))
+        if first and progress.spent_s - measured > 60 * args.measure_minutes:
             measured = progress.spent_s
             _report(trainer, held_out)
-    trainer.save(checkpoint)
-    _report(trainer, held_out)
+    if first:
+        trainer.save(checkpoint)
+        _report(trainer, held_out)
 
 
 def _report(trainer: WarmStartTrainer, held_out: dict[str, list]) -> None:

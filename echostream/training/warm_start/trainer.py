@@ -35,11 +35,13 @@ from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.text import Vocabulary
 from echostream.training.warm_start.augment import augment
 from echostream.training.warm_start.clips import RATE, Clip, SpeechPool, draw_batch
+from echostream.training.warm_start.parallel import Ranks
 from echostream.whisper.tokens import CutTokenizer
 
 FRAME_SAMPLES = RATE * 40 // 1000  # of one encoder frame
 WARM_UP_UPDATES = 40
 LEAST_RATE = 0.03  # of the learning rate at the end
+RANK_SEEDS = 7_777_777  # between the draws of two processes
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Progress:
     Attributes:
         updates: optimiser steps.
         spent_s: wall time of all runs together.
-        audio_s: audio read.
+        audio_s: audio read, of all processes.
     """
 
     updates: int = 0
@@ -160,6 +162,7 @@ class WarmStartTrainer:
         pool: speech.
         options: see there.
         device: where student and teacher compute, in bfloat16 where they may.
+        ranks: which of several processes this one is.
     """
 
     def __init__(
@@ -170,7 +173,9 @@ class WarmStartTrainer:
         pool: SpeechPool,
         options: TrainingOptions,
         device: torch.device | str = "cpu",
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = Ranks() if ranks is None else ranks
         self.device = torch.device(device)
         system.model.to(self.device)
         teacher.to(self.device)
@@ -215,9 +220,9 @@ class WarmStartTrainer:
         """One batch; returns its losses by name."""
         started, options, progress = time.time(), self.options, self.progress
         # Drawn from the number of the update, so that a resumed run goes on as one that was not.
-        rng = random.Random(options.seed * 1_000_003 + progress.updates)
-        generator = torch.Generator(self.device)
-        generator.manual_seed(options.seed * 1_000_003 + progress.updates)
+        seed = options.seed * 1_000_003 + progress.updates + self.ranks.rank * RANK_SEEDS
+        rng = random.Random(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
         clips = draw_batch(
             self.pool,
             options.batch_seconds,
@@ -235,11 +240,14 @@ class WarmStartTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         for parameters, _ in self.groups:
+            self.ranks.average_gradients(parameters)
             nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
         progress.updates += 1
-        progress.spent_s += time.time() - started
-        progress.audio_s += sum(len(clip.samples) for clip in clips) / RATE
+        # All see the same time, so that all stop at the same update.
+        progress.spent_s = self.ranks.largest(progress.spent_s + time.time() - started)
+        heard = sum(len(clip.samples) for clip in clips) / RATE
+        progress.audio_s += heard * self.ranks.size
         return {name: loss.item() for name, loss in losses.items()}
 
     def losses(
