@@ -28,7 +28,13 @@ from echostream.evaluation.recognizers.recognizer import (
 from echostream.evaluation.runs.silence import find_silences, summarize
 from echostream.evaluation.text_scores import word_error_rate
 from echostream.files import write_atomically
-from echostream.training.voice.material import FRAME_MS, Utterance, frame_units, read_utterances
+from echostream.training.voice.material import (
+    FRAME_MS,
+    Utterance,
+    frame_units,
+    known_utterances,
+    read_utterances,
+)
 from echostream.voice.named import open_voice
 from echostream.voice.normalize import spoken_text
 from echostream.voice.speaker import VoiceSpeaker
@@ -84,7 +90,10 @@ def main() -> int:
     args = parser.parse_args()
     voice = open_voice(args.voice)
     utterances = [u for u in read_utterances(args.speech) if u.split == "test" and len(u.f0)]
+    utterances = known_utterances(utterances, voice.voice.inventory, str(args.speech))
     utterances = utterances[: args.limit]
+    if not utterances:
+        parser.exit(1, f"{args.speech}: no test_... utterance with pitch that the voice can say\n")
     texts = [plain(spoken_text(utterance.text)) for utterance in utterances]
     sounds = ways_of_speaking(voice, utterances, args.speech, args.words, args.lag_ms)
     report: dict[str, dict] = {name: {} for name in sounds}

@@ -15,7 +15,8 @@ from echostream.training.vocoder.train_vocoder import main as train_vocoder
 from echostream.training.voice import assemble, material, prosody
 from echostream.training.voice.material import make_inventory, read_utterances, write_material
 from echostream.training.voice.prosody import ProsodyTrainer, ProsodyTrainingConfig, cut_piece
-from echostream.voice.folder import Voice, load_prosody, read_inventory
+from echostream.voice.folder import Voice, load_prosody, read_inventory, write_inventory
+from echostream.voice.phone_units import PhoneInventory
 from tests.training.small_vocoders import VOCOS
 
 RATE, FRAME = 16000, 200
@@ -154,7 +155,7 @@ def test_resuming_is_bit_exact(tmp_path, speech):
         other.restore(tmp_path / "x.safetensors")
 
 
-def test_a_voice_can_learn_on(tmp_path, speech):
+def test_a_voice_can_learn_on(tmp_path, speech, caplog):
     """From its weights, in its symbols, on other speech."""
     first, held = make_trainer(speech)
     for _ in range(20):
@@ -179,6 +180,8 @@ def test_a_voice_can_learn_on(tmp_path, speech):
     spoken = [u for u in read_utterances(speech) if u.split == "train"]
     assert set(known) == {u.name for u in spoken if "c" not in u.symbols} != set()
     assert len(known) < len(spoken)
+    left = f"left out {len(spoken) - len(known)} of {len(spoken)} utterances, whose symbols c the"
+    assert f"train: {left}" in caplog.text
 
 
 def test_pieces_lie_within_their_utterance():
@@ -238,7 +241,7 @@ def small_vocoder():
     return to_dict(replace(VOCOS, vocoder=vocoder, updates=3))
 
 
-def test_commands_say_what_is_wrong(tmp_path, capsys):
+def test_commands_say_what_is_wrong(tmp_path, speech, capsys):
     for main in (material.main, prosody.main):
         arguments = ["--speech", str(tmp_path), "--out", str(tmp_path / "out")]
         if main is prosody.main:
@@ -248,6 +251,13 @@ def test_commands_say_what_is_wrong(tmp_path, capsys):
         assert stopped.value.code == 1
     told = capsys.readouterr().err
     assert "no alignments" in told and "no such inventory" in told
+    # Nobody says what the inventory has not.
+    inventory = tmp_path / "inventory.json"
+    write_inventory(inventory, PhoneInventory(("$", "^", "z"), ()))
+    arguments = ["--speech", str(speech), "--inventory", str(inventory), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        prosody.main(arguments)
+    assert f"whose symbols {inventory} has, got 0 and 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [material, prosody, assemble])

@@ -138,6 +138,28 @@ def frame_units(
     return early[: len(spread)], np.where(voiced, np.exp(curve).round(), 0).astype(np.int64)
 
 
+def known_utterances(
+    utterances: Sequence[Utterance], inventory: PhoneInventory, where: str
+) -> list[Utterance]:
+    """Those whose symbols the inventory has; tells in the log what was left out.
+
+    Args:
+        where: what the utterances are, for the log.
+    """
+    known = set(inventory.symbols)
+    kept = [utterance for utterance in utterances if set(utterance.symbols) <= known]
+    if len(kept) < len(utterances):
+        lacking = {symbol for utterance in utterances for symbol in utterance.symbols} - known
+        logger.warning(
+            "%s: left out %d of %d utterances, whose symbols %s the inventory lacks",
+            where,
+            len(utterances) - len(kept),
+            len(utterances),
+            " ".join(sorted(lacking)),
+        )
+    return kept
+
+
 def write_material(
     folder: Path,
     out: Path,
@@ -160,18 +182,15 @@ def write_material(
         raise ValueError(f"{folder}: no training utterances with pitch")
     if inventory is None:
         inventory = make_inventory(training, pitch_classes)
-    known = set(inventory.symbols)
     lag = round(lag_ms / FRAME_MS)
     for split in SPLITS:
         chosen = training if split == "train" else [u for u in everything if u.split == split]
-        strange = [u.id for u in chosen if not set(u.symbols) <= known]
-        if strange:
-            logger.warning("%s: %d utterances have symbols that are not known", split, len(strange))
-        made = {u.name: frame_units(u, inventory, lag) for u in chosen if u.id not in strange}
+        chosen = known_utterances(chosen, inventory, split)
+        made = {u.name: frame_units(u, inventory, lag) for u in chosen}
         for kind, column in (("units", 0), ("f0", 1)):
             lines = {name: one[column].tolist() for name, one in made.items()}
             write_units(out / f"{split}.{kind}", lines)
-        rows = [f"{u.name}\t{u.text}\n" for u in chosen if u.name in made]
+        rows = [f"{u.name}\t{u.text}\n" for u in chosen]
         write_atomically(out / f"{split}.tsv", "id\ttgt_text\n" + "".join(rows))
         logger.info("%s: %d utterances", split, len(made))
     write_inventory(out / INVENTORY_FILE, inventory)

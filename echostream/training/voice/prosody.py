@@ -25,7 +25,12 @@ from echostream.config import to_dict
 from echostream.files import atomic_path, write_atomically
 from echostream.models.decoders.phone_prosody import PhoneProsody, PhoneProsodyConfig
 from echostream.training.corpus.synthesis import generator_for
-from echostream.training.voice.material import FRAME_MS, Utterance, read_utterances
+from echostream.training.voice.material import (
+    FRAME_MS,
+    Utterance,
+    known_utterances,
+    read_utterances,
+)
 from echostream.voice.folder import (
     CONFIG_KEY,
     PROSODY_FILE,
@@ -261,17 +266,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} must be positive, got {getattr(args, name)}")
     try:
         inventory = read_inventory(args.inventory)
-        known = set(inventory.symbols)
-        spoken = [
-            utterance
-            for folder in args.speech
-            for utterance in read_utterances(folder)
-            if len(utterance.f0) and set(utterance.symbols) <= known
-        ]
+        with_pitch = [u for folder in args.speech for u in read_utterances(folder) if len(u.f0)]
+        spoken = known_utterances(with_pitch, inventory, "prosody")
         material = [spoken_symbols(u, inventory) for u in spoken if u.split == "train"]
         held_out = [spoken_symbols(u, inventory) for u in spoken if u.split == "dev"]
         if not material or not held_out:
-            raise ValueError("prosody needs train and dev utterances with pitch")
+            raise ValueError(
+                "prosody needs train_... and dev_... utterances with pitch whose symbols "
+                f"{args.inventory} has, got {len(material)} and {len(held_out)}"
+            )
         mean = float(np.average(*_weighted([(r.log_pitch, r.voiced) for r in material])))
         network = PhoneProsodyConfig(
             num_symbols=len(inventory.symbols), frame_ms=FRAME_MS, mean_log_f0=round(mean, 4)
