@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from echostream.assets import default_model_dir
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import Task
 from echostream.hub.names import find_model
@@ -22,8 +23,6 @@ from echostream.session import Session
 from echostream.threads import use_threads
 from echostream.translator.stream import Decision
 
-DEFAULT_CHUNK_MS = 320
-
 
 def available_models() -> dict[str, bool]:
     """Names that :func:`load` knows, and whether each one is on this machine."""
@@ -31,7 +30,7 @@ def available_models() -> dict[str, bool]:
 
 
 def load(
-    model: str | Path = "echo-mini",
+    model: str | Path | None = None,
     *,
     device: str = "cpu",
     dtype: str = "fp32",
@@ -44,7 +43,9 @@ def load(
     """Load a model.
 
     Args:
-        model: a name (:func:`available_models`, ``hf:owner/name``) or a model directory.
+        model: a name (:func:`available_models`, ``hf:owner/name``) or a model directory; None:
+            ``everyday``, or ``echo-mini`` where its voice cannot speak, which takes the extra
+            ``voice`` and espeak-ng.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: number format, as ``--dtype`` takes it.
         task: ``s2st`` speaks, ``s2tt`` stops behind the translated text, ``asr`` behind the
@@ -59,6 +60,7 @@ def load(
         FileNotFoundError: no such model here; says the nearest names, or how to fetch it.
         ValueError: the directory holds no usable model, or it cannot do this task.
     """
+    model = default_model_dir() if model is None else model
     system = load_model_dir(model, device=device, dtype=dtype)
     use_threads(system.model, threads)
     if voice is not None:
@@ -105,8 +107,7 @@ class Translator:
         beam: int = 1,
     ) -> None:
         card = system.config.card
-        if chunk_ms is None:
-            chunk_ms = card.chunk_ms or DEFAULT_CHUNK_MS
+        chunk_ms = card.chunk_or(chunk_ms)
         self.source_language, self.target_language = card.source_language, card.target_language
         self.pipeline = open_pipeline(for_streams(system), chunk_ms=chunk_ms, task=task, beam=beam)
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Set up, then translate the 30 shipped Spanish utterances, and a talk of 27 sentences as one stream,
 # to English speech with EchoStream and its StreamSpeech baseline under SimulEval, in chunks of 320 ms, and
-# show scores and running examples.
+# show scores and running examples. Last, recordings of real people go through the model `everyday`.
 #
 #   bash scripts/demo.sh [OUTPUT_DIR]       default: outputs/demo
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/setup.sh asr eval
+source scripts/setup.sh asr eval voice
 
 # SimulEval's YouTube reader misses ffmpeg, which nothing here needs.
 export PYTHONWARNINGS="ignore::RuntimeWarning:pydub.utils"
@@ -43,4 +43,5 @@ for system in echostream streamspeech; do
         --latency-metrics AL LAAL ATD StartOffset EndOffset --quality-metrics ASR_BLEU
     run "$system" data/echo_mini/talk "$output/talk/$system" --no-scoring
 done
-python -m echostream.demo "$output"
+echo "== everyday, recordings of real people"
+python -m echostream.demo "$output" --recordings data/everyday/real

@@ -4,6 +4,6 @@
 #   bash scripts/live.sh [OPTION...]        options of `echostream serve`, e.g. --port 9000
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/setup.sh serve
+source scripts/setup.sh serve voice
 
 exec echostream serve "$@"

@@ -29,7 +29,7 @@ def run(monkeypatch, capsys):
 
 def test_a_file_is_translated(run, tmp_path):
     lines = run("translate_file.py", AUDIO, "--out", tmp_path / "speech.wav")
-    expected = echostream.load().translate(ROOT / AUDIO)
+    expected = echostream.load("echo-mini").translate(ROOT / AUDIO)
     assert lines[:2] == [expected.transcript, f"  -> {expected.text}"]
     samples, rate = soundfile.read(tmp_path / "speech.wav")
     assert (len(samples), rate) == (len(expected.speech), expected.sample_rate)
@@ -41,7 +41,7 @@ def test_decisions_come_in_the_order_of_the_source(run):
     times = [int(line.split(" ms")[0]) for line in lines]
     assert len(times) > 2 and times == sorted(times) and times[0] % 640 == 0
     words = " ".join(line.split("of speech")[1].rsplit("[", 1)[0].strip() for line in lines)
-    expected = echostream.load(chunk_ms=640).translate(ROOT / AUDIO)
+    expected = echostream.load("echo-mini", chunk_ms=640).translate(ROOT / AUDIO)
     assert words.split() == expected.text.split() != []
     spoken = sum(int(line.split("+")[1].split("ms")[0]) for line in lines)
     assert spoken == pytest.approx(1000 * len(expected.speech) / 16000, abs=len(lines))

@@ -90,7 +90,8 @@ LAYERS = [
         "simulstream": ("echostream.simulstream",),
     },
     {"bench": ("echostream.bench",)},
-    {"commands": ("echostream.cli", "echostream.demo"), "api": ("echostream.api",)},
+    {"api": ("echostream.api",)},
+    {"commands": ("echostream.cli", "echostream.demo")},
 ]
 # Hold other packages and nothing of their own.
 EMPTY_PACKAGES = {"echostream.models", "echostream.acceleration"}

@@ -12,6 +12,8 @@ from echostream.config.loading import MAY_BE_MISSING
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
+DEFAULT_CHUNK_MS = 320
+
 # Where a translation stops: behind the transcript, the translated text, or its speech.
 Task = Literal["asr", "s2tt", "s2st"]
 
@@ -50,3 +52,7 @@ class CardConfig:
             self.chunk_ms is None or self.chunk_ms > 0,
             f"card: chunk_ms must be positive or null, got {self.chunk_ms}",
         )
+
+    def chunk_or(self, chosen_ms: int | None) -> int:
+        """Source per decision: what was chosen, else what is recommended, else 320 ms."""
+        return (self.chunk_ms or DEFAULT_CHUNK_MS) if chosen_ms is None else chosen_ms

@@ -101,7 +101,7 @@ class ShippedModel:
     """A model directory inside the package."""
 
     name: str
-    system: str  # of ``assets.SYSTEMS``
+    system: str  # of ``assets.FOLDERS``
     title: str
     source_language: str
     target_language: str
@@ -155,6 +155,7 @@ class ReleasedModel:
 KnownModel = ShippedModel | ReleasedModel
 
 SHIPPED = (
+    ShippedModel("everyday", "everyday", "Everyday Spanish", *assets.LANGUAGES),
     ShippedModel("echo-mini", "echostream", "echo-mini", *assets.LANGUAGES),
     ShippedModel(
         "echo-mini-streamspeech", "streamspeech", "echo-mini (StreamSpeech)", *assets.LANGUAGES

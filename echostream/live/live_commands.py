@@ -197,7 +197,7 @@ def check_serve(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} must be at least 1, got {getattr(args, name)}")
-    if not MIN_LIVE_CHUNK_MS <= args.chunk_ms <= MAX_LIVE_CHUNK_MS:
+    if args.chunk_ms is not None and not MIN_LIVE_CHUNK_MS <= args.chunk_ms <= MAX_LIVE_CHUNK_MS:
         raise ValueError(
             f"--chunk-ms must lie between {MIN_LIVE_CHUNK_MS} and {MAX_LIVE_CHUNK_MS}, got "
             f"{args.chunk_ms}"
@@ -234,13 +234,14 @@ def run_serve(args: argparse.Namespace) -> int:
     from echostream.live.server import bind, create_app, uvicorn_settings
     from echostream.threads import count_parameters, use_threads
 
-    folders = args.model_dir or [assets.model_dir(name) for name in assets.SYSTEMS]
+    folders = args.model_dir or [assets.model_dir(name) for name in assets.default_systems()]
     catalog = Catalog.load(
         folders,
         load=lambda folder: load_to_compute(folder, args, args.chunk_ms),
         given=ends_are_given(args),
         vad=args.vad,
     )
+    first = next(iter(catalog.models.values()))
     # Each model has chosen when it was loaded; the largest decides for all.
     largest = max((m.system.model for m in catalog.models.values()), key=count_parameters)
     threads = use_threads(largest, args.threads)
@@ -252,7 +253,7 @@ def run_serve(args: argparse.Namespace) -> int:
             origins=tuple(args.allow_origin),
         ),
         limits=Limits(max_sessions=args.max_sessions),
-        chunk_ms=args.chunk_ms,
+        chunk_ms=first.system.config.card.chunk_or(args.chunk_ms),
         scheduler=Scheduler(
             max_batch=args.max_batch or (CPU_BATCH if args.device == "cpu" else GPU_BATCH),
             workers=choose_workers(args, threads),

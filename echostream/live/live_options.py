@@ -9,7 +9,6 @@ from echostream import assets
 from echostream.config import add_setting_args
 from echostream.config.compute import add_compute_args
 
-DEFAULT_CHUNK_MS = 320
 OFFLINE_BEAM = 5
 
 
@@ -18,15 +17,17 @@ def add_model_arg(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-dir",
         type=Path,
-        default=assets.model_dir("echostream"),
-        help="model directory or name (default: the shipped system)",
+        default=assets.default_model_dir(),
+        help="model directory or name (default: everyday, or echo-mini where it cannot speak)",
     )
 
 
 def add_run_args(parser: argparse.ArgumentParser) -> None:
     """How much source is read per decision, how the model computes, and how it decides."""
     parser.add_argument(
-        "--chunk-ms", type=int, default=DEFAULT_CHUNK_MS, help="source per decision (default 320)"
+        "--chunk-ms",
+        type=int,
+        help="source per decision (default: what the model recommends, or 320)",
     )
     add_compute_args(parser)
     add_setting_args(parser)

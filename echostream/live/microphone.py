@@ -104,7 +104,8 @@ def run_listen(args: argparse.Namespace) -> int:
     cutter = None if given else cutter_for(loaded, args.vad)
     # What is cut into utterances has their ends.
     system = loaded if cutter else for_streams(loaded, given=given)
-    pipeline = open_pipeline(system, chunk_ms=args.chunk_ms, task=args.task)
+    chunk_ms = system.config.card.chunk_or(args.chunk_ms)
+    pipeline = open_pipeline(system, chunk_ms=chunk_ms, task=args.task)
     gate = None if cutter else gate_for(loaded, args.vad)
     rate = int(microphone["default_samplerate"])
     recorded: queue.Queue[np.ndarray | None] = queue.Queue(QUEUE_BLOCKS)

@@ -130,6 +130,7 @@ def run_translate(args: argparse.Namespace) -> int:
         raise ValueError("--compile is for chunks, --offline decides once over the whole file")
     loaded, opened, threads = _load(args, chunk_ms)
     given = ends_are_given(args)
+    chunk_ms = loaded.config.card.chunk_or(chunk_ms)
     options = {"chunk_ms": chunk_ms, "task": args.task, "beam": beam}
     alone = opened(loaded, **options)
     stream = opened(for_streams(loaded, given=given), **options)
@@ -146,7 +147,7 @@ def run_translate(args: argparse.Namespace) -> int:
 
 
 def _load(
-    args: argparse.Namespace, chunk_ms: int
+    args: argparse.Namespace, chunk_ms: int | None
 ) -> tuple[System | OnnxSystem, Callable[..., Pipeline], int]:
     """The model, what opens pipelines over it, and how many threads it computes with. Loads the
     runtime that the flags ask for, and no other."""

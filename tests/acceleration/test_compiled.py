@@ -134,7 +134,7 @@ def test_flags_ask_for_it(asked, tmp_path):
     assert asked == [("emformer", 640)]
     silence = tmp_path / "silence.wav"
     soundfile.write(silence, np.zeros(8000), 16000)
-    out = ["--out", str(tmp_path / "out.wav"), "--compile"]
+    out = ["--model-dir", "echo-mini", "--out", str(tmp_path / "out.wav"), "--compile"]
     assert main(["translate", str(silence), *out]) == 0
     assert asked[1:] == [("emformer", 320)]
     assert main(["translate", str(silence), *out, "--offline"]) == 2

@@ -22,13 +22,14 @@ from echostream.speaking import TextSpeaker
 from echostream.translator.pipeline import Pipeline
 from tests.live.conftest import AUDIO, read_clip
 
+MINI = ["--model-dir", "echo-mini"]
 CLIPS = [AUDIO / "test_00041.flac", AUDIO / "test_00051.flac"]
 
 
 def test_translate_several_files(tmp_path, capsys, expected):
     files = [str(path) for path in CLIPS]
     out = tmp_path / "out"
-    assert cli.main(["translate", *files, "--out", str(out), "--srt", "--json"]) == 0
+    assert cli.main(["translate", *files, *MINI, "--out", str(out), "--srt", "--json"]) == 0
     for path in CLIPS:
         samples, rate = read_clip(path.name)
         transcript, translation, speech = expected(samples, rate)
@@ -48,7 +49,7 @@ def test_translate_offline_searches_with_a_beam(tmp_path, capsys, shipped):
     samples, rate = read_clip(CLIPS[0].name)
     for task in ("asr", "s2tt", "s2st"):
         out = tmp_path / f"{task}.wav"
-        flags = ["--out", str(out), "--task", task, "--offline", "--json"]
+        flags = [*MINI, "--out", str(out), "--task", task, "--offline", "--json"]
         assert cli.main(["translate", str(CLIPS[0]), *flags]) == 0
         pipeline = Pipeline(shipped, chunk_ms=3_600_000, task=task, beam=5)
         outputs, _ = pipeline.step(samples, rate, pipeline.init_state(), final=True)
@@ -74,7 +75,7 @@ def test_translate_keeps_to_the_clock(tmp_path, monkeypatch):
             now[0] += seconds
 
     monkeypatch.setattr("echostream.live.translate_files.time", Clock)
-    flags = ["--out", str(tmp_path / "x.wav"), "--task", "asr", "--realtime"]
+    flags = [*MINI, "--out", str(tmp_path / "x.wav"), "--task", "asr", "--realtime"]
     assert cli.main(["translate", str(CLIPS[0]), *flags]) == 0
     assert now[0] - 100 == pytest.approx(soundfile.info(CLIPS[0]).duration)
 
