@@ -68,7 +68,7 @@ def test_shipped_utterances_are_translated(systems, name):
 
 
 def test_unknown_systems_are_named():
-    with pytest.raises(ValueError, match="echostream, streamspeech, got 'other'"):
+    with pytest.raises(ValueError, match="echostream, streamspeech, everyday, got 'other'"):
         model_dir("other")
 
 
