@@ -328,10 +328,9 @@ class Pipeline(StreamPipeline[PipelineState]):
             wishes = wishes and not decoded
             hypothesis = agreed(hypothesis, state.draft, before)
         if action.drop_last_word:
-            tokens = hypothesis.tokens
             keep = whole_words(hypothesis, self.system.target_vocabulary.starts_word)
             # Beyond the slack the caches cannot be rolled back; no word has that many pieces.
-            if len(tokens) - keep <= TRIM_SLACK:
+            if len(decoded) - keep <= TRIM_SLACK:
                 hypothesis = hypothesis.keep(keep, before)
         if action.agreed:
             state = replace(state, draft=decoded[len(hypothesis.tokens) :])

@@ -15,6 +15,7 @@ from echostream.models.decoders.ctc_decoder_policy import (
     decide_local_agreement,
 )
 from echostream.synthetic import synthetic_clip
+from echostream.translator import judging
 from echostream.translator import pipeline as pipeline_module
 from echostream.translator.judging import agreed
 from echostream.translator.pipeline import Pipeline
@@ -96,6 +97,16 @@ def test_a_word_that_may_go_on_is_drafted_again(double_system, clip, splits):
     for (decoded, _, kept), (_, draft, _) in zip(splits, splits[1:], strict=False):
         dropped = len(decoded) - len(draft)  # written; the rest is the draft
         assert 0 <= dropped <= len(kept) and draft == decoded[dropped:]
+
+
+def test_no_more_is_taken_back_than_the_caches_hold(double_system, clip, splits, monkeypatch):
+    """What two drafts disagree about and the word that may go on, together."""
+    for module in (pipeline_module, judging):
+        monkeypatch.setattr(module, "TRIM_SLACK", 2)
+    policy = replace(AGREEMENT, whole_word=True)
+    push(Pipeline(double_system, policy=policy, task="s2tt"), clip, RATE, CHUNK)
+    assert len(splits) > 2 and any(len(decoded) > 2 for decoded, _, _ in splits)
+    assert all(len(draft) <= 2 for _, draft, _ in splits)
 
 
 @pytest.mark.parametrize("endpoint", ["off", "pause"])
