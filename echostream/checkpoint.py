@@ -7,6 +7,7 @@
     cmvn.npz               global mean and std of the filterbank
     source.dict.txt        fairseq dictionary of the transcript, and source.spm.model
     target.dict.txt        fairseq dictionary of the translation, and target.spm.model
+    transcript.dict.txt    what the text decoder transcribes in, if it does
     voice/                 the voice that speaks its translation (if ``speech.voice`` is ``own``)
     provenance.json        where it came from: files, hashes, licences (if it was fetched)
 
@@ -69,6 +70,8 @@ KNOWN_FILES = {CONFIG_FILE, *WEIGHT_FILES, CMVN_FILE, PROVENANCE_FILE} | VOICE_F
 KNOWN_FILES |= {
     f"{side}.{kind}" for side in ("source", "target") for kind in ("dict.txt", "spm.model")
 }
+TRANSCRIPT_FILE = "transcript.dict.txt"
+KNOWN_FILES.add(TRANSCRIPT_FILE)
 
 
 @dataclass
@@ -76,8 +79,12 @@ class System:
     """A loaded model directory.
 
     Attributes:
+        source_vocabulary: of the ASR head.
+        target_vocabulary: of the translation.
         folder: where it lies; None for one that was made.
         voices: those that were loaded, by their names in settings.
+        transcript_vocabulary: of the transcripts that the text decoder writes; None: it writes
+            none, and the ASR head's are shown.
     """
 
     config: EchoStreamConfig
@@ -87,12 +94,21 @@ class System:
     cmvn: CMVN
     folder: Path | None = None
     voices: dict[str, StreamingVoice] = field(default_factory=dict, repr=False)
+    transcript_vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         for name, vocabulary, size in (
             ("source", self.source_vocabulary, self.config.source_vocab_size),
             ("target", self.target_vocabulary, self.config.target_vocab_size),
+            ("transcript", self.transcript_vocabulary, self.config.mt.transcript_vocab_size),
         ):
+            if vocabulary is None and not size:
+                continue
+            if vocabulary is None:
+                raise ValueError(
+                    f"the configuration names {size} subwords of transcripts, of which "
+                    "there is no vocabulary"
+                )
             if len(vocabulary) != size:
                 raise ValueError(
                     f"the {name} vocabulary has {len(vocabulary)} entries (4 special symbols "
@@ -169,6 +185,8 @@ def save_model_dir(
             ("target", system.target_vocabulary),
         ):
             vocabulary.save(staging / f"{name}.dict.txt", staging / f"{name}.spm.model")
+        if system.transcript_vocabulary is not None:
+            system.transcript_vocabulary.save(staging / TRANSCRIPT_FILE)
         if system.config.speech.voice == OWN:
             known = system.voices.get(OWN)
             voice = known.voice if known else Voice.load(voice_folder(OWN, system.folder))
@@ -319,6 +337,9 @@ def load_model_dir(
             Vocabulary.load(path / "target.dict.txt", path / "target.spm.model"),
             CMVN.from_npz(path / CMVN_FILE),
             path,
+            transcript_vocabulary=(
+                Vocabulary.load(path / TRANSCRIPT_FILE) if config.mt.transcribes else None
+            ),
         )
     except ValueError as error:
         if str(error).startswith(str(path)):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from echostream.checkpoint import System
-from echostream.models.decoders.transformer_decoder import MTState
+from echostream.models.decoders.mt_state import MTState
 from echostream.models.echostream_model import EchoStreamState
 from echostream.models.encoder import with_tail
 from echostream.models.text_states import TextStates

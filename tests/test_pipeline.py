@@ -181,10 +181,11 @@ def test_whole_word_mode_rolls_the_decoder_back(double_system, clip, monkeypatch
         decoded.append(hypothesis.tokens)
         return [hypothesis]
 
-    def counting(self, hidden, positions):
-        (position,) = positions
-        scores = torch.zeros(1, 64)
-        scores[0, 4 + position % 50] = 1.0  # every position another token
+    def counting(self, hidden, first, transcribes):
+        (position,) = first
+        scores = torch.zeros(1, hidden.size(1), 64)
+        for at in range(hidden.size(1)):
+            scores[0, at, 4 + (position + at) % 50] = 1.0  # every position another token
         return scores
 
     monkeypatch.setattr(type(decoder), "decode_rows", recording)

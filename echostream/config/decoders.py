@@ -39,6 +39,15 @@ class MTDecoderConfig:
 
     ``no_repeat_ngram`` keeps a decoder from going round in circles: no run of so many tokens is
     written twice in a sentence; 0: it may.
+
+    ``source`` says what cross-attention sees: the frames of the ``encoder``, as the CTC heads do,
+    or those of its ``stack``, where the encoder merges neighbours. Whisper's decoder knows the
+    latter, 50 a second.
+
+    With a ``transcript_prompt`` the decoder transcribes too, as Whisper's does: with the same
+    layers, behind a prompt of its own, and in a vocabulary of ``transcript_vocab_size``. Its rows
+    of the embedding table stand behind those of the translation; the prompt counts from the first
+    of them.
     """
 
     layers: int = 4
@@ -54,6 +63,14 @@ class MTDecoderConfig:
     prompt: tuple[int, ...] = field(default=(), metadata=MAY_BE_MISSING)
     alignment_heads: tuple[tuple[int, int], ...] = field(default=(), metadata=MAY_BE_MISSING)
     no_repeat_ngram: int = field(default=0, metadata=MAY_BE_MISSING)
+    source: Literal["encoder", "stack"] = field(default="encoder", metadata=MAY_BE_MISSING)
+    transcript_prompt: tuple[int, ...] = field(default=(), metadata=MAY_BE_MISSING)
+    transcript_vocab_size: int = field(default=0, metadata=MAY_BE_MISSING)
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether the decoder writes transcripts too."""
+        return bool(self.transcript_prompt)
 
     def __post_init__(self) -> None:
         require_heads("mt", self.embed_dim, self.attention_heads)
@@ -75,6 +92,20 @@ class MTDecoderConfig:
             not self.learned_positions or self.learned_positions > len(self.prompt),
             f"mt: {self.learned_positions} learned_positions must exceed the prompt of "
             f"{len(self.prompt)} tokens",
+        )
+        require(
+            len(self.transcript_prompt) in (0, len(self.prompt)),
+            f"mt: transcript_prompt must be as long as the prompt of {len(self.prompt)} tokens, "
+            f"got {len(self.transcript_prompt)}",
+        )
+        require(
+            all(4 <= token < self.transcript_vocab_size for token in self.transcript_prompt),
+            f"mt: transcript_prompt {list(self.transcript_prompt)} must name subwords of the "
+            f"{self.transcript_vocab_size} of transcript_vocab_size",
+        )
+        require(
+            self.transcribes or not self.transcript_vocab_size,
+            f"mt: transcript_vocab_size is {self.transcript_vocab_size} without transcript_prompt",
         )
         require_layers("mt", self.layers)
         require_window("mt", "context_tokens", self.context_tokens)

@@ -306,7 +306,8 @@ class EchoStreamSpeechEncoder(nn.Module):
         Returns:
             fairseq's encoder dictionary: ``encoder_out`` [(S, B, D)], ``encoder_padding_mask``
             [(B, S)] (empty without padding), ``encoder_embedding`` [], ``encoder_states``
-            [(S, B, D), ...] of frames of the stack, ``src_tokens`` [], ``src_lengths`` [].
+            [(S, B, D), ...] of frames of the stack, ``src_tokens`` [], ``src_lengths`` []; and
+            ``stack_out`` [(k S, B, D)], the stack's frames before k of them are merged.
         """
         if src_tokens.dim() != 3 or src_tokens.size(2) != self.config.input_dim:
             raise ValueError(
@@ -326,8 +327,9 @@ class EchoStreamSpeechEncoder(nn.Module):
         )
         states: list[Tensor] | None = [] if return_all_hiddens else None
         segments = [segment * self.stack_frames for segment in segments]
-        out = self.emformer(self.dropout(x), lengths, segments, hidden_states=states)
-        out = self.merge(self.layer_norm(out))
+        stack = self.emformer(self.dropout(x), lengths, segments, hidden_states=states)
+        stack = self.layer_norm(stack)
+        out = self.merge(stack)
         padding_mask = lengths_to_padding_mask(lengths // self.stack_frames, frames)
         return {
             "encoder_out": [out.transpose(0, 1)],
@@ -336,6 +338,7 @@ class EchoStreamSpeechEncoder(nn.Module):
             "encoder_states": [state.transpose(0, 1) for state in states or []],
             "src_tokens": [],
             "src_lengths": [],
+            "stack_out": [stack.transpose(0, 1)],
         }
 
     def init_state(self, batch_size: int = 1) -> EncoderState:
@@ -382,6 +385,18 @@ class EchoStreamSpeechEncoder(nn.Module):
             (B, S, D), S possibly 0, and the new state. A row's first frames, as many as its
             ``frames`` has grown by, are valid.
         """
+        stack, following = self._step(features, state, lengths=lengths, final=final)
+        return self.merge(stack), following
+
+    def _step(
+        self,
+        features: Tensor,
+        state: EncoderState,
+        *,
+        lengths: Sequence[int] | None,
+        final: bool | Sequence[bool],
+    ) -> tuple[Tensor, EncoderState]:
+        """:meth:`step`, to (B, k S, D) frames of the stack."""
         rows = features.size(0)
         new = per_row(features.size(1) if lengths is None else lengths, rows)
         ends = per_row(final, rows)
@@ -410,7 +425,7 @@ class EchoStreamSpeechEncoder(nn.Module):
         following = replace(
             state, subsampler=subsampler, lookahead=kept, emformer=emformer, held=held
         )
-        return self.merge(self.layer_norm(out)), following
+        return self.layer_norm(out), following
 
     def open_stream(self, batch_size: int, chunk_ms: int) -> EncoderState:
         """Fresh state; steps bring chunks of any length."""
@@ -425,9 +440,12 @@ class EchoStreamSpeechEncoder(nn.Module):
         final: bool | Sequence[bool] = False,
     ) -> tuple[Encoded, EncoderState]:
         """:meth:`step` in the terms of :class:`~echostream.models.encoder.Encoder`."""
-        out, following = self.step(features, state, lengths=lengths, final=final)
-        counts = (b - a for a, b in zip(state.frames, following.frames, strict=True))
-        return Encoded(out, PerRow(counts)), following
+        stack, following = self._step(features, state, lengths=lengths, final=final)
+        counts = PerRow(b - a for a, b in zip(state.frames, following.frames, strict=True))
+        if self.stack_frames == 1:
+            return Encoded(stack, counts), following
+        folded = stack.unflatten(1, (-1, self.stack_frames)).flatten(2)
+        return Encoded(self.merge(stack), counts, stack=folded), following
 
     def _complete(
         self, features: Tensor, new: PerRow, ends: PerRow, state: EncoderState

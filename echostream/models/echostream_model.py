@@ -32,7 +32,8 @@ from echostream.models.decoders.ctc_decoder import (
     greedy_labels,
 )
 from echostream.models.decoders.hypothesis import Hypothesis, Stands
-from echostream.models.decoders.transformer_decoder import MTState, TransformerMTDecoder
+from echostream.models.decoders.mt_state import MTState
+from echostream.models.decoders.transformer_decoder import TransformerMTDecoder
 from echostream.models.decoders.unit_decoder import (
     CTCTransformerUnitDecoder,
     T2UEncoder,
@@ -96,11 +97,13 @@ class EchoStreamState:
     Attributes:
         listening: lives as long as the stream.
         mt, speech: live sentence by sentence; no speech without a unit decoder.
+        transcript: of the text decoder where it writes the transcript too; None: the ASR head does.
     """
 
     listening: ListeningState
     mt: MTState
     speech: SpeechState | None
+    transcript: MTState | None = None
 
 
 @dataclass(frozen=True)
@@ -182,9 +185,8 @@ class EchoStreamModel(nn.Module):
         """
         encoder_out = self.encoder(src_tokens, src_lengths, segment_frames=segment_frames)
         frames = encoder_out["encoder_out"][0]
-        masks = encoder_out["encoder_padding_mask"]
         mt_logits, hidden = self.target_unigram_decoder(
-            prev_output_tokens, frames, masks[0] if masks else None, visible_source
+            prev_output_tokens, *self.text_source(encoder_out), visible_source
         )
         padding = prev_output_tokens.eq(Vocabulary.pad)
         unit_logits, speech = None, None
@@ -211,6 +213,25 @@ class EchoStreamModel(nn.Module):
             speech,
         )
 
+    @property
+    def source_frames(self) -> int:
+        """Frames that the text decoder sees of each encoder frame."""
+        encoder = self.encoder
+        if self.config.mt.source == "stack" and isinstance(encoder, EchoStreamSpeechEncoder):
+            return encoder.stack_frames
+        return 1
+
+    def text_source(self, encoder_out: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor | None]:
+        """What the text decoder sees of an encoder's output: (k S, B, D) frames, k being
+        :attr:`source_frames`, and their (B, k S) padding mask."""
+        masks = encoder_out["encoder_padding_mask"]
+        mask = masks[0] if masks else None
+        if self.source_frames == 1:
+            return encoder_out["encoder_out"][0], mask
+        if mask is not None:
+            mask = mask.repeat_interleave(self.source_frames, dim=1)
+        return encoder_out["stack_out"][0], mask
+
     def init_state(
         self, batch_size: int = 1, *, chunk_ms: int = 320, **encoder_options: int
     ) -> EchoStreamState:
@@ -219,7 +240,13 @@ class EchoStreamModel(nn.Module):
             self.init_listening(batch_size, chunk_ms=chunk_ms, **encoder_options),
             self.target_unigram_decoder.init_state(batch_size),
             self.init_speech(batch_size),
+            self._init_transcript(batch_size),
         )
+
+    def _init_transcript(self, batch_size: int) -> MTState | None:
+        if not self.config.mt.transcribes:
+            return None
+        return self.target_unigram_decoder.init_state(batch_size, transcribes=True)
 
     def init_listening(
         self, batch_size: int = 1, *, chunk_ms: int = 320, **encoder_options: int
@@ -321,17 +348,46 @@ class EchoStreamModel(nn.Module):
             found = [replace(a, tail=b.tokens) for a, b in zip(found, guessed, strict=True)]
         return found, state, before
 
+    def text_frames(self, encoded: Encoded) -> Tensor:
+        """(B, S, k D) of completed encoder frames, what the text decoder sees of each."""
+        if self.source_frames == 1:
+            return encoded.frames
+        assert encoded.stack is not None  # an encoder that merges frames hands them out
+        return encoded.stack
+
+    def _unfolded(self, frames: Tensor) -> Tensor:
+        """(B, S, k D) to (B, k S, D)."""
+        if self.source_frames == 1:
+            return frames
+        return frames.unflatten(2, (self.source_frames, -1)).flatten(1, 2)
+
     def read(self, frames: Tensor, state: EchoStreamState) -> EchoStreamState:
-        """Hand (1, S, D) new source frames to the text decoder."""
-        return replace(state, mt=self.target_unigram_decoder.read(frames, state.mt))
+        """Hand (1, S, k D) new source frames (:meth:`text_frames`) to the text decoder."""
+        return replace(state, mt=self.target_unigram_decoder.read(self._unfolded(frames), state.mt))
+
+    def hear(self, frames: Tensor, state: EchoStreamState) -> EchoStreamState:
+        """:meth:`read`, for the transcript. It has sentences of its own: those of the translation
+        may end in retrospect."""
+        assert state.transcript is not None  # else nobody asks
+        heard = self.target_unigram_decoder.read(self._unfolded(frames), state.transcript)
+        return replace(state, transcript=heard)
 
     def keep_source(self, frames: int, state: EchoStreamState) -> EchoStreamState:
-        """Forget source frames before about the last ``frames`` read."""
-        return replace(state, mt=replace(state.mt, sources=state.mt.sources.trim(frames)))
+        """Forget source frames before about the last ``frames`` encoder frames read."""
+        kept = frames * self.source_frames
+        return replace(
+            state,
+            mt=_trimmed(state.mt, kept),
+            transcript=None if state.transcript is None else _trimmed(state.transcript, kept),
+        )
+
+    def next_transcript(self, state: EchoStreamState) -> EchoStreamState:
+        """Forget what was heard and written of a sentence's transcript."""
+        return replace(state, transcript=self._init_transcript(len(state.mt.last_tokens)))
 
     def next_sentence(self, state: EchoStreamState) -> EchoStreamState:
-        """Forget what was read, written and spoken; encoder and CTC heads go on, and so does the
-        speed of speech."""
+        """Forget what was read, written and spoken; encoder and CTC heads go on, and so do the
+        transcript and the speed of speech."""
         rows = len(state.mt.last_tokens)
         speech = self.init_speech(rows)
         before = None if state.speech is None else state.speech.vocoder
@@ -350,6 +406,7 @@ class EchoStreamModel(nn.Module):
         beam: int = 1,
         stands: Sequence[Stands | None] | None = None,
         attention_layer: int | None = None,
+        guesses: Sequence[Sequence[int]] | None = None,
     ) -> list[Hypothesis]:
         """Write target subwords against the source so far; see
         :meth:`TransformerMTDecoder.decode_rows`.
@@ -360,7 +417,13 @@ class EchoStreamModel(nn.Module):
         decoder = self.target_unigram_decoder
         seen = state if tail is None else decoder.read(tail, state)
         written = decoder.decode_rows(
-            seen, limits, final, beam=beam, stands=stands, attention_layer=attention_layer
+            seen,
+            limits,
+            final,
+            beam=beam,
+            stands=stands,
+            attention_layer=attention_layer,
+            guesses=guesses,
         )
         if tail is None:
             return written
@@ -420,6 +483,11 @@ class EchoStreamModel(nn.Module):
         before = state.vocoder or streaming.init_state(len(units))
         samples, _, vocoder = streaming.step_rows(units, before, speeds)
         return samples, replace(state, vocoder=vocoder)
+
+
+def _trimmed(state: MTState, frames: int) -> MTState:
+    """Without the source before about the last ``frames``."""
+    return replace(state, sources=state.sources.trim(frames))
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,14 @@ class Encoded:
         counts: valid ones in each row.
         tail: (B, P, D) frames behind them that the next step replaces; None: the encoder has no
             such frames.
+        stack: (B, S, k D) the k frames of the stack that each of ``frames`` merges, one behind
+            another; None: it does not merge any.
     """
 
     frames: Tensor
     counts: PerRow
     tail: Tensor | None = None
+    stack: Tensor | None = None
 
 
 class Encoder(Protocol):

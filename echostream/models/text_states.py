@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from echostream.models.decoders.ctc_decoder import CTCDecoder
-from echostream.models.decoders.transformer_decoder import MTState
+from echostream.models.decoders.mt_state import MTState
 from echostream.models.echostream_model import EchoStreamModel
 from echostream.streaming import PerRow
 

@@ -34,7 +34,7 @@ from echostream.models.decoders.ctc_decoder_policy import (
     PolicyState,
     whole_word_mode,
 )
-from echostream.models.decoders.transformer_decoder import MTState
+from echostream.models.decoders.mt_state import MTState
 from echostream.streamspeech.frontend import StreamSpeechFrontend, whole_features
 from echostream.streamspeech.search import CachedPredictor, Predictor, best_labels, greedy
 from echostream.text import Vocabulary

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from echostream.models.decoders.ctc_collapse import NEVER
-from echostream.models.decoders.transformer_decoder import MTState, TransformerMTDecoder
+from echostream.models.decoders.mt_state import MTState
+from echostream.models.decoders.transformer_decoder import TransformerMTDecoder
 from echostream.models.transformer_layer import run_layers
 from echostream.text import Vocabulary
 

@@ -41,6 +41,7 @@ def judge(
     counts: Counts,
     emitted: CTCOutput,
     hypothesis: tuple[int, ...],
+    source_frames: int = 1,
 ) -> Stands | None:
     """The policy's judgement of new subwords, for the text decoder to ask; None: all stand.
 
@@ -48,6 +49,8 @@ def judge(
         counts: what the decision to decode was based on.
         emitted: what the CTC heads brought with it.
         hypothesis: what was written of the sentence, if the policy asks for it.
+        source_frames: frames that the text decoder sees of each encoder frame; policies count the
+            latter.
     """
     asks = policy.evidence
     if not asks:
@@ -59,6 +62,9 @@ def judge(
     before = hypothesis if "hypothesis" in asks else None
 
     def stands(tokens: tuple[int, ...], attention: Sequence[float] | None) -> bool:
+        if attention is not None and source_frames > 1:
+            starts = range(0, len(attention), source_frames)
+            attention = [sum(attention[at : at + source_frames]) for at in starts]
         return policy.stands(Draft(counts, tokens, attention, posteriors, before), config)
 
     return stands

@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.hypothesis import Hypothesis, Stands
+from echostream.models.decoders.mt_state import MTState
 from echostream.models.decoders.phone_prosody import Prosody
-from echostream.models.decoders.transformer_decoder import MTState
 from echostream.models.echostream_model import ListeningState, SpeechState
 from echostream.models.encoder import Features
 from echostream.streaming import join_rows, rows_apart
@@ -67,7 +67,7 @@ class ModelStages(Stages):
         with watch("ctc"):
             outputs, state = self.model.emit(encoded, state, transcribe_only=self.transcribe_only)
         with watch("encoder"):
-            frames = encoded.frames
+            frames = self.model.text_frames(encoded)
             return [
                 (frames[row : row + 1, :count], output, own)
                 for row, (count, output, own) in enumerate(
@@ -82,6 +82,7 @@ class ModelStages(Stages):
         final: Sequence[bool],
         tails: Sequence[Tensor | None],
         stands: Sequence[Stands | None],
+        guesses: Sequence[Sequence[int]],
         watch: Stopwatch,
     ) -> list[Hypothesis]:
         judged = any(stands)
@@ -94,6 +95,7 @@ class ModelStages(Stages):
                 beam=self.beam,
                 stands=stands if judged else None,
                 attention_layer=self.attention_layer if judged else None,
+                guesses=guesses,
             )
 
     def _speak(

@@ -36,6 +36,7 @@ from echostream.translator.stages import Stopwatch
 from echostream.translator.state import PipelineState, begin_with
 from echostream.translator.stream import Decision, StreamPipeline, Taken
 from echostream.translator.text_end import TextEnds, TextEndState
+from echostream.translator.transcribing import TranscriptWriter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +90,14 @@ class Pipeline(StreamPipeline[PipelineState]):
         tokens = config.text_end_tokens if goes_on else 0
         self.text_ends = TextEnds(tokens, config.text_end_score)
         self.frontend = system.frontend()
-        self.transcriber = Detokenizer(system.source_vocabulary)
+        self.source_frames = system.model.source_frames
+        # The text decoder's transcripts are better than the ASR head's, where it writes any.
+        self.transcript_vocabulary = system.transcript_vocabulary or system.source_vocabulary
+        self.transcript_writer: TranscriptWriter | None = None
+        if system.transcript_vocabulary is not None:
+            first = system.config.target_vocab_size
+            self.transcript_writer = TranscriptWriter(self.stages, system.model, first)
+        self.transcriber = Detokenizer(self.transcript_vocabulary)
         self.translator = Detokenizer(system.target_vocabulary)
 
     def _open_speaker(self) -> Speaker:
@@ -143,13 +151,18 @@ class Pipeline(StreamPipeline[PipelineState]):
             state = replace(state, model=replace(state.model, listening=listening))
             spans, unheard, state = self._split(emitted, frames, unheard, state)
             for span in spans:
+                if self.transcript_writer is not None:
+                    inner, written = yield from self.transcript_writer.step(
+                        span, watch, state.model, state.written_transcript
+                    )
+                    state = replace(state, model=inner, written_transcript=written)
                 text_end = self.text_ends.observe(span.emitted, span.frames, state.text_end)
                 state = replace(state, text_end=text_end)
                 rest = self.text_ends.find(text_end)
                 if rest is not None:
                     assert rest.frames is not None  # observed just now
                     before, span = split(span, rest.frames)
-                    output, state = yield from self._write(before, watch, state)
+                    output, state = yield from self._write(before, watch, state, in_retrospect=True)
                     outputs.append(output)
                     watch = self.stages.watch()
                     state = begin_with(rest, span, self._next_sentence(state))
@@ -229,9 +242,13 @@ class Pipeline(StreamPipeline[PipelineState]):
         )
 
     def _write(
-        self, span: Span, watch: Stopwatch, state: PipelineState
+        self, span: Span, watch: Stopwatch, state: PipelineState, *, in_retrospect: bool = False
     ) -> Generator[Any, Any, tuple[Decision, PipelineState]]:
-        """Let the sentence under way read its share of a chunk, then READ or WRITE."""
+        """Let the sentence under way read its share of a chunk, then READ or WRITE.
+
+        Args:
+            in_retrospect: it turned out to have ended, in source that was read before.
+        """
         model, emitted = self.system.model, span.emitted
         source_ms = 1000 * state.processed / state.rate
         if self.task != "asr":
@@ -242,9 +259,13 @@ class Pipeline(StreamPipeline[PipelineState]):
             asr_count=state.asr_count + len(emitted.asr_tokens),
             st_count=state.st_count + len(emitted.st_tokens),
         )
-        words, transcript = self.transcriber.step(
-            emitted.asr_tokens, state.transcript, final=span.ends
-        )
+        heard, guessed, heard_all = emitted.asr_tokens, emitted.asr_tail, span.ends
+        if self.transcript_writer is not None:
+            text = state.written_transcript
+            heard, guessed = text.waiting, self.transcript_writer.guessed(text)
+            heard_all = span.ends and not in_retrospect
+            state = replace(state, written_transcript=replace(text, waiting=()))
+        words, transcript = self.transcriber.step(heard, state.transcript, final=heard_all)
         state = replace(state, transcript=transcript)
         hypothesis: Hypothesis | None = None
         if self.task != "asr":
@@ -276,9 +297,7 @@ class Pipeline(StreamPipeline[PipelineState]):
             units=tuple(units),
             transcript=tuple(words),
             translation=tuple(translated),
-            transcript_tail=self.system.source_vocabulary.decode(
-                (*transcript.pending, *emitted.asr_tail)
-            ),
+            transcript_tail=self.transcript_vocabulary.decode((*transcript.pending, *guessed)),
             translation_tail=self.system.target_vocabulary.decode(translation.pending),
             waveform=waveform,
             sample_rate=self.output_rate,
@@ -311,9 +330,16 @@ class Pipeline(StreamPipeline[PipelineState]):
             return None, state
         stands = None
         if not action.until_eos:
-            stands = judge(self.policy, self.policy_config, counts, emitted, state.hypothesis)
+            stands = judge(
+                self.policy,
+                self.policy_config,
+                counts,
+                emitted,
+                state.hypothesis,
+                self.source_frames,
+            )
         hypothesis = yield self.stages.translate(
-            before, action.max_new_tokens, action.until_eos, tail, watch, stands
+            before, action.max_new_tokens, action.until_eos, tail, watch, stands, state.draft
         )
         if action.until_eos and not hypothesis.finished:
             logger.warning(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from echostream.models.decoders.hypothesis import Stands
-    from echostream.models.decoders.transformer_decoder import MTState
+    from echostream.models.decoders.mt_state import MTState
     from echostream.models.echostream_model import EchoStreamModel, ListeningState, SpeechState
     from echostream.models.encoder import Features
     from echostream.voice.streaming_voice import Phrase, StreamingVoice, VoiceState
@@ -143,11 +143,12 @@ class Stages:
         tail: Tensor | None,
         watch: Stopwatch,
         stands: Stands | None = None,
+        guess: Sequence[int] = (),
     ) -> Request:
         """At most ``limit`` subwords, as far as they ``stand``, to be answered by a
-        :class:`~echostream.models.decoders.hypothesis.Hypothesis`."""
+        :class:`~echostream.models.decoders.hypothesis.Hypothesis`; a right ``guess`` saves time."""
         group = None if tail is not None and tail.shape[1] else final
-        return Request(TRANSLATE, group, (state, limit, final, tail, stands), watch)
+        return Request(TRANSLATE, group, (state, limit, final, tail, stands, guess), watch)
 
     def speak(self, hidden: Tensor, state: SpeechState, watch: Stopwatch) -> Request:
         """(1, N, D) text states, to be answered by ``(units, state)``."""

@@ -14,6 +14,7 @@ from echostream.translator.spans import Span
 from echostream.translator.speech import SpeakerState
 from echostream.translator.stream import StreamState
 from echostream.translator.text_end import TextEndState
+from echostream.translator.transcribing import TranscriptState
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ class PipelineState(StreamState):
         draft: subwords that the text decoder would have written behind them, where the policy waits
             for it to say so twice.
         transcript, translation: words that may still grow.
+        written_transcript: of the transcript that the text decoder writes, if it does.
         endpoint, text_end: what the sentence's end depends on.
         sentence: index of the sentence under way.
         sentence_from: input samples that had gone through the model when it began.
@@ -51,6 +53,7 @@ class PipelineState(StreamState):
     st_count: int = 0
     hypothesis: tuple[int, ...] = ()
     draft: tuple[int, ...] = ()
+    written_transcript: TranscriptState = TranscriptState()
     endpoint: EndpointState = EndpointState()
     text_end: TextEndState = TextEndState()
     sentence: int = 0

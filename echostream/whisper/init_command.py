@@ -88,7 +88,7 @@ def run_init(args: argparse.Namespace) -> int:
     decoder = whisper_path(args.init_decoder or args.init_encoder)
     weights = read_whisper(folder)
     tokenizer = read_tokenizer(decoder if decoder.is_dir() else decoder.parent)
-    system, _ = start_with_texts(
+    system, *_ = start_with_texts(
         weights,
         tokenizer,
         read_lines(args.source_texts, "file of source texts"),

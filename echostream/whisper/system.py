@@ -23,7 +23,7 @@ from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.models.echostream_model import EchoStreamModel
 from echostream.text import SPECIALS, Vocabulary
 from echostream.whisper.plain_texts import plain_source
-from echostream.whisper.tokens import CutTokenizer, CutVocabulary
+from echostream.whisper.tokens import LETTERS, CutTokenizer, CutVocabulary
 from echostream.whisper.warm_start import (
     start_decoder,
     start_encoder,
@@ -86,8 +86,9 @@ def start_with_texts(
     language: str = "es",
     source_pieces: int = 500,
     least: int = 4,
+    transcribes: bool = True,
     **sizes: Any,
-) -> tuple[System, CutTokenizer]:
+) -> tuple[System, CutTokenizer, CutTokenizer | None]:
     """:func:`start_from_whisper` with vocabularies, and the pace of the translation, out of texts.
 
     Args:
@@ -98,11 +99,12 @@ def start_with_texts(
         more_targets: more texts in the target language, for its vocabulary.
         language: of the speech, as Whisper abbreviates it.
         source_pieces: size of the source vocabulary.
-        least: how often a kept target subword occurs.
+        least: how often a kept subword of a translation or a transcript occurs.
+        transcribes: the text decoder writes the transcripts too.
         sizes: what else :func:`start_from_whisper` takes.
 
     Returns:
-        The system, and the tokenizer of its translations.
+        The system, the tokenizer of its translations, and that of its transcripts.
 
     Raises:
         ValueError: as many translations as transcripts are needed; or a vocabulary's reasons.
@@ -118,8 +120,21 @@ def start_with_texts(
     source = train_source_vocabulary(plain, source_pieces)
     tokens = CutTokenizer(tokenizer, vocabulary)
     ratio = subword_ratio(plain, targets, source, tokens)
-    system = start_from_whisper(weights, vocabulary, source, target_per_source=ratio, **sizes)
-    return system, tokens
+    transcripts = None
+    if transcribes:
+        transcripts = CutVocabulary.of(
+            tokenizer,
+            sources,
+            language=language,
+            task="transcribe",
+            least=least,
+            letters=LETTERS.get(language, ""),
+        )
+    system = start_from_whisper(
+        weights, vocabulary, source, transcripts=transcripts, target_per_source=ratio, **sizes
+    )
+    heard = None if transcripts is None else CutTokenizer(tokenizer, transcripts)
+    return system, tokens, heard
 
 
 def start_from_whisper(
@@ -127,6 +142,7 @@ def start_from_whisper(
     vocabulary: CutVocabulary,
     source_vocabulary: Vocabulary,
     *,
+    transcripts: CutVocabulary | None = None,
     decoder_weights: WhisperWeights | None = None,
     decoder_layers: Sequence[int] | None = None,
     head_layers: int = 2,
@@ -142,7 +158,8 @@ def start_from_whisper(
         weights: of Whisper.
         vocabulary: of the translation.
         decoder_weights: of another Whisper, for the text decoder; None: of the same.
-        source_vocabulary: of the transcript.
+        source_vocabulary: of the ASR head.
+        transcripts: of the transcripts that the text decoder writes; None: it writes none.
         decoder_layers: which of Whisper's decoder layers are kept; None: all.
         head_layers: of the two CTC heads.
         segment_frames, left_context_frames, right_context_frames, memory_size: of the encoder
@@ -164,6 +181,8 @@ def start_from_whisper(
         vocabulary,
         layers=decoder_layers,
         alignment_heads=read_alignment_heads(folder),
+        transcripts=transcripts,
+        source="stack",
     )
     head = CTCHeadConfig(
         layers=head_layers,
@@ -192,6 +211,20 @@ def start_from_whisper(
     model = EchoStreamModel(config)
     assert isinstance(model.encoder, EchoStreamSpeechEncoder)  # as configured above
     start_encoder(model.encoder, weights)
-    start_decoder(model.target_unigram_decoder, decoder_weights, vocabulary, layers=decoder_layers)
+    start_decoder(
+        model.target_unigram_decoder,
+        decoder_weights,
+        vocabulary,
+        layers=decoder_layers,
+        transcripts=transcripts,
+    )
     cmvn = CMVN.identity(weights.bins)
-    return System(config, model, source_vocabulary, target_vocabulary, cmvn)
+    written = None if transcripts is None else Vocabulary(transcripts.pieces)
+    return System(
+        config,
+        model,
+        source_vocabulary,
+        target_vocabulary,
+        cmvn,
+        transcript_vocabulary=written,
+    )

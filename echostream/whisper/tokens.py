@@ -20,7 +20,9 @@ from echostream.text import SPECIALS, WORD_START
 PROMPT = ("<|startoftranscript|>", "<|{language}|>", "<|{task}|>", "<|notimestamps|>")
 END = "<|endoftext|>"
 BYTE_SPACE = "\u0120"  # how byte-level subwords write a space
-_PLAIN = re.compile(r"\s?[!-~]+")
+_PLAIN = "!-~"  # printable ASCII
+# Beside them, by language of a transcript. A letter that Whisper has no subword of is left out.
+LETTERS = {"es": "áéíóúüñÁÉÍÓÚÜÑ¿¡"}
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -68,13 +70,15 @@ class CutVocabulary:
         language: str,
         task: str = "translate",
         least: int = 1,
+        letters: str = "",
     ) -> CutVocabulary:
-        """What ``texts`` in the target language need.
+        """What ``texts`` in the language that is written need.
 
         Args:
             language: of the speech, as Whisper abbreviates it.
             task: ``translate`` (to English) or ``transcribe``.
             least: how often a subword must occur.
+            letters: that it may hold beside printable ASCII characters.
 
         Raises:
             ValueError: the tokenizer does not know a token of the prompt.
@@ -82,16 +86,21 @@ class CutVocabulary:
         counts = Counter(token for text in texts for token in tokenize(tokenizer, text))
         used = {token for token, count in counts.items() if count >= least}
         vocabulary = tokenizer.get_vocab()
-        letters = [chr(code) for code in range(33, 127)]
-        starts = [BYTE_SPACE + letter for letter in letters]
-        used.update(vocabulary[name] for name in (*letters, *starts) if name in vocabulary)
+        characters = [chr(code) for code in range(33, 127)]
+        starts = [BYTE_SPACE + letter for letter in characters]
+        used.update(vocabulary[name] for name in (*characters, *starts) if name in vocabulary)
+        for letter in (*letters, *(" " + letter for letter in letters)):
+            # Of two bytes, which are one subword or two.
+            found = tokenizer.encode(letter, add_special_tokens=False).ids
+            used.update(found if len(found) == 1 else ())
+        plain = re.compile(rf"\s?[{_PLAIN}{re.escape(letters)}]+")
         kept = []
         if any(name not in vocabulary for name in starts):
             # A word may begin with a letter that no subword begins with.
             kept.append((WORD_START, vocabulary[BYTE_SPACE]))
         for token in sorted(used):
             surface = tokenizer.decode([token])
-            if _PLAIN.fullmatch(surface):
+            if plain.fullmatch(surface):
                 kept.append((re.sub(r"^\s", WORD_START, surface), token))
         names = [part.format(language=language, task=task) for part in PROMPT]
         known: dict[str, int] = {}
@@ -133,8 +142,8 @@ class CutTokenizer:
         }
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; subwords that were cut are spelled, characters that are not ASCII left
-        out."""
+        """Ids of a text; subwords that were cut are spelled, characters that the vocabulary lacks
+        left out."""
         found: list[int] = []
         for token in tokenize(self.tokenizer, text):
             if token in self.ids:

@@ -11,6 +11,7 @@ averaged in pairs at first, which the text decoder bears; both are trained on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -68,11 +69,16 @@ def whisper_decoder(
     *,
     layers: Sequence[int] | None = None,
     alignment_heads: Sequence[tuple[int, int]] = (),
+    transcripts: CutVocabulary | None = None,
+    source: Literal["encoder", "stack"] = "encoder",
 ) -> MTDecoderConfig:
     """The text decoder that takes Whisper's decoder layers.
 
     Args:
+        vocabulary: of the translation.
         layers: these of them only.
+        transcripts: vocabulary of the transcripts that it writes too; None: it writes none.
+        source: 25 frames a second or, as Whisper's does, 50.
         alignment_heads: of Whisper (:func:`~echostream.whisper.weights.read_alignment_heads`).
     """
     kept = list(range(weights.layers("decoder")) if layers is None else layers)
@@ -89,6 +95,9 @@ def whisper_decoder(
         prompt=vocabulary.prompt,
         no_repeat_ngram=4,
         alignment_heads=tuple((kept.index(a), b) for a, b in alignment_heads if a in kept),
+        source=source,
+        transcript_prompt=() if transcripts is None else transcripts.prompt,
+        transcript_vocab_size=0 if transcripts is None else len(transcripts.origins),
     )
 
 
@@ -125,8 +134,9 @@ def start_decoder(
     vocabulary: CutVocabulary,
     *,
     layers: Sequence[int] | None = None,
+    transcripts: CutVocabulary | None = None,
 ) -> None:
-    """Fill a text decoder of :func:`whisper_decoder`.
+    """Fill a text decoder of :func:`whisper_decoder`, with the same vocabularies and layers.
 
     Raises:
         ValueError: the decoder has another shape.
@@ -145,9 +155,10 @@ def start_decoder(
             key = f"{attention}.k_proj"
             found[f"layers.{target}.{key}.bias"] = _projection(weights, prefix + key, "bias")
     table = weights.tensors["decoder.embed_tokens.weight"]
-    own = table.new_zeros(len(vocabulary.origins), table.size(1))
-    known = [index for index, origin in enumerate(vocabulary.origins) if origin >= 0]
-    own[known] = table[[vocabulary.origins[index] for index in known]]
+    origins = [*vocabulary.origins, *(() if transcripts is None else transcripts.origins)]
+    own = table.new_zeros(len(origins), table.size(1))
+    known = [index for index, origin in enumerate(origins) if origin >= 0]
+    own[known] = table[[origins[index] for index in known]]
     found["embed_tokens.weight"] = own
     _fill(decoder, found, weights)
 

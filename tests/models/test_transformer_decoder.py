@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from echostream.config import MTDecoderConfig
+from echostream.models.decoders.mt_state import repeating
 from echostream.models.decoders.policy_visibility import ctc_emission, streaming_visibility
-from echostream.models.decoders.transformer_decoder import TransformerMTDecoder, repeating
+from echostream.models.decoders.transformer_decoder import TransformerMTDecoder
 from echostream.models.kv_cache import TRIM_SLACK, KVCache, causal_mask
 from echostream.models.transformer_layer import visible_mask
 from echostream.streaming import PerRow, state_bytes
@@ -22,8 +23,8 @@ def make(**options) -> TransformerMTDecoder:
     return TransformerMTDecoder(config, SOURCE, VOCAB).double().eval()
 
 
-def frames(count):
-    return torch.randn(1, count, SOURCE, dtype=torch.double)
+def frames(count, batch=1):
+    return torch.randn(batch, count, SOURCE, dtype=torch.double)
 
 
 @torch.no_grad()
@@ -98,12 +99,12 @@ def test_decode_follows_greedy_choice_and_rolls_back_end_of_sentence():
     calls = []
     original = decoder._log_probs
 
-    def forced(hidden, positions):
-        (position,) = positions
+    def forced(hidden, first, transcribes):
+        (position,) = first
         calls.append(position)
-        scores = original(hidden, positions)
+        scores = original(hidden, first, transcribes)
         if position >= 2:
-            scores[:, decoder.eos] = 100.0
+            scores[..., decoder.eos] = 100.0
         return scores
 
     decoder._log_probs = forced
@@ -145,7 +146,7 @@ def test_beam_finds_the_best_scored_sentence():
         total, current = 0.0, state
         for token in (*sentence, decoder.eos):
             hidden, following = decoder.step(torch.tensor([[current.last_token]]), current)
-            total += float(decoder._log_probs(hidden, [current.length])[0, token])
+            total += float(decoder._log_probs(hidden, [current.length], [False])[0, 0, token])
             current = replace(following, last_tokens=PerRow([token]))
         return total / (len(sentence) + 1)
 
@@ -300,16 +301,53 @@ def test_ragged_batch_with_a_window_shorter_than_the_source():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("final", [False, True])
+def test_guesses_change_nothing_but_the_time(final, monkeypatch):
+    """Right, wrong at every place, too long, of one row only, and where judges look on."""
+    decoder = make()
+    source = frames(8, batch=2)
+    state = decoder.read(source, decoder.init_state(2), lengths=[8, 5])
+    limits = [7, 5]
+    wanted = decoder.decode_rows(state, limits, final)
+    steps = []
+    original = type(decoder).step
+    monkeypatch.setattr(type(decoder), "step", lambda *a, **k: steps.append(1) or original(*a, **k))
+    right = [one.tokens for one in wanted]
+    candidates = [right, [right[0], ()], [(9,) * 9, right[1]], [(*right[0], 5, 6, 7), (4,)]]
+    for place in range(1, 7):
+        own = list(right[0])
+        own[place:] = [8] * (len(own) - place)
+        candidates.append([own, right[1][:place]])
+    for guesses in candidates:
+        found = decoder.decode_rows(state, limits, final, guesses=guesses)
+        for a, b in zip(found, wanted, strict=True):
+            assert (a.tokens, a.finished, a.refused) == (b.tokens, b.finished, b.refused)
+            torch.testing.assert_close(a.hidden, b.hidden, atol=1e-9, rtol=0)
+            assert a.state.length == b.state.length
+            assert a.state.written == b.state.written
+            assert a.score == pytest.approx(b.score, abs=1e-6)
+            again = decoder.decode_rows(a.state, [3], final)[0].tokens
+            assert again == decoder.decode_rows(b.state, [3], final)[0].tokens
+    steps.clear()
+    decoder.decode_rows(state, limits, final, guesses=right)
+    assert len(steps) <= 2
+    stands = [lambda tokens, _: len(tokens) < 3, None]
+    judged = decoder.decode_rows(state, limits, final, stands=stands)
+    found = decoder.decode_rows(state, limits, final, stands=stands, guesses=right)
+    assert [(a.tokens, a.refused) for a in found] == [(b.tokens, b.refused) for b in judged]
+
+
+@torch.no_grad()
 def test_beam_while_the_source_goes_on_keeps_unfinished_sentences():
     decoder = make()
     state = decoder.read(frames(5), decoder.init_state())
     original = decoder._log_probs
 
-    def ending(hidden, positions):
-        position = positions[0]
-        scores = original(hidden, positions)
+    def ending(hidden, first, transcribes):
+        position = first[0]
+        scores = original(hidden, first, transcribes)
         if position >= 1:
-            scores[:, decoder.eos] = -1e-3 if position == 1 else -50.0
+            scores[..., decoder.eos] = -1e-3 if position == 1 else -50.0
         return scores
 
     decoder._log_probs = ending

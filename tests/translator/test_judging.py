@@ -16,8 +16,8 @@ from echostream.config import (
 )
 from echostream.models.decoders.alignatt_policy import aligned_frame
 from echostream.models.decoders.ctc_decoder_policy import PolicyAction
+from echostream.models.decoders.hypothesis import Hypothesis
 from echostream.models.decoders.policies import POLICIES
-from echostream.models.decoders.transformer_decoder import Hypothesis
 from echostream.models.echostream_model import seeded_model
 from echostream.streamspeech.recompute import StreamSpeechPipeline
 from echostream.synthetic import syllables, synthetic_clip
@@ -223,11 +223,12 @@ def test_the_wish_to_end_counts_where_more_was_expected(double_system, clip, mon
     decoder = type(double_system.model.target_unigram_decoder)
     asked = []
 
-    def ending(self, hidden, positions):
-        scores = torch.full((hidden.size(0), self.embed_tokens.num_embeddings), -5.0)
+    def ending(self, hidden, first, transcribes):
+        scores = torch.full((*hidden.shape[:2], self.embed_tokens.num_embeddings), -5.0)
         # One subword, then end-of-sentence.
-        for row, position in enumerate(positions):
-            scores[row, self.eos if position else 7] = 0.0
+        for row, position in enumerate(first):
+            for at in range(hidden.size(1)):
+                scores[row, at, self.eos if position + at else 7] = 0.0
         return scores
 
     monkeypatch.setattr(decoder, "_log_probs", ending)

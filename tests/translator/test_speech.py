@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echostream.config import BacklogConfig, EndpointConfig, PolicyConfig, SpeechConfig
-from echostream.models.decoders.transformer_decoder import Hypothesis
+from echostream.models.decoders.hypothesis import Hypothesis
 from echostream.models.echostream_model import EchoStreamModel, EchoStreamState, seeded_model
 from echostream.synthetic import synthetic_clip
 from echostream.translator.pipeline import Pipeline

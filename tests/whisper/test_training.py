@@ -71,12 +71,13 @@ def build(hugging_face_folder, tokenizer, pool, **options):
     letters = sorted({c for text in SOURCES for c in text if c != " "})
     source = Vocabulary(["\u2581", *letters])
     source.encode = lambda text: [source._ids[c] for c in text.replace(" ", "\u2581")]
-    system = start_from_whisper(weights, vocabulary, source, head_layers=1)
+    heard = CutVocabulary.of(tokenizer, SOURCES, language="es", task="transcribe")
+    system = start_from_whisper(weights, vocabulary, source, transcripts=heard, head_layers=1)
     teacher = EchoStreamSpeechEncoder(system.config.encoder)
     start_encoder(teacher, weights)
     settings = {"batch_seconds": 2.0, "minutes": 1e6, "alone": 0.0, "seed": 4} | options
-    tokens = CutTokenizer(tokenizer, vocabulary)
-    return WarmStartTrainer(system, teacher, tokens, pool, TrainingOptions(**settings))
+    tokens, transcripts = (CutTokenizer(tokenizer, part) for part in (vocabulary, heard))
+    return WarmStartTrainer(system, teacher, tokens, transcripts, pool, TrainingOptions(**settings))
 
 
 def test_pool_reads_what_is_there(pool, speech):
@@ -216,7 +217,7 @@ def test_training_learns_and_teaches_the_student_alone(hugging_face_folder, toke
         np.mean([losses["distance"] for losses in part]) for part in (found[:5], found[-5:])
     )
     assert last < 0.6 * first
-    assert {"asr", "st", "mt", "distance", "hidden"} == set().union(*found)
+    assert {"asr", "st", "mt", "transcript", "distance", "hidden"} == set().union(*found)
     assert any(set(losses) == {"distance", "hidden"} for losses in found)  # sounds without text
     for name, tensor in trainer.teacher.state_dict().items():
         torch.testing.assert_close(tensor, before[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from echostream.audio import (
     LogMelFrontend,
@@ -17,7 +18,7 @@ from echostream.models.decoders.transformer_decoder import TransformerMTDecoder
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.streaming import join_rows
 from echostream.text import Vocabulary
-from echostream.whisper.tokens import CutTokenizer, CutVocabulary
+from echostream.whisper.tokens import END, LETTERS, PROMPT, CutTokenizer, CutVocabulary
 from echostream.whisper.warm_start import (
     interpolate,
     start_decoder,
@@ -147,6 +148,59 @@ def test_decoder_is_whispers(reference, decoder, vocabulary, tokenizer):
     torch.testing.assert_close(logits[..., known], wanted[..., origins], atol=1e-4, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def both_tasks(weights, vocabulary, tokenizer):
+    """A decoder that transcribes too, and the vocabulary of transcripts."""
+    heard = CutVocabulary.of(tokenizer, [TEXTS[1]], language="es", task="transcribe")
+    config = whisper_decoder(weights, vocabulary, transcripts=heard)
+    decoder = TransformerMTDecoder(config, weights.width, len(vocabulary.origins))
+    start_decoder(decoder, weights, vocabulary, transcripts=heard)
+    return decoder.eval().requires_grad_(False), heard
+
+
+def test_transcripts_are_whispers(reference, both_tasks, vocabulary, tokenizer):
+    """The same layers behind the other prompt, in the other part of the vocabulary."""
+    decoder, heard = both_tasks
+    source = torch.randn(1, 9, 128, generator=torch.Generator().manual_seed(2))
+    words = CutTokenizer(tokenizer, heard).encode(TEXTS[1])
+    first = len(vocabulary.origins)
+    inputs = torch.tensor([[Vocabulary.eos, *(first + word for word in words)]])
+    logits, _ = decoder(inputs, source.transpose(0, 1), transcribes=True)
+    theirs = torch.tensor([[heard.origins[i] for i in (*heard.prompt, *words)]])
+    assert vocabulary.prompt != heard.prompt
+    wanted = reference(decoder_input_ids=theirs, encoder_outputs=(source,)).logits
+    wanted = wanted[:, len(heard.prompt) - 1 :]
+    known = [index for index, origin in enumerate(heard.origins) if origin >= 0]
+    known.remove(Vocabulary.eos)  # one for both
+    found = logits[..., [first + index for index in known]]
+    origins = [heard.origins[index] for index in known]
+    torch.testing.assert_close(found, wanted[..., origins], atol=1e-4, rtol=1e-4)
+    other = torch.arange(first) != Vocabulary.eos
+    assert bool(logits[..., :first][..., other].isinf().all())
+    assert bool(decoder(inputs, source.transpose(0, 1))[0][..., first:].isinf().all())
+
+
+def test_rows_of_both_tasks_are_decoded_together(both_tasks, decoder, vocabulary):
+    two, heard = both_tasks
+    source = torch.randn(2, 6, 128, generator=torch.Generator().manual_seed(4))
+    states = [two.init_state(), two.init_state(transcribes=True)]
+    states = [two.read(row[None], own) for row, own in zip(source, states, strict=True)]
+    together = two.decode_rows(join_rows(states), [6, 6], True)
+    alone = [two.decode_rows(own, [6], True)[0] for own in states]
+    assert [one.tokens for one in together] == [one.tokens for one in alone]
+    first = len(vocabulary.origins)
+    assert max(together[0].tokens) < first <= min(together[1].tokens)
+    assert (
+        together[0].tokens
+        == decoder.decode(
+            decoder.read(source[:1], decoder.init_state()), max_new_tokens=6, final=True
+        ).tokens
+    )
+    assert len(two.transcript_prompt) == len(heard.prompt)
+    with pytest.raises(ValueError, match="writes no transcripts"):
+        decoder.init_state(transcribes=True)
+
+
 def test_decoder_streams(decoder, vocabulary, tokenizer):
     """The prompt is read with the first frames; then steps equal the whole computation."""
     source = torch.randn(1, 9, 128, generator=torch.Generator().manual_seed(2))
@@ -212,6 +266,27 @@ def test_cut_vocabulary_spells_what_it_lacks(tokenizer, vocabulary):
     for text in ("the cat", "a zebra sat", "Don't 12"):
         assert target.decode(tokens.encode(text)) == text
     assert target.decode(tokens.encode("ma\u00f1ana")) == "maana"
+
+
+def test_vocabulary_of_transcripts_has_letters_of_its_language(tokenizer):
+    """Those that a subword holds; the tokenizer's alphabet is bytes."""
+    text = "ma\u00f1ana"
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    names = [part.format(language="es", task="transcribe") for part in (*PROMPT, END)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=names,
+        show_progress=False,
+    )
+    made.train_from_iterator([f" {text}"] * 5, trainer)
+    options = {"language": "es", "task": "transcribe"}
+    plain = CutVocabulary.of(made, [text], **options)
+    spelled = CutVocabulary.of(made, [text], letters=LETTERS["es"], **options)
+    assert Vocabulary(spelled.pieces).decode(CutTokenizer(made, spelled).encode(text)) == text
+    assert Vocabulary(plain.pieces).decode(CutTokenizer(made, plain).encode(text)) == "maana"
 
 
 def test_decoder_layers_may_be_fewer(weights, vocabulary):

@@ -101,6 +101,7 @@ class OnnxModel:
     def __init__(self, manifest: Manifest, run: Run, threads: int = 1) -> None:
         self.manifest, self.config, self._run = manifest, manifest.config, run
         self.threads = threads
+        self.source_frames = 1
         self.vocoder: ArrayVocoder | None = None
         if not isinstance(self.config.encoder, EmformerConfig):
             raise ValueError(f"graphs are of Emformers, got a {self.config.encoder.kind} encoder")

@@ -98,6 +98,7 @@ class OnnxStages(Stages):
         final: Sequence[bool],
         tails: Sequence[None],
         stands: Sequence[None],
+        guesses: Sequence[Sequence[int]],
         watch: Stopwatch,
     ) -> list[Hypothesis]:
         with watch("mt"):

@@ -20,7 +20,7 @@ class Hypothesis:
         hidden: (1, N, D) decoder states of the positions that predicted them, followed by the one
             that predicted end-of-sentence if ``finished``.
         state: the decoder state behind them, of this row alone
-            (:class:`~echostream.models.decoders.transformer_decoder.MTState`, or what takes its
+            (:class:`~echostream.models.decoders.mt_state.MTState`, or what takes its
             place in another runtime).
         finished: end-of-sentence was predicted (and accepted).
         score: sum of log-probabilities.

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echostream.config import MTDecoderConfig
+from echostream.models.cache_limits import TRIM_SLACK
 from echostream.models.decoders.hypothesis import Hypothesis, Stands
+from echostream.models.decoders.mt_state import MTState, repeating, selected
 from echostream.models.kv_cache import KVCache, causal_mask
 from echostream.models.module_list import module_list
 from echostream.models.transformer_layer import (
@@ -34,58 +36,14 @@ from echostream.models.transformer_layer import (
 from echostream.streaming import PerRow, join_rows, per_row, rows_apart, take_rows
 
 
-@dataclass(frozen=True)
-class MTState:
-    """Streaming state of :class:`TransformerMTDecoder`, of B rows.
-
-    Attributes:
-        cache: self-attention keys and values; each row's length is the number of positions
-            processed.
-        sources: cross-attention keys and values of all source frames read.
-        last_tokens: the token that each row's next position reads.
-        written: the tokens of each row's sentence so far.
-    """
-
-    cache: KVCache
-    sources: KVCache
-    last_tokens: PerRow
-    written: PerRow
-
-    @property
-    def length(self) -> int:
-        """Target positions processed by the only row."""
-        return self.cache.length
-
-    @property
-    def source_length(self) -> int:
-        """Source frames read by the only row."""
-        return self.sources.length
-
-    @property
-    def last_token(self) -> int:
-        """Of the only row."""
-        (token,) = self.last_tokens
-        return token
-
-    def truncate(self, length: int, last_token: int) -> MTState:
-        """Forget target positions of the only row from ``length`` on; the source stays."""
-        (written,) = self.written
-        kept = max(len(written) - (self.length - length), 0)
-        return replace(
-            self,
-            cache=self.cache.truncate(length),
-            last_tokens=PerRow((last_token,)),
-            written=PerRow((tuple(written[:kept]),)),
-        )
-
-
 class TransformerMTDecoder(nn.Module):
     """Machine-translation decoder.
 
     Args:
         config: sizes.
         source_dim: encoder width.
-        vocab_size: V with special symbols.
+        vocab_size: V with special symbols, of the translation. Subwords of transcripts have ids
+            from V on.
         pad, eos: ids of padding and end-of-sentence; the latter also starts a sentence, unless the
             configuration names a prompt.
     """
@@ -103,7 +61,9 @@ class TransformerMTDecoder(nn.Module):
         self.config, self.pad, self.eos = config, pad, eos
         self.min_tokens = 1  # of a sentence, before which it never ends: fairseq's min_len
         dim = config.embed_dim
-        self.embed_tokens = nn.Embedding(vocab_size, dim, padding_idx=pad)
+        self.vocab_size = vocab_size
+        rows = vocab_size + config.transcript_vocab_size
+        self.embed_tokens = nn.Embedding(rows, dim, padding_idx=pad)
         nn.init.normal_(self.embed_tokens.weight, std=dim**-0.5)
         nn.init.zeros_(self.embed_tokens.weight[pad])
         self.layers = module_list(
@@ -127,16 +87,31 @@ class TransformerMTDecoder(nn.Module):
                 f"mt: the prompt {list(self.prompt)} names tokens behind the vocabulary of "
                 f"{vocab_size}"
             )
+        self.transcript_prompt = tuple(vocab_size + token for token in config.transcript_prompt)
         self.layer_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(config.dropout)
 
-    def init_state(self, batch_size: int = 1) -> MTState:
+    def init_state(self, batch_size: int = 1, *, transcribes: bool = False) -> MTState:
+        """Before the first token of a sentence.
+
+        Args:
+            transcribes: the rows write transcripts.
+
+        Raises:
+            ValueError: the decoder writes none.
+        """
         return MTState(
             init_cache(self.layers, "self_attn", batch_size),
             init_cache(self.layers, "encoder_attn", batch_size),
-            PerRow.of(self.prompt[-1], batch_size),
+            PerRow.of(self._prompt(transcribes)[-1], batch_size),
             PerRow.of((), batch_size),
+            PerRow.of(transcribes, batch_size),
         )
+
+    def _prompt(self, transcribes: bool) -> tuple[int, ...]:
+        if transcribes and not self.transcript_prompt:
+            raise ValueError("this text decoder writes no transcripts: it has no prompt for them")
+        return self.transcript_prompt if transcribes else self.prompt
 
     def read(
         self, encoder_out: Tensor, state: MTState, *, lengths: Sequence[int] | None = None
@@ -159,13 +134,25 @@ class TransformerMTDecoder(nn.Module):
 
     def _begin(self, state: MTState) -> MTState:
         """Read the prompt but for its last token, which the first position reads."""
-        rows = len(state.last_tokens)
-        tokens = torch.tensor([self.prompt[:-1]] * rows, device=self.embed_tokens.weight.device)
+        prompts = [self._prompt(transcribes)[:-1] for transcribes in state.transcribes]
+        tokens = torch.tensor(prompts, device=self.embed_tokens.weight.device)
         return self._step(tokens, state, None)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(B, T, D) decoder states to (B, T, V)."""
+        """(B, T, D) decoder states to (B, T, V), and the subwords of transcripts behind them."""
         return F.linear(hidden, self.embed_tokens.weight)
+
+    def _of_task(self, logits: Tensor, transcribes: Sequence[bool]) -> Tensor:
+        """(B, T, V) logits without the subwords of the other task in each row."""
+        if not self.transcript_prompt:
+            return logits
+        token = torch.arange(logits.size(-1), device=logits.device)
+        other = token >= self.vocab_size
+        if not any(transcribes):
+            return logits.masked_fill(other, -torch.inf)
+        rows = torch.tensor(transcribes, device=logits.device)[:, None, None]
+        hidden = torch.where(rows, ~other & (token != self.eos), other)
+        return logits.masked_fill(hidden, -torch.inf)
 
     def _embed(self, tokens: Tensor, offsets: Sequence[int]) -> Tensor:
         """(B, T) tokens behind ``offsets`` positions of each row to (B, T, D)."""
@@ -264,6 +251,7 @@ class TransformerMTDecoder(nn.Module):
         encoder_out: Tensor,
         encoder_padding_mask: Tensor | None = None,
         visible_source: Tensor | None = None,
+        transcribes: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Teacher-forced decoding.
 
@@ -274,14 +262,17 @@ class TransformerMTDecoder(nn.Module):
             encoder_padding_mask: (B, S), True at padding.
             visible_source: (B, T) how many source frames had been read when each position's
                 token was written; None: all of them.
+            transcribes: all rows are transcripts.
 
         Returns:
-            (B, T, V) logits and (T, B, D) decoder states.
+            (B, T, V) logits, minus infinity at subwords of the other task, and (T, B, D) decoder
+            states.
         """
         source = encoder_out.transpose(0, 1)
         ahead = len(self.prompt) - 1
         if self.config.prompt:
-            prompt = prev_output_tokens.new_tensor(self.prompt).expand(len(source), -1)
+            start = self._prompt(transcribes)
+            prompt = prev_output_tokens.new_tensor(start).expand(len(source), -1)
             prev_output_tokens = torch.cat([prompt, prev_output_tokens[:, 1:]], dim=1)
             if visible_source is not None and visible_source.size(1) > 1:
                 first = visible_source[:, :1].expand(-1, ahead)
@@ -308,28 +299,31 @@ class TransformerMTDecoder(nn.Module):
         for layer in self.layers:
             x = layer(x, mask, layer.encoder_attn.project(source), source_mask)
         hidden = self.layer_norm(x[:, ahead:])
-        return self.logits(hidden), hidden.transpose(0, 1)
+        logits = self._of_task(self.logits(hidden), [transcribes] * rows)
+        return logits, hidden.transpose(0, 1)
 
-    def _log_probs(self, hidden: Tensor, positions: Sequence[int]) -> Tensor:
-        """(B, V) log-probabilities after the last of (B, T, D) states, which stand at these
-        positions; never padding, and no end of a sentence that is too short."""
-        log_probs = self.logits(hidden[:, -1]).float().log_softmax(dim=-1)
-        log_probs[:, self.pad] = -torch.inf
+    def _log_probs(
+        self, hidden: Tensor, first: Sequence[int], transcribes: Sequence[bool]
+    ) -> Tensor:
+        """(B, T, V) log-probabilities after (B, T, D) states, of which each row's first stands at
+        this position; never padding, and no end of a sentence that is too short."""
+        logits = self._of_task(self.logits(hidden), transcribes)
+        log_probs = logits.float().log_softmax(dim=-1)
+        log_probs[..., self.pad] = -torch.inf
         if self.config.prompt:
-            log_probs[:, list(self.prompt)] = -torch.inf
+            log_probs[..., [*self.prompt, *self.transcript_prompt]] = -torch.inf
         least = self.min_tokens + len(self.prompt) - 1
-        first = [row for row, position in enumerate(positions) if position < least]
-        if first:
-            log_probs[first, self.eos] = -torch.inf
+        for row, position in enumerate(first):
+            if position < least:
+                log_probs[row, : least - position, self.eos] = -torch.inf
         return log_probs
 
-    def _unrepeated(self, log_probs: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
-        """(B, V) log-probabilities without what would go round in circles, behind each row's
-        tokens of the sentence; changed in place."""
+    def _unrepeated(self, log_probs: Tensor, written: Sequence[int]) -> None:
+        """Take out of (V,) log-probabilities, in place, what would go round in circles behind the
+        tokens of the sentence."""
         size = self.config.no_repeat_ngram
-        for row, tokens in enumerate(written if size else ()):
-            log_probs[row, repeating(tokens, size)] = -torch.inf
-        return log_probs
+        if size:
+            log_probs[repeating(written, size)] = -torch.inf
 
     def decode(
         self, state: MTState, *, max_new_tokens: int, final: bool, beam: int = 1
@@ -347,6 +341,7 @@ class TransformerMTDecoder(nn.Module):
         beam: int = 1,
         stands: Sequence[Stands | None] | None = None,
         attention_layer: int | None = None,
+        guesses: Sequence[Sequence[int]] | None = None,
     ) -> list[Hypothesis]:
         """Write up to ``limits`` tokens in each row.
 
@@ -363,6 +358,9 @@ class TransformerMTDecoder(nn.Module):
                 the first that may not. With a beam the best hypothesis is cut there.
             attention_layer: whose cross-attention ``stands`` sees, as :meth:`step_attending` takes
                 it; None: it sees none, and none is computed.
+            guesses: what each row may turn out to write. They change nothing but the time: those
+                that are right are all computed in one step (Leviathan et al., "Fast Inference from
+                Transformers via Speculative Decoding", ICML 2023). A beam does not use them.
         """
         if min(limits) < 1:
             raise ValueError(f"every row needs a limit of at least 1 new token, got {limits}")
@@ -381,7 +379,9 @@ class TransformerMTDecoder(nn.Module):
                 one if judge is None else self._judged(one, own, judge, attention_layer)
                 for one, own, judge in zip(found, states, judges, strict=True)
             ]
-        return self._decode_greedy(state, limits, ends, judges, attention_layer)
+        # No more than can be taken back.
+        shortened = [own[:TRIM_SLACK] for own in guesses or [()] * rows]
+        return self._decode_greedy(state, limits, ends, judges, attention_layer, shortened)
 
     def _judged(
         self, hypothesis: Hypothesis, before: MTState, stands: Stands, layer: int | None
@@ -408,59 +408,78 @@ class TransformerMTDecoder(nn.Module):
         ends: Sequence[bool],
         judges: Sequence[Stands | None],
         layer: int | None,
+        guesses: Sequence[Sequence[int]],
     ) -> list[Hypothesis]:
         rows, device = len(limits), self.embed_tokens.weight.device
         tokens: list[list[int]] = [[] for _ in range(rows)]
         scores, finished = [0.0] * rows, [False] * rows
         refused: list[int | None] = [None] * rows
-        states: list[Tensor] = []  # (B, 1, D) of each position
+        states: list[list[Tensor]] = [[] for _ in range(rows)]  # (1, N, D)
         writing = [True] * rows
-        before = state.cache.lengths
+        guessed = [list(own[:limit]) for own, limit in zip(guesses, limits, strict=True)]
         while any(writing):
-            inputs = torch.tensor([[token] for token in state.last_tokens], device=device)
+            # What follows a guess is computed along with it, and forgotten if the guess was wrong.
+            inputs = [
+                [last, *(own if goes else ())]
+                for last, own, goes in zip(state.last_tokens, guessed, writing, strict=True)
+            ]
             # Rows that have ended are computed along and kept as they are.
-            counts = [int(goes) for goes in writing]
-            positions = state.cache.lengths
-            weights: list[list[float]] | None = None
+            counts = [len(own) * goes for own, goes in zip(inputs, writing, strict=True)]
+            size = max(map(len, inputs))
+            padded = [own + [own[-1]] * (size - len(own)) for own in inputs]
+            new = torch.tensor(padded, device=device)
+            first = state.cache.lengths
+            weights: list[list[list[float]]] | None = None
             if layer is None:
-                hidden, state = self.step(inputs, state, lengths=counts)
+                hidden, state = self.step(new, state, lengths=counts)
             else:
-                hidden, state, seen = self.step_attending(inputs, state, layer, lengths=counts)
+                hidden, state, seen = self.step_attending(new, state, layer, lengths=counts)
                 slots = state.sources.newest_slots(self.config.source_context_frames)
-                weights = [w[own] for w, own in zip(seen[:, 0].tolist(), slots, strict=True)]
-            so_far = [(*a, *b) for a, b in zip(state.written, tokens, strict=True)]
-            log_probs = self._unrepeated(self._log_probs(hidden, positions), so_far)
-            values, best = log_probs.max(dim=-1)
-            states.append(hidden)
-            last = list(state.last_tokens)
-            for row, (token, value) in enumerate(zip(best.tolist(), values.tolist(), strict=True)):
-                if not writing[row]:
-                    continue
-                if token == self.eos:
-                    writing[row], finished[row] = False, ends[row]
-                    scores[row] += value if ends[row] else 0.0
-                    continue
-                judge = judges[row]
-                if judge is not None:
-                    attention = None if weights is None else weights[row]
-                    if not judge((*tokens[row], token), attention):
-                        writing[row], refused[row] = False, token
-                        continue
-                tokens[row].append(token)
-                last[row] = token
-                scores[row] += value
-                writing[row] = len(tokens[row]) < limits[row]
-            state = replace(state, last_tokens=PerRow(last))
-        # The position of an end-of-sentence or another token that was not accepted is forgotten.
-        kept = [len(own) + end for own, end in zip(tokens, finished, strict=True)]
-        lengths = [start + count for start, count in zip(before, kept, strict=True)]
+                weights = [w[:, own].tolist() for w, own in zip(seen, slots, strict=True)]
+            log_probs = self._log_probs(hidden, first, state.transcribes)
+            for row, count in enumerate(counts):
+                so_far = (*state.written[row], *tokens[row], *guessed[row])
+                for position in range(count):
+                    end = len(so_far) - len(guessed[row]) + position
+                    self._unrepeated(log_probs[row, position], so_far[:end])
+            values, best = (table.tolist() for table in log_probs.max(dim=-1))
+            last, kept = list(state.last_tokens), list(first)
+            for row in range(rows):
+                position = 0
+                while writing[row] and position < counts[row]:
+                    token, value = best[row][position], values[row][position]
+                    if token == self.eos:
+                        writing[row], finished[row] = False, ends[row]
+                        scores[row] += value if ends[row] else 0.0
+                        position += ends[row]
+                        break
+                    judge = judges[row]
+                    if judge is not None:
+                        attention = None if weights is None else weights[row][position]
+                        if not judge((*tokens[row], token), attention):
+                            writing[row], refused[row] = False, token
+                            break
+                    right = guessed[row][position : position + 1] == [token]
+                    tokens[row].append(token)
+                    last[row] = token
+                    scores[row] += value
+                    writing[row] = len(tokens[row]) < limits[row]
+                    position += 1
+                    if not right:
+                        break
+                states[row].append(hidden[row : row + 1, :position])
+                kept[row] += position
+                guessed[row] = []
+            # The position of an end-of-sentence or another token that was not accepted is
+            # forgotten.
+            cache = state.cache.truncate(kept)
+            state = replace(state, cache=cache, last_tokens=PerRow(last))
         written = PerRow((*a, *b) for a, b in zip(state.written, tokens, strict=True))
-        state = replace(state, cache=state.cache.truncate(lengths), written=written)
-        hidden = torch.cat(states, dim=1)
+        state = replace(state, written=written)
         return [
             Hypothesis(
                 tuple(tokens[row]),
-                hidden[row : row + 1, : kept[row]],
+                torch.cat(states[row], dim=1),
                 state if rows == 1 else take_rows(state, [row]),
                 finished[row],
                 scores[row],
@@ -485,8 +504,9 @@ class TransformerMTDecoder(nn.Module):
         for step in range(max_new_tokens):
             hidden, following = self.step(last, batch)
             so_far = [(*state.written[0], *h.tokens) for h in live]
-            log_probs = self._log_probs(hidden, [start + step] * len(live))
-            log_probs = self._unrepeated(log_probs, so_far)
+            log_probs = self._log_probs(hidden, [start + step] * len(live), batch.transcribes)[:, 0]
+            for own, written in zip(log_probs, so_far, strict=True):
+                self._unrepeated(own, written)
             scores = log_probs + log_probs.new_tensor([h.score for h in live])[:, None]
             width = min(2 * beam, scores.numel())
             values, flat = scores.flatten().topk(width)
@@ -511,13 +531,13 @@ class TransformerMTDecoder(nn.Module):
                 if len(chosen) < beam:
                     chosen.append(Hypothesis((*parent.tokens, token), grown, state, False, value))
                     parents.append(row)
-            batch = _selected(following, parents, state.sources)
+            batch = selected(following, parents, state.sources)
             last = torch.tensor([[h.tokens[-1]] for h in chosen], device=device)
             live = chosen
             if len(done) >= beam:
                 break
         for row, hypothesis in enumerate(live):
-            own = _selected(batch, [row], state.sources)
+            own = selected(batch, [row], state.sources)
             own = replace(
                 own,
                 last_tokens=PerRow(hypothesis.tokens[-1:]),
@@ -542,30 +562,9 @@ class TransformerMTDecoder(nn.Module):
         """A hypothesis that predicted end-of-sentence; see :meth:`decode` for ``final``."""
         so_far = PerRow(((*before.written[0], *parent.tokens),))
         if final:
-            own = replace(_selected(after, [row], sources), written=so_far)
+            own = replace(selected(after, [row], sources), written=so_far)
             return Hypothesis(parent.tokens, grown, own, True, score)
-        own = replace(_selected(before, [row], sources), written=so_far)
+        own = replace(selected(before, [row], sources), written=so_far)
         if parent.tokens:
             own = replace(own, last_tokens=PerRow(parent.tokens[-1:]))
         return Hypothesis(parent.tokens, parent.hidden, own, False, score)
-
-
-def _selected(state: MTState, rows: Sequence[int], sources: KVCache) -> MTState:
-    """Rows of a beam's target side; all share the one-row ``sources``."""
-    shared = sources if len(rows) == 1 else sources.repeat(len(rows))
-    last = PerRow(state.last_tokens[row] for row in rows)
-    written = PerRow(state.written[0] for _ in rows)
-    return MTState(take_rows(state.cache, rows), shared, last, written)
-
-
-def repeating(tokens: Sequence[int], size: int) -> list[int]:
-    """What would write a run of ``size`` tokens for the second time, behind ``tokens``."""
-    before = tuple(tokens[len(tokens) - size + 1 :]) if size > 1 else ()
-    if len(tokens) < size:
-        return []
-    starts = range(len(tokens) - size + 1)
-    return [
-        tokens[start + size - 1]
-        for start in starts
-        if tuple(tokens[start : start + size - 1]) == before
-    ]

@@ -31,12 +31,14 @@ class Speech:
     Attributes:
         samples: (T,) int16 at 16 kHz.
         source, target: plain transcript and translation; None for audio alone.
+        text: the transcript as it is written.
         weight: how often it is drawn, beside others.
     """
 
     samples: np.ndarray
     source: str | None = None
     target: str | None = None
+    text: str | None = None
     weight: float = 1.0
 
 
@@ -125,7 +127,7 @@ class SpeechPool:
             target = self.translations.get(entry["id"])
             source = plain_source(entry["text"], self.language)
             weight = self.weights.get(folder, 1.0)
-            self.texts.append(Speech(samples, source, target, weight))
+            self.texts.append(Speech(samples, source, target, entry["text"], weight))
 
     @property
     def hours(self) -> tuple[float, float]:

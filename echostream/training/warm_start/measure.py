@@ -40,16 +40,21 @@ class Measured:
 
     Attributes:
         wer: of the recognition head, greedy, accents ignored, in percent; None without transcripts.
+        transcript_wer: the same of the transcripts that the text decoder writes; None: it writes
+            none, or there is nothing to compare them with.
         bleu: of the text decoder, greedy, small letters without punctuation.
         examples: the first translations with their references.
     """
 
     wer: float | None
+    transcript_wer: float | None
     bleu: float
     examples: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
         heard = "-" if self.wer is None else f"{self.wer:.1f} %"
+        if self.transcript_wer is not None:
+            heard += f", of transcripts {self.transcript_wer:.1f} %"
         examples = " | ".join(f"{said} <- {meant}" for said, meant in self.examples)
         return f"WER {heard}, BLEU {self.bleu:.1f}; {examples}"
 
@@ -75,7 +80,7 @@ def measure(system: System, clips: Sequence[HeldOut], *, batch: int = 8) -> Meas
     model, training = system.model, system.model.training
     model.eval()
     device = next(model.parameters()).device
-    heard, said = [], []
+    heard, said, written = [], [], []
     for start in range(0, len(clips), batch):
         group = clips[start : start + batch]
         silence = torch.zeros(int(RATE * SILENCE_S))
@@ -88,7 +93,8 @@ def measure(system: System, clips: Sequence[HeldOut], *, batch: int = 8) -> Meas
                 system.config.frontend,
                 running=True,
             )
-            encoded = model.encoder(features, frames)["encoder_out"][0]
+            found = model.encoder(features, frames)
+            encoded, (source, _) = found["encoder_out"][0], model.text_source(found)
             logits = model.source_unigram_decoder(encoded).float().cpu()
         counts = [int(count) // 4 for count in frames]
         for row, count in enumerate(counts):
@@ -96,14 +102,32 @@ def measure(system: System, clips: Sequence[HeldOut], *, batch: int = 8) -> Meas
             tokens, _, _ = label_emissions(labels, CollapseState())
             words = [token for token in tokens if token != Vocabulary.eos]
             heard.append(system.source_vocabulary.decode(words))
-        decoder = model.target_unigram_decoder
-        state = decoder.init_state(len(group))
-        state = decoder.read(encoded.float().transpose(0, 1), state, lengths=counts)
-        found = decoder.decode_rows(state, [MOST_TOKENS] * len(group), True)
-        said += [system.target_vocabulary.decode(one.tokens) for one in found]
+        decoder, rows = model.target_unigram_decoder, len(group)
+        source = source.float().transpose(0, 1)
+        counts = [model.source_frames * count for count in counts]
+        state = decoder.read(source, decoder.init_state(rows), lengths=counts)
+        texts = decoder.decode_rows(state, [MOST_TOKENS] * rows, True)
+        said += [system.target_vocabulary.decode(one.tokens) for one in texts]
+        if system.transcript_vocabulary is not None:
+            state = decoder.init_state(rows, transcribes=True)
+            state = decoder.read(source, state, lengths=counts)
+            texts = decoder.decode_rows(state, [MOST_TOKENS] * rows, True)
+            first = system.config.target_vocab_size
+            written += [
+                plain_source(
+                    system.transcript_vocabulary.decode(token - first for token in one.tokens)
+                )
+                for one in texts
+            ]
     model.train(training)
-    known = [(text, clip.source) for text, clip in zip(heard, clips, strict=True) if clip.source]
-    wer = plain_word_error_rate([text for text, _ in known], [source for _, source in known])
+    wer, transcript_wer = _error_rate(heard, clips), _error_rate(written, clips)
     targets = [clip.target for clip in clips]
     pairs = zip(map(plain, said[:3]), map(plain, targets[:3]), strict=True)
-    return Measured(None if math.isnan(wer) else wer, plain_bleu(said, targets), tuple(pairs))
+    return Measured(wer, transcript_wer, plain_bleu(said, targets), tuple(pairs))
+
+
+def _error_rate(texts: Sequence[str], clips: Sequence[HeldOut]) -> float | None:
+    """Of one text for each clip; None where nothing is known or written."""
+    known = [(text, clip.source) for text, clip in zip(texts, clips, strict=False) if clip.source]
+    wer = plain_word_error_rate([text for text, _ in known], [source for _, source in known])
+    return None if math.isnan(wer) else wer

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     weights, tokenizer = read_whisper(args.whisper), read_tokenizer(args.whisper)
     rows = read_translations(args.texts)
     more = [line for path in args.more_targets for line in read_lines(path, "file of target texts")]
-    system, tokens = start_with_texts(
+    system, tokens, transcripts = start_with_texts(
         weights,
         tokenizer,
         [text for _, text, _ in rows],
@@ -148,7 +148,9 @@ def main(argv: list[str] | None = None) -> None:
         list(weights_of), args.sounds, translations, language=args.language, weights=weights_of
     )
     pool.refresh()
-    trainer = WarmStartTrainer(system, teacher, tokens, pool, options, args.device, ranks)
+    trainer = WarmStartTrainer(
+        system, teacher, tokens, transcripts, pool, options, args.device, ranks
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / CHECKPOINT
     if checkpoint.is_file():

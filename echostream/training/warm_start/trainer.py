@@ -52,7 +52,8 @@ class TrainingOptions:
         minutes: how long in all, resumed runs included; learning rates fall to it.
         batch_seconds: of audio in one update.
         encoder_rate, head_rate, decoder_rate: learning rates; heads are what is new.
-        asr_weight, st_weight, mt_weight: of the losses beside distillation.
+        asr_weight, st_weight, mt_weight, transcript_weight: of the losses beside distillation; the
+            last two are of the text decoder.
         st_share: of batches that teach the head that counts words of the translation, whose many
             subwords cost a seventh of an update.
         sounds_share: of batches without text.
@@ -74,6 +75,7 @@ class TrainingOptions:
     asr_weight: float = 0.2
     st_weight: float = 0.05
     mt_weight: float = 0.2
+    transcript_weight: float = 0.2
     st_share: float = 0.3
     sounds_share: float = 0.3
     long_segments: float = 0.2
@@ -159,6 +161,7 @@ class WarmStartTrainer:
         system: the student; its encoder starts from the teacher.
         teacher: an encoder of the same shape with Whisper's own weights.
         tokens: of the translations.
+        transcripts: of the transcripts, where the text decoder writes them too.
         pool: speech.
         options: see there.
         device: where student and teacher compute, in bfloat16 where they may.
@@ -170,6 +173,7 @@ class WarmStartTrainer:
         system: System,
         teacher: EchoStreamSpeechEncoder,
         tokens: CutTokenizer,
+        transcripts: CutTokenizer | None,
         pool: SpeechPool,
         options: TrainingOptions,
         device: torch.device | str = "cpu",
@@ -181,7 +185,7 @@ class WarmStartTrainer:
         teacher.to(self.device)
         self.system, self.model, self.pool, self.options = system, system.model, pool, options
         self.teacher = teacher.eval().requires_grad_(False)
-        self.tokens = tokens
+        self.tokens, self.transcripts = tokens, transcripts
         self.model.train().requires_grad_(True)
         encoder = self.model.encoder
         if not isinstance(encoder, EchoStreamSpeechEncoder):
@@ -235,7 +239,12 @@ class WarmStartTrainer:
         fall = max(LEAST_RATE, 1.0 - self.share)
         for group, (_, rate) in zip(self.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = rate * rise * fall
-        weights = {"asr": options.asr_weight, "st": options.st_weight, "mt": options.mt_weight}
+        weights = {
+            "asr": options.asr_weight,
+            "st": options.st_weight,
+            "mt": options.mt_weight,
+            "transcript": options.transcript_weight,
+        }
         total: Any = sum(weights.get(name, 1.0) * loss for name, loss in losses.items())
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -253,7 +262,8 @@ class WarmStartTrainer:
     def losses(
         self, clips: Sequence[Clip], rng: random.Random, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """``distance`` and ``hidden``, and with text ``asr``, ``st`` and ``mt``."""
+        """``distance`` and ``hidden``, and with text ``asr``, ``st``, ``mt`` and
+        ``transcript``."""
         options, config = self.options, self.system.config.frontend
         clean = pad_sequence([torch.from_numpy(clip.samples) for clip in clips], batch_first=True)
         clean = clean.to(self.device)
@@ -302,34 +312,48 @@ class WarmStartTrainer:
                 "hidden": 0.5 * hidden,
             }
             if clips[0].speech[0].source is not None:
+                read = encoded if self.model.source_frames == 1 else own[last]
                 if self.share < options.alone:
-                    encoded = encoded.detach()
-                losses |= self._text_losses(clips, encoded, frames // 4, rng)
+                    encoded, read = encoded.detach(), read.detach()
+                losses |= self._text_losses(clips, encoded, read, frames // 4, rng)
         return losses
 
     def _text_losses(
-        self, clips: Sequence[Clip], encoded: Tensor, frames: Tensor, rng: random.Random
+        self,
+        clips: Sequence[Clip],
+        encoded: Tensor,
+        read: Tensor,
+        frames: Tensor,
+        rng: random.Random,
     ) -> dict[str, Tensor]:
         """Of the heads and the text decoder; ``encoded`` (B, S, D), of which ``frames`` are
-        valid."""
+        valid, and what the text decoder sees of them, (B, k S, D)."""
         source = self.system.source_vocabulary
         asr: list[list[int]] = []
         st: list[list[int] | None] = []
-        rows: list[tuple[int, int, int, list[int]]] = []
+        translations: list[tuple[int, int, int, list[int]]] = []
+        transcripts: list[tuple[int, int, int, list[int]]] = []
+        scale = self.model.source_frames
         for row, clip in enumerate(clips):
             transcript: list[int] = []
             translation: list[int] | None = []
             for (start, end), speech in zip(clip.parts, clip.speech, strict=True):
                 assert speech.source is not None  # of a batch all have a text, or none
                 transcript += [*source.encode(speech.source), Vocabulary.eos]
+                first = start // FRAME_SAMPLES
+                final = min(-(-end // FRAME_SAMPLES) + rng.randint(2, 12), int(frames[row]))
+                place = row, scale * first, scale * final
+                if self.transcripts is not None:
+                    written = self.transcripts.encode(speech.text or speech.source)
+                    shift = self.model.config.target_vocab_size
+                    transcripts.append((*place, [shift + token for token in written]))
                 if speech.target is None:
                     translation = None
                     continue
                 words = self.tokens.encode(speech.target)
                 if translation is not None:
                     translation += [*words, Vocabulary.eos]
-                last = -(-end // FRAME_SAMPLES) + rng.randint(2, 12)
-                rows.append((row, start // FRAME_SAMPLES, min(last, int(frames[row])), words))
+                translations.append((*place, words))
             asr.append(transcript)
             st.append(translation)
         time_major = encoded.transpose(0, 1)
@@ -337,12 +361,19 @@ class WarmStartTrainer:
         whole = [one for one in st if one is not None]
         if len(whole) == len(st) and rng.random() < self.options.st_share:
             losses["st"] = _ctc(self.model.ctc_target_unigram_decoder(time_major), frames, whole)
-        if rows:
-            losses["mt"] = self._mt_loss(encoded, rows, rng)
+        if translations:
+            losses["mt"] = self._decoder_loss(read, translations, rng)
+        if transcripts:
+            losses["transcript"] = self._decoder_loss(read, transcripts, rng, transcribes=True)
         return losses
 
-    def _mt_loss(
-        self, encoded: Tensor, rows: list[tuple[int, int, int, list[int]]], rng: random.Random
+    def _decoder_loss(
+        self,
+        encoded: Tensor,
+        rows: list[tuple[int, int, int, list[int]]],
+        rng: random.Random,
+        *,
+        transcribes: bool = False,
     ) -> Tensor:
         pad, eos = Vocabulary.pad, Vocabulary.eos
         source = pad_sequence([encoded[row, start:end] for row, start, end, _ in rows])
@@ -354,14 +385,13 @@ class WarmStartTrainer:
         goals = pad_sequence([torch.cat([w, start]) for w in words], True, pad)
         visible = torch.stack(
             [
-                _visible(len(w) + 1, goals.size(1), n, rng)
+                _visible(len(w) + 1, goals.size(1), n, rng, self.model.source_frames)
                 for w, n in zip(words, counts.tolist(), strict=True)
             ]
         ).to(self.device)
-        logits, _ = self.model.target_unigram_decoder(inputs, source, hidden, visible)
-        return F.cross_entropy(
-            logits.float().flatten(0, 1), goals.flatten(), ignore_index=pad, label_smoothing=0.05
-        )
+        decoder = self.model.target_unigram_decoder
+        logits, _ = decoder(inputs, source, hidden, visible, transcribes)
+        return _smoothed(logits.float().flatten(0, 1), goals.flatten(), pad)
 
     def save(self, path: Path) -> None:
         """Write all that a run needs to go on."""
@@ -405,12 +435,23 @@ def _ctc(logits: Tensor, frames: Tensor, goals: list[list[int]]) -> Tensor:
     return (loss / lengths.clamp(min=1)).mean()
 
 
-def _visible(tokens: int, size: int, frames: int, rng: random.Random) -> Tensor:
-    """(size,) source frames that each of so many tokens sees: all, or along with the speech, some
-    time behind it."""
+def _smoothed(logits: Tensor, goals: Tensor, pad: int) -> Tensor:
+    """Cross-entropy of (N, V) logits, a twentieth of which goes to all subwords of the task; those
+    of the other are minus infinity."""
+    log_probs = logits.log_softmax(dim=-1)
+    kept = goals.ne(pad)
+    named = -log_probs.gather(1, goals[:, None])[:, 0]
+    own = log_probs.isfinite()
+    spread = -log_probs.masked_fill(~own, 0.0).sum(dim=1) / own.sum(dim=1)
+    return (0.95 * named + 0.05 * spread)[kept].mean()
+
+
+def _visible(tokens: int, size: int, frames: int, rng: random.Random, scale: int) -> Tensor:
+    """(size,) source frames, ``scale`` of them in 40 ms, that each of so many tokens sees: all, or
+    along with the speech, some time behind it."""
     if rng.random() < 0.5:
         return torch.full((size,), frames)
-    behind = rng.randint(12, 50)
+    behind = scale * rng.randint(12, 50)
     at = (torch.arange(1, size + 1) * frames / tokens).long() + behind
     at[tokens - 1 :] = frames  # the end of the sentence is known when all was read
     return at.clamp(max=frames)
