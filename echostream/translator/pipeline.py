@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from echostream.models.cache_limits import TRIM_SLACK
 from echostream.models.ctc_output import CTCOutput
 from echostream.models.decoders.ctc_decoder_policy import (
     Counts,
+    PolicyAction,
     PolicyState,
     whole_word_mode,
 )
@@ -32,20 +33,30 @@ from echostream.translator.judging import agreed, judge, whole_words
 from echostream.translator.restart import behind, unsettled
 from echostream.translator.spans import Span, split
 from echostream.translator.speech import Speaker, SpeakerState, Written
-from echostream.translator.stages import Stopwatch
+from echostream.translator.stages import Request, Stopwatch, ask
 from echostream.translator.state import PipelineState, begin_with
 from echostream.translator.stream import Decision, StreamPipeline, Taken
 from echostream.translator.text_end import TextEnds, TextEndState
-from echostream.translator.transcribing import TranscriptWriter
+from echostream.translator.transcribing import Heard, TranscriptWriter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from echostream.checkpoint import System
+    from echostream.models.decoders.mt_state import MTState
 
 logger = logging.getLogger(__name__)
 
 LEAD_FRAMES = 64  # encoder frames before a sentence's first word that its text may look at
+
+
+@dataclass(frozen=True)
+class Asked:
+    """That the text decoder was asked for: what the policy decided, and the state before."""
+
+    action: PolicyAction
+    before: MTState
+    request: Request
 
 
 class Pipeline(StreamPipeline[PipelineState]):
@@ -151,22 +162,21 @@ class Pipeline(StreamPipeline[PipelineState]):
             state = replace(state, model=replace(state.model, listening=listening))
             spans, unheard, state = self._split(emitted, frames, unheard, state)
             for span in spans:
-                if self.transcript_writer is not None:
-                    inner, written = yield from self.transcript_writer.step(
-                        span, watch, state.model, state.written_transcript
-                    )
-                    state = replace(state, model=inner, written_transcript=written)
+                heard, state = self._hear(span, watch, state)
                 text_end = self.text_ends.observe(span.emitted, span.frames, state.text_end)
                 state = replace(state, text_end=text_end)
                 rest = self.text_ends.find(text_end)
                 if rest is not None:
                     assert rest.frames is not None  # observed just now
                     before, span = split(span, rest.frames)
-                    output, state = yield from self._write(before, watch, state, in_retrospect=True)
+                    output, state = yield from self._write(
+                        before, watch, state, heard, in_retrospect=True
+                    )
+                    heard = None
                     outputs.append(output)
                     watch = self.stages.watch()
                     state = begin_with(rest, span, self._next_sentence(state))
-                output, state = yield from self._write(span, watch, state)
+                output, state = yield from self._write(span, watch, state, heard)
                 outputs.append(output)
                 watch = self.stages.watch()
                 if span.ends and not span.final:
@@ -241,12 +251,30 @@ class Pipeline(StreamPipeline[PipelineState]):
             sentence_from=state.processed,
         )
 
+    def _hear(
+        self, span: Span, watch: Stopwatch, state: PipelineState
+    ) -> tuple[Heard | None, PipelineState]:
+        """Let the transcript read a span, where the text decoder writes it."""
+        if self.transcript_writer is None:
+            return None, state
+        heard, inner, text = self.transcript_writer.read(
+            span, watch, state.model, state.written_transcript
+        )
+        return heard, replace(state, model=inner, written_transcript=text)
+
     def _write(
-        self, span: Span, watch: Stopwatch, state: PipelineState, *, in_retrospect: bool = False
+        self,
+        span: Span,
+        watch: Stopwatch,
+        state: PipelineState,
+        heard: Heard | None,
+        *,
+        in_retrospect: bool = False,
     ) -> Generator[Any, Any, tuple[Decision, PipelineState]]:
         """Let the sentence under way read its share of a chunk, then READ or WRITE.
 
         Args:
+            heard: what the transcript has read.
             in_retrospect: it turned out to have ended, in source that was read before.
         """
         model, emitted = self.system.model, span.emitted
@@ -259,17 +287,24 @@ class Pipeline(StreamPipeline[PipelineState]):
             asr_count=state.asr_count + len(emitted.asr_tokens),
             st_count=state.st_count + len(emitted.st_tokens),
         )
-        heard, guessed, heard_all = emitted.asr_tokens, emitted.asr_tail, span.ends
+        asked: Asked | None = None
+        if self.task != "asr":
+            asked, state = self._ask_for_text(emitted, span.ends, watch, state)
+        answers = yield from ask(heard.request if heard else None, asked.request if asked else None)
+        spoken, guessed, spoken_ends = emitted.asr_tokens, emitted.asr_tail, span.ends
         if self.transcript_writer is not None:
             text = state.written_transcript
-            heard, guessed = text.waiting, self.transcript_writer.guessed(text)
-            heard_all = span.ends and not in_retrospect
+            if heard is not None:
+                inner, text = self.transcript_writer.write(heard, answers[0], state.model, text)
+                state = replace(state, model=inner)
+            spoken, guessed = text.waiting, self.transcript_writer.guessed(text)
+            spoken_ends = span.ends and not in_retrospect
             state = replace(state, written_transcript=replace(text, waiting=()))
-        words, transcript = self.transcriber.step(heard, state.transcript, final=heard_all)
+        words, transcript = self.transcriber.step(spoken, state.transcript, final=spoken_ends)
         state = replace(state, transcript=transcript)
         hypothesis: Hypothesis | None = None
-        if self.task != "asr":
-            hypothesis, state = yield from self._write_text(emitted, span.ends, watch, state)
+        if asked is not None:
+            hypothesis, state = self._write_text(answers[1], asked, span.ends, state)
         tokens = hypothesis.tokens if hypothesis else ()
         translated, translation = self.translator.step(tokens, state.translation, final=span.ends)
         state = replace(state, translation=translation, written=state.written + len(tokens))
@@ -309,10 +344,10 @@ class Pipeline(StreamPipeline[PipelineState]):
         )
         return output, state
 
-    def _write_text(
+    def _ask_for_text(
         self, emitted: CTCOutput, ends: bool, watch: Stopwatch, state: PipelineState
-    ) -> Generator[Any, Any, tuple[Hypothesis | None, PipelineState]]:
-        """Ask the policy; decode if it says WRITE. Where nothing was said, nothing is written."""
+    ) -> tuple[Asked | None, PipelineState]:
+        """Ask the policy; None if it says READ. Where nothing was said, nothing is written."""
         counts = Counts(
             asr=state.asr_count + len(emitted.asr_tail),
             st=state.st_count + len(emitted.st_tail),
@@ -338,9 +373,16 @@ class Pipeline(StreamPipeline[PipelineState]):
                 state.hypothesis,
                 self.source_frames,
             )
-        hypothesis = yield self.stages.translate(
+        request = self.stages.translate(
             before, action.max_new_tokens, action.until_eos, tail, watch, stands, state.draft
         )
+        return Asked(action, before, request), state
+
+    def _write_text(
+        self, hypothesis: Hypothesis, asked: Asked, ends: bool, state: PipelineState
+    ) -> tuple[Hypothesis, PipelineState]:
+        """What is written of what was decoded."""
+        action, before = asked.action, asked.before
         if action.until_eos and not hypothesis.finished:
             logger.warning(
                 "the last decision stopped at its limit of %d subwords, before an end of sentence",

@@ -77,6 +77,20 @@ class Request:
     watch: Stopwatch
 
 
+@dataclass(frozen=True)
+class Together:
+    """Requests of one stream that do not need each other's answers; they come as a list."""
+
+    requests: tuple[Request, ...]
+
+
+def ask(*requests: Request | None) -> Generator[Any, Any, list[Any]]:
+    """Yield those requests that there are, together; their answers, None where there is none."""
+    asked = tuple(request for request in requests if request is not None)
+    answers = iter((yield Together(asked)) if asked else ())
+    return [None if request is None else next(answers) for request in requests]
+
+
 # The last two are a voice's, in place of the two before them.
 LISTEN, TRANSLATE, SPEAK, VOCODE, PRONOUNCE, SOUND = range(6)
 
@@ -209,40 +223,55 @@ def drive(stages: Stages, streams: Sequence[Steps]) -> Iterator[tuple[int, Any]]
         Index and item of everything that a stream yields beside its requests, as soon as it is
         there, streams in any order; an exception that it raises is its last item.
     """
-    waiting: dict[int, Request] = {}
+    waiting: dict[tuple[int, int], Request] = {}  # by stream, and number of its requests
+    answered: dict[int, dict[int, Any]] = {}
+    single: dict[int, bool] = {}
 
     def advance(index: int, move: Callable[[], Any]) -> Iterator[tuple[int, Any]]:
         """Take one stream to its next request."""
         try:
             with stages.inference():
                 item = move()
-            while not isinstance(item, Request):
+            while not isinstance(item, (Request, Together)):
                 yield index, item
                 with stages.inference():
                     item = next(streams[index])
-            waiting[index] = item
+            single[index], answered[index] = isinstance(item, Request), {}
+            requests = (item,) if isinstance(item, Request) else item.requests
+            waiting.update(((index, place), request) for place, request in enumerate(requests))
         except StopIteration:
             return
         except Exception as problem:  # noqa: BLE001  (handed to the stream's owner)
             yield index, problem
+
+    def answer_all(index: int) -> Iterator[tuple[int, Any]]:
+        """Go on with a stream all of whose requests are answered."""
+        answers = [answer for _, answer in sorted(answered.pop(index).items())]
+        problem = next((one for one in answers if isinstance(one, Exception)), None)
+        stream = streams[index]
+        if problem is not None:
+            return advance(index, functools.partial(stream.throw, problem))
+        return advance(
+            index, functools.partial(stream.send, answers[0] if single[index] else answers)
+        )
 
     for index, stream in enumerate(streams):
         yield from advance(index, stream.__next__)
     while waiting:
         # The earliest stage first: the streams that are ahead wait for those behind.
         stage = min(request.stage for request in waiting.values())
-        groups: dict[Hashable, list[int]] = {}
-        for index, request in waiting.items():
+        groups: dict[Hashable, list[tuple[int, int]]] = {}
+        for place, request in waiting.items():
             if request.stage == stage:
-                key = (index,) if request.group is None else request.group
-                groups.setdefault(key, []).append(index)
-        for indices in groups.values():
-            requests = [waiting.pop(index) for index in indices]
-            for index, answer in zip(indices, _answers(stages, requests), strict=True):
-                stream = streams[index]
-                failed = isinstance(answer, Exception)
-                move = functools.partial(stream.throw if failed else stream.send, answer)
-                yield from advance(index, move)
+                key = (place,) if request.group is None else request.group
+                groups.setdefault(key, []).append(place)
+        for places in groups.values():
+            requests = [waiting.pop(place) for place in places]
+            for (index, number), answer in zip(places, _answers(stages, requests), strict=True):
+                answered[index][number] = answer
+            for index in dict.fromkeys(index for index, _ in places):
+                if not any(other == index for other, _ in waiting):
+                    yield from answer_all(index)
 
 
 def _answers(stages: Stages, requests: Sequence[Request]) -> list[Any]:

@@ -12,13 +12,13 @@ vocabularies are alike long.
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from echostream.models.decoders.hypothesis import Hypothesis
 from echostream.translator.judging import agreed
 from echostream.translator.spans import Span
-from echostream.translator.stages import Stages, Stopwatch
+from echostream.translator.stages import Request, Stages, Stopwatch
 
 if TYPE_CHECKING:
     from echostream.models.echostream_model import EchoStreamModel, EchoStreamState
@@ -44,6 +44,14 @@ class TranscriptState:
     waiting: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Heard:
+    """That a span was read: whether the sentence ends with it, and what to ask now, if anything."""
+
+    ends: bool
+    request: Request | None
+
+
 class TranscriptWriter:
     """Asks the text decoder for transcripts.
 
@@ -56,16 +64,13 @@ class TranscriptWriter:
     def __init__(self, stages: Stages, model: EchoStreamModel, first: int) -> None:
         self.stages, self.model, self.first = stages, model, first
 
-    def step(
+    def read(
         self, span: Span, watch: Stopwatch, model: EchoStreamState, state: TranscriptState
-    ) -> Generator[Any, Any, tuple[EchoStreamState, TranscriptState]]:
-        """Read a span, and write what is sure of it; all of it where its sentence ends.
-
-        Yields:
-            Requests.
+    ) -> tuple[Heard, EchoStreamState, TranscriptState]:
+        """Read a span.
 
         Returns:
-            The new states; what was written waits in the second.
+            What is to be asked before :meth:`write`, and the new states.
         """
         emitted = span.emitted
         with watch("mt"):
@@ -76,13 +81,31 @@ class TranscriptWriter:
         heard = state.heard + len(emitted.asr_tail)
         most = int(MOST_TIMES * heard) + MOST_BESIDE if span.ends else heard + AHEAD
         most -= state.written
-        if heard and most > 0 and before.source_length:
-            hypothesis = yield self.stages.translate(
-                before, most, span.ends, None, watch, guess=state.draft
-            )
+        if not heard or most < 1 or not before.source_length:
+            return Heard(span.ends, None), model, state
+        guess = state.draft
+        request = self.stages.translate(before, most, span.ends, None, watch, guess=guess)
+        return Heard(span.ends, request), model, state
+
+    def write(
+        self,
+        heard: Heard,
+        hypothesis: Hypothesis | None,
+        model: EchoStreamState,
+        state: TranscriptState,
+    ) -> tuple[EchoStreamState, TranscriptState]:
+        """Write what is sure of a span that was read; all of it where its sentence ends.
+
+        Args:
+            hypothesis: the answer.
+
+        Returns:
+            The new states; what was written waits in the second.
+        """
+        if hypothesis is not None:
             decoded = hypothesis.tokens
-            if not span.ends:
-                hypothesis = agreed(hypothesis, state.draft, before)
+            if not heard.ends:
+                hypothesis = agreed(hypothesis, state.draft, model.transcript)
             new = hypothesis.tokens
             state = replace(
                 state,
@@ -91,7 +114,7 @@ class TranscriptWriter:
                 waiting=(*state.waiting, *(token - self.first for token in new)),
             )
             model = replace(model, transcript=hypothesis.state)
-        if span.ends:
+        if heard.ends:
             return self.model.next_transcript(model), TranscriptState(waiting=state.waiting)
         return model, state
 
