@@ -33,12 +33,14 @@ class TranscriptState:
 
     Attributes:
         heard: subwords of it that the ASR head has emitted.
+        asked: how many those were when the text decoder was asked last.
         written: subwords.
         draft: what would have been written behind them.
         waiting: written, and not shown yet.
     """
 
     heard: int = 0
+    asked: int = 0
     written: int = 0
     draft: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
@@ -81,11 +83,13 @@ class TranscriptWriter:
         heard = state.heard + len(emitted.asr_tail)
         most = int(MOST_TIMES * heard) + MOST_BESIDE if span.ends else heard + AHEAD
         most -= state.written
-        if not heard or most < 1 or not before.source_length:
+        # Without anything new the same would be written.
+        new = heard > state.asked or (span.ends and heard)
+        if not new or most < 1 or not before.source_length:
             return Heard(span.ends, None), model, state
         guess = state.draft
         request = self.stages.translate(before, most, span.ends, None, watch, guess=guess)
-        return Heard(span.ends, request), model, state
+        return Heard(span.ends, request), model, replace(state, asked=heard)
 
     def write(
         self,
