@@ -75,6 +75,15 @@ def find_model(name: str, cache: Path | None = None) -> Path | None:
     return folder if (folder / CONFIG_FILE).is_file() else None
 
 
+def name_of(folder: Path) -> str:
+    """What a model directory is called: by the table, if it ships, else like its folder."""
+    folder = folder.resolve()
+    for known in KNOWN.values():
+        if isinstance(known, ShippedModel) and assets.model_dir(known.system).resolve() == folder:
+            return known.name
+    return folder.name
+
+
 def resolve_model(name_or_dir: str | Path) -> Path:
     """The directory of a model given by its name or its directory; a directory goes first.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from echostream.checkpoint import System, load_model_dir
 from echostream.config import Task
-from echostream.hub.names import is_model_name
+from echostream.hub.names import is_model_name, name_of
 from echostream.live.ends import for_streams, gate_for, open_pipeline
 from echostream.live.messages import ProtocolError
 from echostream.live.speech_gate import SpeechGate
@@ -168,7 +168,7 @@ class Catalog:
 def served(folder: Path, system: System) -> ServedModel:
     """A loaded folder, or a model given by its name, as a catalogue entry."""
     named = is_model_name(str(folder)) and not folder.is_dir()
-    name = str(folder) if named else folder.resolve().name
+    name = str(folder) if named else name_of(folder)
     card = system.config.card
     return ServedModel(
         name=name,

@@ -356,7 +356,7 @@ def test_a_recomputing_neighbour_keeps_nobody_waiting(catalog, expected, monkeyp
 
         async def scenario():
             async with LiveClient(f"ws://{address}") as slow:
-                await slow.start(rate, model="streamspeech:recompute")
+                await slow.start(rate, model="echo-mini-streamspeech:recompute")
                 waiting = asyncio.create_task(slow.translate(samples, rate, speed=0))
                 heard = await healthy(address, "test_00041.flac")
                 assert not waiting.done()

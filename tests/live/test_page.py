@@ -194,6 +194,125 @@ def test_broken_connection_is_resumed(page, tmp_path, expected):
     check_against_pipeline(page, tmp_path, expected)
 
 
+def keep_microphone(page) -> None:
+    """The stream that the page gets next stays in reach, as ``window.given``."""
+    page.evaluate(
+        """() => {
+            const devices = navigator.mediaDevices;
+            const real = devices.getUserMedia.bind(devices);
+            devices.getUserMedia = async (wanted) => (window.given = await real(wanted));
+        }"""
+    )
+
+
+def test_microphone_falls_silent_and_is_unplugged(page):
+    keep_microphone(page)
+    page.click("#start")
+    until(page, "document.querySelector('#state').textContent === 'Live'")
+    # The fake microphone gives zeros once its file is over.
+    until(page, "document.querySelector('#state').textContent.includes('microphone is silent')")
+    page.evaluate(
+        """() => {
+            const [track] = window.given.getTracks();
+            track.stop();
+            track.dispatchEvent(new Event('ended'));
+        }"""
+    )
+    wait_done(page)
+    assert page.inner_text("#fault") == "The microphone is gone."
+    assert page.is_enabled("#start") and page.is_disabled("#stop")
+    assert len(lines(page, "translation")) > 10, "what was said before is translated"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("NotAllowedError", "The browser does not allow the microphone. Allow it"),
+        ("NotFoundError", "There is no microphone. Connect one"),
+        ("NotReadableError", "The microphone cannot be opened. Another program"),
+    ],
+)
+def test_no_microphone_is_said_and_can_be_mended(page, error, said):
+    page.evaluate(
+        """(name) => {
+            const devices = navigator.mediaDevices;
+            const real = devices.getUserMedia;
+            devices.getUserMedia = async () => {
+                devices.getUserMedia = real;
+                throw new DOMException("as browsers put it", name);
+            };
+        }""",
+        error,
+    )
+    page.click("#start")
+    until(page, "document.querySelector('#state').textContent === 'Not started'")
+    assert page.inner_text("#fault").startswith(said)
+    page.click("#start")
+    until(page, "document.querySelector('#state').textContent === 'Live'")
+    assert not page.is_visible("#fault")
+
+
+def test_microphone_is_never_played_back(page):
+    page.evaluate(
+        """() => {
+            const real = AudioNode.prototype.connect;
+            window.connected = [];
+            AudioNode.prototype.connect = function (to, ...more) {
+                window.connected.push(`${this.constructor.name} ${to.constructor.name}`);
+                return real.call(this, to, ...more);
+            };
+        }"""
+    )
+    page.check("input[value=example]")
+    page.check("#monitor")
+    page.check("input[value=microphone]")
+    page.click("#start")
+    until(page, "document.querySelector('#state').textContent === 'Live'")
+    made = page.evaluate("window.connected")
+    assert "MediaStreamAudioSourceNode AudioWorkletNode" in made
+    assert "MediaStreamAudioSourceNode AudioDestinationNode" not in made
+
+
+def test_stop_pressed_again_does_not_wait_for_the_server(page):
+    page.evaluate(
+        """() => {
+            const Real = WebSocket;
+            window.links = [];
+            window.WebSocket = class extends Real {
+                constructor(...given) { super(...given); window.links.push(this); }
+            };
+        }"""
+    )
+    page.click("#start")
+    until(page, "document.querySelector('#state').textContent === 'Live'")
+    # From here on nothing that the server says arrives.
+    page.evaluate("window.links[0].onmessage = null")
+    page.dblclick("#stop")
+    page.wait_for_timeout(1200)
+    state = page.inner_text("#state")
+    assert state == "Finishing; Stop again gives up", "a double click is one press"
+    page.click("#stop")
+    until(page, "document.querySelector('#state').textContent === 'Stopped'")
+    assert "Stopped before everything was translated." in page.inner_text("#fault")
+    assert page.is_enabled("#start")
+
+
+def test_chunk_follows_the_model(page):
+    def longer(route) -> None:
+        told = route.fetch().json()
+        told["models"][1]["recommended_chunk_ms"] = 640
+        route.fulfill(json=told)
+
+    page.route("**/v1/models", longer)
+    page.reload()
+    until(page, "document.querySelector('#model').options.length > 0")
+    assert page.input_value("#chunk") == "320"
+    page.select_option("#model", index=1)
+    assert page.input_value("#chunk") == "640"
+    page.select_option("#model", index=0)
+    assert page.input_value("#chunk") == "320"
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_is_cut_off(page, width):
     page.set_viewport_size({"width": width, "height": 740})

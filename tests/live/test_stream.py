@@ -126,9 +126,9 @@ def test_silence_and_nothing(address, expected):
 
 def test_twin_goes_on_from_what_it_knows(address, catalog):
     samples, rate = read_clip(CLIP)
-    heard, ready = run(translate(address, samples, rate, model="streamspeech"))
-    assert ready["model"] == "streamspeech"
-    pipeline = StreamSpeechPipeline(catalog.find("streamspeech").system, chunk_ms=320)
+    heard, ready = run(translate(address, samples, rate, model="echo-mini-streamspeech"))
+    assert ready["model"] == "echo-mini-streamspeech"
+    pipeline = StreamSpeechPipeline(catalog.find("echo-mini-streamspeech").system, chunk_ms=320)
     outputs, _ = pipeline.step(samples, rate, pipeline.init_state(), final=True)
     words = [word for output in outputs for word in output.translation]
     assert words and heard.words("translation") == " ".join(words)
@@ -137,9 +137,9 @@ def test_twin_goes_on_from_what_it_knows(address, catalog):
 
 def test_recomputing_twin_brings_the_same_words_as_its_agent(address, catalog):
     samples, rate = read_clip(CLIP)
-    heard, ready = run(translate(address, samples, rate, model="streamspeech:recompute"))
-    assert ready["model"] == "streamspeech:recompute"
-    baseline = catalog.find("streamspeech:recompute")
+    heard, ready = run(translate(address, samples, rate, model="echo-mini-streamspeech:recompute"))
+    assert ready["model"] == "echo-mini-streamspeech:recompute"
+    baseline = catalog.find("echo-mini-streamspeech:recompute")
     pipeline = catalog.pipeline(baseline, 320, "s2st")
     outputs, state = pipeline.step(samples, rate, pipeline.init_state(), final=True)
     vocabulary = baseline.system.target_vocabulary
@@ -175,16 +175,16 @@ def test_health_models_metrics(address):
     health = json.loads(get(address, "/healthz")[0])
     assert health["status"] == "ok" and health["max_sessions"] == 64
     models = json.loads(get(address, "/v1/models")[0])
-    assert models["default"] == "echostream"
-    names = ["echostream", "streamspeech", "streamspeech:recompute"]
+    assert models["default"] == "echo-mini"
+    names = ["echo-mini", "echo-mini-streamspeech", "echo-mini-streamspeech:recompute"]
     assert [m["name"] for m in models["models"]] == names
     assert [m["recompute"] for m in models["models"]] == [False, False, True]
     assert [m["limit_s"] for m in models["models"]] == [None, None, 120]
     metrics = get(address, "/metrics")[0]
     lines = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
-    assert float(lines['echostream_chunks_total{model="echostream"}']) >= 8
-    assert float(lines['echostream_lag_ms_count{model="echostream"}']) >= 8
-    assert float(lines['echostream_speech_seconds_total{model="echostream"}']) > 1
+    assert float(lines['echostream_chunks_total{model="echo-mini"}']) >= 8
+    assert float(lines['echostream_lag_ms_count{model="echo-mini"}']) >= 8
+    assert float(lines['echostream_speech_seconds_total{model="echo-mini"}']) > 1
     assert float(lines["process_resident_memory_bytes"]) > 1e8
 
 

@@ -8,11 +8,17 @@ import { Session } from "./session.js";
 const $ = (id) => document.getElementById(id);
 const EXAMPLE_GAP_S = 1.0;
 const FILE_TAIL_S = 0.5;
+// Less than one step of 16 bits, which a microphone in a quiet room exceeds and a muted one does not.
+const SILENT_PEAK = 2e-5;
+const SILENT_S = 3;
+const DOUBLE_CLICK_MS = 1000;
 let models = [];
 let examples = [];
 let run = null;
 
-function say(text) { $("state").textContent = text; }
+function say(text) {
+  if ($("state").textContent !== text) $("state").textContent = text; // read out when it changes
+}
 
 function fault(text) {
   $("fault").hidden = !text;
@@ -21,9 +27,17 @@ function fault(text) {
 
 function token() { return $("token").value || decodeURIComponent(location.hash.slice(1)); }
 
+async function ask(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch {
+    throw new Error("The server does not answer. Is it still running?");
+  }
+}
+
 async function fetchModels() {
   const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
-  const answer = await fetch("v1/models", { headers });
+  const answer = await ask("v1/models", { headers });
   $("token-field").hidden = answer.status !== 401 && !$("token").value;
   if (answer.status === 401) {
     if (token()) fault("The server does not know this token.");
@@ -33,9 +47,21 @@ async function fetchModels() {
   fault("");
   models = listed;
   $("model").replaceChildren(...models.map((model) => new Option(titleOf(model), model.name)));
-  if ([...$("chunk").options].some(({ value }) => Number(value) === chunk)) $("chunk").value = chunk;
+  chooseChunk(chunk);
   introduce();
   offerBeside();
+}
+
+async function loadModels() {
+  try {
+    await fetchModels();
+  } catch (error) {
+    fault(error.message);
+  }
+}
+
+function chooseChunk(ms) {
+  if ([...$("chunk").options].some(({ value }) => Number(value) === ms)) $("chunk").value = ms;
 }
 
 // What the chosen model says of itself.
@@ -65,7 +91,7 @@ function offerBeside() {
 }
 
 async function fetchExamples() {
-  examples = await (await fetch("examples/index.json")).json();
+  examples = await (await ask("examples/index.json")).json();
   const options = examples.map(({ title }, index) => new Option(title, String(index)));
   $("example").replaceChildren(new Option("all of them, one after the other", "all"), ...options);
 }
@@ -81,15 +107,21 @@ function showChoices() {
 }
 
 async function openSource(source) {
-  if (chosenSource() === "microphone") return source.openMicrophone();
+  if (chosenSource() === "microphone") {
+    say("Waiting for the microphone");
+    return source.openMicrophone();
+  }
   if (chosenSource() === "file") {
     if (!$("file").files.length) throw new Error("Choose a sound file first.");
     return source.openFiles([...$("file").files], FILE_TAIL_S);
   }
   const chosen = $("example").value === "all" ? examples : [examples[Number($("example").value)]];
-  const blobs = await Promise.all(chosen.map(async ({ file }) => (await fetch(file)).blob()));
+  const blobs = await Promise.all(chosen.map(async ({ file }) => (await ask(file)).blob()));
   return source.openFiles(blobs, blobs.length > 1 ? EXAMPLE_GAP_S : FILE_TAIL_S);
 }
+
+// What the server says to programs, for people.
+const FAULTS = { unknown_session: "The server has been restarted, or was away for too long. Press Start again." };
 
 class Run {
   constructor() {
@@ -97,12 +129,20 @@ class Run {
     this.blocks = [];
     this.lanes = [];
     this.heard = null;
+    this.microphone = chosenSource() === "microphone";
+    this.connected = this.over = false;
+    this.stoppedAt = null;
+    this.silentS = 0; // how long the microphone has given nothing at all
   }
 
   get now() { return this.begun ? (performance.now() - this.begun) / 1000 : 0; }
 
   async begin() {
-    this.source = new Source((block) => this.hear(block), () => this.sessions.forEach((s) => s.end()));
+    this.source = new Source(
+      (block) => this.hear(block),
+      () => this.sessions.forEach((s) => s.end()),
+      () => fault("The microphone is gone."),
+    );
     this.sessions = [];
     await this.source.prepare();
     await openSource(this.source);
@@ -116,7 +156,8 @@ class Run {
     $("key-second").hidden = $("save-hint").hidden = names.length < 2;
     this.begun = performance.now();
     this.sessions = this.lanes.map((lane) => this.addSession(lane));
-    await this.source.begin($("monitor").checked);
+    // The loudspeaker must not speak into the microphone.
+    await this.source.begin($("monitor").checked && !this.microphone);
     this.frame();
   }
 
@@ -148,13 +189,30 @@ class Run {
         if (samples && lane === this.heard) this.speaker.play(samples);
       },
       closed: (reason) => this.closed(lane, reason),
-      state: (text) => say(text === "live" ? "Live" : "Reconnecting"),
+      state: (text) => {
+        this.connected = text === "live";
+        this.sayState();
+      },
     });
+  }
+
+  sayState() {
+    if (this.over) return;
+    if (this.stoppedAt !== null) say("Finishing; Stop again gives up");
+    else if (!this.connected) say("Reconnecting");
+    else if (this.silentS > SILENT_S) say("Live, but the microphone is silent");
+    else say("Live");
   }
 
   hear(block) {
     let sum = 0;
-    for (const value of block) sum += value * value;
+    let peak = 0;
+    for (const value of block) {
+      sum += value * value;
+      peak = Math.max(peak, Math.abs(value));
+    }
+    this.silentS = this.microphone && peak < SILENT_PEAK ? this.silentS + block.length / this.source.sampleRate : 0;
+    if (this.connected) this.sayState();
     const level = Math.min(1, Math.sqrt(sum / block.length) * 6);
     this.levels.push({ from: this.now - block.length / this.source.sampleRate, to: this.now, level });
     this.blocks.push(block);
@@ -165,11 +223,18 @@ class Run {
     if (this.heard && this.begun) this.heard.show("backlog", queuedMs);
   }
 
-  stop() { this.source.stop(); }
+  // The first time what was said is still translated; the second time it is given up.
+  stop() {
+    if (this.stoppedAt === null) this.stoppedAt = performance.now();
+    else if (performance.now() - this.stoppedAt > DOUBLE_CLICK_MS) this.sessions.forEach((session) => session.giveUp());
+    this.sayState();
+    this.source.stop();
+  }
 
   closed(lane, reason) {
-    if (reason) fault(`${lane.title}: ${reason.message}`);
+    if (reason) fault(`${lane.title}: ${FAULTS[reason.code] ?? reason.message}`);
     if (!this.sessions.every((session) => session.over)) return;
+    this.over = true;
     this.source.stop();
     this.ended = this.now;
     say(reason ? "Stopped" : "Done");
@@ -204,7 +269,7 @@ function setVolume(target) {
 $("controls").addEventListener("submit", async (event) => {
   event.preventDefault();
   fault("");
-  if (!models.length) await fetchModels();
+  if (!models.length) await loadModels();
   if (!models.length) return;
   run?.speaker?.close();
   run = new Run();
@@ -216,10 +281,12 @@ $("controls").addEventListener("submit", async (event) => {
   reading.disabled = false; // a disabled field has no value while the choices are read
   try {
     await run.begin();
+    if (run.over) return; // the server has closed it already
     $("stop").disabled = false;
     if (focused) $("stop").focus(); // the button that had it is disabled now
   } catch (error) {
-    fault(error.name === "NotAllowedError" ? "The browser does not allow the microphone." : error.message);
+    if (run.over) return;
+    fault(error.name === "EncodingError" ? "The browser cannot play this file." : error.message);
     say("Not started");
     run.source?.stop();
     $("start").disabled = false;
@@ -228,8 +295,9 @@ $("controls").addEventListener("submit", async (event) => {
   reading.disabled = true;
 });
 
+$("model").addEventListener("change", () => chooseChunk(modelOf($("model").value).recommended_chunk_ms));
 $("controls").addEventListener("change", showChoices);
-$("token").addEventListener("change", fetchModels);
+$("token").addEventListener("change", loadModels);
 $("stop").addEventListener("click", () => run?.stop());
 $("volume").addEventListener("input", () => setVolume(run));
 $("mute").addEventListener("click", () => {
@@ -252,5 +320,5 @@ document.querySelectorAll("[data-save]").forEach((button) => {
   });
 });
 
-fetchExamples();
-fetchModels().then(showChoices);
+fetchExamples().catch((error) => fault(error.message));
+loadModels().then(showChoices);

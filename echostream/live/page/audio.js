@@ -1,16 +1,33 @@
 // Sound in and sound out. Sources send Float32Array blocks; speakers play 16-bit pieces.
 
+async function addWorklet(context, file) {
+  try {
+    await context.audioWorklet.addModule(file);
+  } catch {
+    throw new Error("The server does not answer. Is it still running?");
+  }
+}
+
+// What a browser says when it gives no microphone, in words that say what to do.
+const REFUSALS = {
+  NotAllowedError: "The browser does not allow the microphone. Allow it for this page, then press Start again.",
+  NotFoundError: "There is no microphone. Connect one, then press Start again.",
+  NotReadableError: "The microphone cannot be opened. Another program may be using it.",
+};
+
 export class Source {
-  // `onBlock(samples)` hears every block; `onEnd()` is called when a file is over.
-  constructor(onBlock, onEnd) {
+  // `onBlock(samples)` hears every block; `onEnd()` is called when a file is over or stopped;
+  // `onLost()` when the microphone is taken away, before `onEnd()`.
+  constructor(onBlock, onEnd, onLost) {
     this.onBlock = onBlock;
     this.onEnd = onEnd;
+    this.onLost = onLost;
     this.context = new AudioContext({ latencyHint: "interactive" });
     this.sampleRate = this.context.sampleRate;
   }
 
   async prepare() {
-    await this.context.audioWorklet.addModule("capture-worklet.js");
+    await addWorklet(this.context, "capture-worklet.js");
     this.capture = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
     this.capture.port.onmessage = ({ data }) => {
       if (data === "stopped") this.stopped();
@@ -22,9 +39,18 @@ export class Source {
     if (!navigator.mediaDevices) {
       throw new Error("Browsers give the microphone to pages from this machine or over https only.");
     }
-    this.media = await navigator.mediaDevices.getUserMedia({
-      audio: { channelCount: 1, echoCancellation: true, noiseSuppression: false, autoGainControl: false },
-    });
+    try {
+      this.media = await navigator.mediaDevices.getUserMedia({
+        audio: { channelCount: 1, echoCancellation: true, noiseSuppression: false, autoGainControl: false },
+      });
+    } catch (error) {
+      throw REFUSALS[error.name] ? new Error(REFUSALS[error.name]) : error;
+    }
+    // Comes when it is unplugged or its permission is withdrawn, not when the page stops it.
+    this.media.getTracks()[0].onended = () => {
+      if (!this.stopping) this.onLost();
+      this.stop();
+    };
     this.input = this.context.createMediaStreamSource(this.media);
   }
 
@@ -80,7 +106,7 @@ export class Speaker {
   }
 
   async prepare() {
-    await this.context.audioWorklet.addModule("playback-worklet.js");
+    await addWorklet(this.context, "playback-worklet.js");
     this.node = new AudioWorkletNode(this.context, "playback", {
       numberOfInputs: 0, outputChannelCount: [1],
     });

@@ -20,6 +20,7 @@ export class Session {
   }
 
   connect() {
+    if (this.over) return; // given up while it waited to try again
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = (this.socket = new WebSocket(`${scheme}//${location.host}/v1/stream`));
     socket.binaryType = "arraybuffer";
@@ -86,6 +87,13 @@ export class Session {
     if (this.over || this.ended) return;
     this.ended = true;
     if (this.open) this.sendEnd();
+  }
+
+  // Ends here and now, whatever is still to come.
+  giveUp() {
+    if (this.over) return;
+    this.finish({ code: "given_up", message: "Stopped before everything was translated." });
+    this.socket?.close();
   }
 
   sendEnd() { this.socket.send(JSON.stringify({ type: type.END })); }
