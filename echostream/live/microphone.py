@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import queue
+import contextlib
+import signal
 import sys
 import threading
-from collections import deque
-from typing import Any
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import numpy as np
 
@@ -20,85 +21,54 @@ from echostream.live.ends import (
     gate_for,
     open_pipeline,
 )
+from echostream.live.sound_devices import (
+    Recording,
+    find_device,
+    load_sounddevice,
+    loudspeaker,
+    microphone,
+)
 from echostream.live.speech_gate import GatedStream, SpeechGate
 from echostream.live.utterances import SpokenSession
 from echostream.session import Session
 
-BLOCK_MS = 40
-QUEUE_BLOCKS = 250  # 10 s of source that may wait for the model
+# Less than one step of 16 bits: a microphone in a quiet room exceeds it, a muted one does not.
+SILENT_PEAK = 2e-5
+SILENT_S = 3.0
 
 
-def load_sounddevice() -> Any:
-    """
-    Raises:
-        ValueError: the extra or the PortAudio library is missing; says which.
-    """
+@contextlib.contextmanager
+def first_interrupt(action: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls ``action``, the next one interrupts as ever."""
+    ordinary = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not (ordinary and threading.current_thread() is threading.main_thread()):
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        action()
+
+    signal.signal(signal.SIGINT, handle)
     try:
-        import sounddevice
-    except ImportError as error:
-        raise ValueError("sounddevice is not installed; pip install 'echostream[live]'") from error
-    except OSError as error:
-        raise ValueError(f"{error}; on Debian: apt-get install libportaudio2") from error
-    return sounddevice
-
-
-def find_device(sounddevice: Any, name: str | None, kind: str) -> dict[str, Any]:
-    """The device to use for ``kind``, ``input`` or ``output``.
-
-    Raises:
-        ValueError: there is none.
-    """
-    wanted = int(name) if name is not None and name.isdigit() else name
-    try:
-        return sounddevice.query_devices(wanted, kind)
-    except (ValueError, sounddevice.PortAudioError) as error:
-        what = {"input": "microphone", "output": "loudspeaker"}[kind]
-        raise ValueError(
-            f"no {what} found ({error}); --list-devices shows what there is, and "
-            "`echostream serve` takes the microphone of any browser"
-        ) from error
-
-
-class Player:
-    """Samples that wait for the loudspeaker; its callback takes what it needs."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[np.ndarray] = deque()
-        self._lock = threading.Lock()
-
-    def add(self, samples: np.ndarray) -> None:
-        with self._lock:
-            if len(samples):
-                self._pieces.append(samples)
-
-    def take(self, count: int) -> np.ndarray:
-        """(count,) samples, silence where none wait."""
-        out = np.zeros(count, dtype=np.float32)
-        filled = 0
-        with self._lock:
-            while filled < count and self._pieces:
-                piece = self._pieces.popleft()
-                used = min(count - filled, len(piece))
-                out[filled : filled + used] = piece[:used]
-                if used < len(piece):
-                    self._pieces.appendleft(piece[used:])
-                filled += used
-        return out
-
-    @property
-    def waiting(self) -> int:
-        with self._lock:
-            return sum(len(piece) for piece in self._pieces)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_listen(args: argparse.Namespace) -> int:
+    """Translate the microphone until Ctrl-C; what was said before is still translated and spoken.
+
+    Raises:
+        ValueError: there is no such device, it cannot be opened, or the microphone stopped.
+    """
     sounddevice = load_sounddevice()
     if args.list_devices:
         print(sounddevice.query_devices() or "no sound devices found")
         return 0
-    microphone = find_device(sounddevice, args.input, "input")
+    source = find_device(sounddevice, args.input, "input")
     speaks = args.task == "s2st"
-    loudspeaker = find_device(sounddevice, args.output, "output") if speaks else None
+    target = find_device(sounddevice, args.output, "output") if speaks else None
     loaded = load_to_compute(args.model_dir, args, args.chunk_ms)
     given = ends_are_given(args)
     cutter = None if given else cutter_for(loaded, args.vad)
@@ -107,74 +77,56 @@ def run_listen(args: argparse.Namespace) -> int:
     chunk_ms = system.config.card.chunk_or(args.chunk_ms)
     pipeline = open_pipeline(system, chunk_ms=chunk_ms, task=args.task)
     gate = None if cutter else gate_for(loaded, args.vad)
-    rate = int(microphone["default_samplerate"])
-    recorded: queue.Queue[np.ndarray | None] = queue.Queue(QUEUE_BLOCKS)
-    lost = threading.Event()
-    player = Player()
-
-    def record(samples: np.ndarray, frames: int, times: Any, status: Any) -> None:
-        try:
-            recorded.put_nowait(samples[:, 0].copy())
-        except queue.Full:
-            lost.set()
-
-    def play(out: np.ndarray, frames: int, times: Any, status: Any) -> None:
-        out[:, 0] = player.take(frames)
-
-    streams = [
-        sounddevice.InputStream(
-            samplerate=rate,
-            blocksize=rate * BLOCK_MS // 1000,
-            channels=1,
-            device=microphone["index"],
-            callback=record,
-        )
-    ]
-    if loudspeaker is not None:
-        streams.append(
-            sounddevice.OutputStream(
-                samplerate=pipeline.output_rate,
-                channels=1,
-                device=loudspeaker["index"],
-                callback=play,
-            )
-        )
-    print(f"Listening to {microphone['name']}; Ctrl-C ends.", flush=True)
-    for stream in streams:
-        stream.start()
-    try:
-        session = (
-            SpokenSession(pipeline, cutter, keep_tokens=False)
-            if cutter
-            else Session(pipeline, keep_tokens=False)
-        )
-        translate_queue(session, rate, recorded, player, lost, gate)
-    finally:
-        for stream in streams:
-            stream.close()
+    session = (
+        SpokenSession(pipeline, cutter, keep_tokens=False)
+        if cutter
+        else Session(pipeline, keep_tokens=False)
+    )
+    with (
+        loudspeaker(sounddevice, target, pipeline.output_rate) as play,
+        microphone(sounddevice, source) as recording,
+        first_interrupt(recording.end),
+    ):
+        print(f"Listening to {source['name']}; Ctrl-C ends.", flush=True)
+        translate_recording(session, recording, play, gate)
+    if recording.gone:
+        raise ValueError(f"{source['name']} gives no sound any more; is it still connected?")
     return 0
 
 
-def translate_queue(
+def translate_recording(
     session: Session | SpokenSession,
-    rate: int,
-    recorded: queue.Queue[np.ndarray | None],
-    player: Player,
-    lost: threading.Event,
+    recording: Recording,
+    play: Callable[[np.ndarray], None],
     gate: SpeechGate | None = None,
 ) -> None:
-    """Translate blocks as they come, print words and hand speech on; None ends the stream."""
-    gated = GatedStream(gate)
-    while True:
-        block = recorded.get()
-        if lost.is_set():
-            lost.clear()
-            print("This machine is too slow: some source was lost.", file=sys.stderr)
-        samples = np.zeros(0, np.float32) if block is None else block
-        samples = gated.push(samples, rate, final=block is None)
-        for output in session.push(samples, rate, final=block is None):
-            player.add(output.waveform)
+    """Translate blocks as they come until the recording ends, print words and hand speech on.
+
+    What goes wrong with the source is said on standard error.
+    """
+    gated, rate = GatedStream(gate), recording.rate
+    silent_s = 0.0
+
+    def step(samples: np.ndarray, *, final: bool = False) -> None:
+        samples = gated.push(samples, rate, final=final)
+        for output in session.push(samples, rate, final=final):
+            play(output.waveform)
             for line in show_words(output):
                 print(line, flush=True)
-        if block is None:
-            return
+
+    for block in recording:
+        if lost_s := recording.take_lost():
+            note(f"This machine is too slow: {lost_s:.1f} s of source were lost.")
+        was_silent = silent_s >= SILENT_S
+        quiet = np.abs(block).max(initial=0.0) < SILENT_PEAK
+        silent_s = silent_s + len(block) / rate if quiet else 0.0
+        if silent_s >= SILENT_S and not was_silent:
+            note("The microphone is silent. Is it muted? --list-devices shows the others.")
+        step(block)
+    if not recording.gone:
+        note("Finishing; Ctrl-C again gives up.")
+    step(np.zeros(0, np.float32), final=True)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import codecs
-import contextlib
 import itertools
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from echostream import assets
 from echostream.checkpoint import load_model_dir, normalize_device
-from echostream.live.microphone import Player, find_device, load_sounddevice
+from echostream.live.sound_devices import find_device, load_sounddevice, loudspeaker
 from echostream.samples import sound_file
 from echostream.speaking import Spoken, TextSpeaker
 from echostream.threads import use_threads
@@ -26,7 +22,6 @@ if TYPE_CHECKING:  # its packages are optional
     from echostream.voice.speaker import VoiceSpeaker
 
 READ_BYTES = 4096
-POLL_S = 0.05
 
 
 def text_as_it_comes(file: BufferedReader) -> Iterator[str]:
@@ -71,40 +66,15 @@ def speak_text(speaker: TextSpeaker | VoiceSpeaker, pieces: Iterable[str]) -> It
                 yield spoken
 
 
-@contextlib.contextmanager
-def loudspeaker(wanted: bool, name: str | None, rate: int) -> Iterator[Callable[[np.ndarray], Any]]:
-    """Yields what takes samples; in the end waits until all of them have been played.
-
-    Raises:
-        ValueError: there is no loudspeaker, or what drives it is missing.
-    """
-    if not wanted:
-        yield lambda samples: None
-        return
-    sounddevice = load_sounddevice()
-    device = find_device(sounddevice, name, "output")
-    player = Player()
-
-    def play(out: np.ndarray, frames: int, times: Any, status: Any) -> None:
-        out[:, 0] = player.take(frames)
-
-    stream = sounddevice.OutputStream(
-        samplerate=rate, channels=1, device=device["index"], callback=play
-    )
-    with stream:
-        yield player.add
-        while player.waiting:
-            time.sleep(POLL_S)
-        time.sleep(stream.latency)
-
-
 def run_speak(args: argparse.Namespace) -> int:
     if args.out is None and not args.play:
         raise ValueError("say where the speech should go: --out OUT.wav, --play, or both")
     speaker = load_speaker(args)
     rate, samples = speaker.output_rate, 0
+    sounddevice = load_sounddevice() if args.play else None
+    device = find_device(sounddevice, args.output, "output") if args.play else None
     with (
-        loudspeaker(args.play, args.output, rate) as play,
+        loudspeaker(sounddevice, device, rate) as play,
         sound_file(args.out, rate) as write,
     ):
         if sys.stdin.isatty():

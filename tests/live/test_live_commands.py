@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import queue
 import subprocess
 import sys
 import threading
@@ -14,10 +13,9 @@ import soundfile
 
 from echostream import assets, cli
 from echostream.live.live_commands import choose_workers
-from echostream.live.microphone import Player, translate_queue
 from echostream.live.protocol import encode_speech
+from echostream.live.sound_devices import Player
 from echostream.live.speak import text_as_it_comes
-from echostream.session import Session
 from echostream.speaking import TextSpeaker
 from echostream.translator.pipeline import Pipeline
 from tests.live.conftest import AUDIO, read_clip
@@ -134,36 +132,6 @@ def test_serve_prints_its_address_and_answers():
             server.wait(20)
 
 
-def test_listen_without_a_microphone_says_so(capsys, monkeypatch):
-    class NoDevices:
-        PortAudioError = RuntimeError
-
-        @staticmethod
-        def query_devices(device=None, kind=None):
-            raise RuntimeError("Error querying device -1")
-
-    monkeypatch.setitem(sys.modules, "sounddevice", NoDevices)
-    assert cli.main(["listen"]) == 2
-    error = capsys.readouterr().err
-    assert "no microphone found" in error and "echostream serve" in error
-
-
-def test_listen_translates_what_it_hears(shipped, expected, capsys):
-    samples, rate = read_clip(CLIPS[0].name)
-    heard, player = queue.Queue(), Player()
-    for start in range(0, len(samples), 640):
-        heard.put(samples[start : start + 640])
-    heard.put(None)
-    translate_queue(Session(Pipeline(shipped)), rate, heard, player, threading.Event())
-    _, translation, speech = expected(samples, rate)
-    printed = [line for line in capsys.readouterr().out.splitlines() if " translation " in line]
-    assert " ".join(word for line in printed for word in line.split()[3:]) == translation
-    assert player.waiting * 2 == len(speech)
-    pieces = [player.take(1000) for _ in range(player.waiting // 1000 + 2)]
-    assert player.waiting == 0
-    assert len(np.concatenate(pieces)) * 2 > len(speech)
-
-
 class SlowText:
     """Standard input of somebody who types: every read brings a little; remembers what was heard
     before each of them."""
@@ -193,12 +161,16 @@ def test_speak_writes_and_plays_while_text_comes(tmp_path, capsys, monkeypatch, 
 
         @staticmethod
         def query_devices(device=None, kind=None):
-            return {"index": 7, "name": "loud"}
+            return {"index": 7, "name": "loud", "default_samplerate": 48000.0}
+
+        @staticmethod
+        def check_output_settings(*, device, channels, samplerate):
+            pass
 
         class OutputStream:
             def __init__(self, *, samplerate, channels, device, callback):
                 assert (samplerate, channels, device) == (16000, 1, 7)
-                self.callback, self.latency = callback, 0.0
+                self.callback, self.latency, self.active = callback, 0.0, True
                 self.stopped = threading.Event()
 
             def __enter__(self):
@@ -224,7 +196,7 @@ def test_speak_writes_and_plays_while_text_comes(tmp_path, capsys, monkeypatch, 
     cut = [text.encode()[start : start + 5] for start in range(0, len(text), 5)]
     typed = SlowText(cut, heard)
     monkeypatch.setitem(sys.modules, "sounddevice", Loudspeaker)
-    monkeypatch.setattr("echostream.live.speak.Player", Noting)
+    monkeypatch.setattr("echostream.live.sound_devices.Player", Noting)
     monkeypatch.setattr(sys, "stdin", typed)
     out = tmp_path / "speech.wav"
     system = ["--model-dir", str(assets.model_dir("echostream"))]
