@@ -116,7 +116,7 @@ def translate_recording(
 
     for block in recording:
         if lost_s := recording.take_lost():
-            note(f"This machine is too slow: {lost_s:.1f} s of source were lost.")
+            note(f"This machine is too slow: {lost_s:.2f} s of source were lost.")
         was_silent = silent_s >= SILENT_S
         quiet = np.abs(block).max(initial=0.0) < SILENT_PEAK
         silent_s = silent_s + len(block) / rate if quiet else 0.0

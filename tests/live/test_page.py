@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -11,7 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.live.conftest import AUDIO
+from echostream import assets
+from echostream.checkpoint import load_model_dir
+from echostream.live.catalog import Catalog, served
+from echostream.translator.pipeline import Pipeline
+from tests.live.conftest import AUDIO, running
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 if CHROMIUM is None:
@@ -20,6 +25,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="the extra 'browser
 
 # Translated alike wherever its chunks begin, which the browser decides.
 CLIP = "test_00161.flac"
+REAL = AUDIO.parents[1] / "everyday" / "real"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -36,27 +42,42 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def microphone(tmp_path_factory) -> Path:
-    """A WAV file that the fake microphone plays: a shipped clip and a second of silence."""
-    samples, rate = soundfile.read(AUDIO / CLIP, dtype="float32")
-    path = tmp_path_factory.mktemp("microphone") / "speaker.wav"
+def playwright():
+    with sync_api.sync_playwright() as running_playwright:
+        yield running_playwright
+
+
+@contextlib.contextmanager
+def chromium_hearing(playwright, clip: Path, folder: Path):
+    """A browser whose microphone plays a clip and a second of silence, from the moment that a page
+    opens it."""
+    samples, rate = soundfile.read(clip, dtype="float32")
+    path = folder / "microphone.wav"
     soundfile.write(path, np.concatenate([samples, np.zeros(rate, np.float32)]), rate)
-    return path
+    chromium = playwright.chromium.launch(
+        executable_path=CHROMIUM,
+        args=[*FLAGS, f"--use-file-for-fake-audio-capture={path}%noloop"],
+    )
+    yield chromium
+    chromium.close()
 
 
 @pytest.fixture(scope="module")
-def browser(microphone):
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[*FLAGS, f"--use-file-for-fake-audio-capture={microphone}%noloop"],
-        )
+def browser(playwright, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("microphone")
+    with chromium_hearing(playwright, AUDIO / CLIP, folder) as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
 def page(browser, address):
+    with opened_page(browser, address) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened_page(browser, address):
+    """A page that must not complain on the browser's console."""
     context = browser.new_context(
         viewport={"width": 1280, "height": 900}, permissions=["microphone"], accept_downloads=True
     )
@@ -127,6 +148,34 @@ def test_microphone_to_words_and_speech(page, tmp_path, expected):
     assert saved(page, "text").decode() == f"{transcript}\n{translation}\n"
     log = json.loads(saved(page, "log"))
     assert log[0]["type"] == "ready" and log[-1]["type"] == "done"
+
+
+@pytest.mark.skipif(assets.default_systems()[0] != "everyday", reason="its voice is missing")
+def test_everyday_hears_a_person(playwright, tmp_path):
+    folder = assets.model_dir("everyday")
+    system = load_model_dir(folder)
+    with (
+        running(Catalog([served(folder, system)])) as place,
+        chromium_hearing(playwright, REAL / "conf-now-recording.flac", tmp_path) as chromium,
+        opened_page(chromium, place) as page,
+    ):
+        assert page.inner_text("#about").startswith("Speak Spanish; hear and read English")
+        page.select_option("#chunk", value="640")
+        page.click("#start")
+        until(page, "document.querySelector('.translation')?.textContent.includes('conference')")
+        page.wait_for_timeout(2000)
+        page.click("#stop")
+        wait_done(page)
+        for name in ("source", "speech"):
+            (tmp_path / f"{name}.wav").write_bytes(saved(page, name))
+        shown = lines(page, "translation")
+    sent, rate = soundfile.read(tmp_path / "source.wav", dtype="float32")
+    pipeline = Pipeline(system, chunk_ms=640)
+    outputs, _ = pipeline.step(sent, rate, pipeline.init_state(), final=True)
+    assert shown == " ".join(word for output in outputs for word in output.translation)
+    spoken, spoken_rate = soundfile.read(tmp_path / "speech.wav", dtype="float32")
+    assert len(spoken) == sum(len(output.waveform) for output in outputs)
+    assert len(spoken) > spoken_rate and np.sqrt((spoken**2).mean()) > 0.01
 
 
 def test_example_beside_the_baseline(page, tmp_path, expected):
