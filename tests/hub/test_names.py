@@ -12,7 +12,13 @@ from echostream.checkpoint import load_model_dir, save_model_dir
 from echostream.cli import main
 from echostream.config import CardConfig, from_dict, to_dict
 from echostream.hub import names, table
-from echostream.hub.names import cached_folder, find_model, nearest_names, resolve_model
+from echostream.hub.names import (
+    cached_folder,
+    find_model,
+    name_of,
+    nearest_names,
+    resolve_model,
+)
 from tests.reference.recordings import require_whole
 
 
@@ -153,3 +159,9 @@ def test_a_card_is_read_strictly(system):
             CardConfig(**wrong)
     with pytest.raises(ValueError, match="card: tasks"):
         from_dict(type(config), {**to_dict(config), "card": {"tasks": ["sing"]}})
+
+
+def test_a_folder_that_ships_has_the_name_of_the_table(tmp_path):
+    for name in ("everyday", "echo-mini", "echo-mini-streamspeech"):
+        assert name_of(resolve_model(name)) == name
+    assert name_of(tmp_path / "model") == "model"
