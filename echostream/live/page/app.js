@@ -11,6 +11,7 @@ const FILE_TAIL_S = 0.5;
 // Less than one step of 16 bits, which a microphone in a quiet room exceeds and a muted one does not.
 const SILENT_PEAK = 2e-5;
 const SILENT_S = 3;
+const SLOW_MS = 3000; // lag of a chunk
 const DOUBLE_CLICK_MS = 1000;
 let models = [];
 let examples = [];
@@ -201,6 +202,7 @@ class Run {
     if (this.stoppedAt !== null) say("Finishing; Stop again gives up");
     else if (!this.connected) say("Reconnecting");
     else if (this.silentS > SILENT_S) say("Live, but the microphone is silent");
+    else if (this.heard?.points.at(-1)?.lagMs > SLOW_MS) say("Live, but the server is too slow");
     else say("Live");
   }
 
