@@ -87,7 +87,7 @@ FAULTS = {
     "a strange task": (starting(task=["asr"]), "bad_message", "task must be", 1008),
     "a strange format": (starting(format="mp3"), "bad_message", "format must be", 1008),
     "a strange field": (starting(path="/etc/passwd"), "bad_message", 'field "path"', 1008),
-    "a strange model": (starting(model="../x"), "unknown_model", "echostream, strea", 1008),
+    "a strange model": (starting(model="../x"), "unknown_model", "echo-mini, echo-mini-st", 1008),
     "NaN": (sending(NAN), "bad_audio", "sample 1 is nan", 1008),
     "NaN later": (sending(NAN[:4] * 9, NAN), "bad_audio", "sample 10 is nan", 1008),
     "infinity": (sending(struct.pack("<f", float("inf"))), "bad_audio", "sample 0 is inf", 1008),
