@@ -16,7 +16,6 @@ The texts are in capitals and without accents, which ``spelling`` guesses.
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ import soxr
 from echostream.files import atomic_path, write_atomically
 from echostream.training import data_folder
 from echostream.training.everyday import spelling
+from echostream.training.everyday.aligned import Utterance, write_aligned
 from echostream.training.everyday.debian import DebianPackage, fetch, read_files
 from echostream.training.everyday.unlabelled import trim
 from echostream.training.warm_start.clips import LONGEST_S, RATE
@@ -59,7 +59,7 @@ ROLES = {
     "VB": "Von Braun",
 }
 HELD_OUT = ("I", "L")  # two men whom training does not hear
-LISTED, TRANSLATIONS, DEV = "part-0.jsonl", "translations.tsv", "dev.tsv"
+DEV = "dev.tsv"
 SHORTEST_S = 1.0
 LETTERS_A_S = 5.0, 22.0  # slower or faster, and the clip says something else than the text
 _CLIP_RATE = 11025
@@ -219,7 +219,7 @@ def make_spoken_game(
     )
     [content] = (files[name] for name in files if name.endswith("/drascula.dat"))
     clips = {Path(name).stem: files[name] for name in files if name.endswith(".ALS")}
-    listed, translations, held_out = [], [], []
+    utterances, held_out = [], []
     totals = {role: (0, 0.0) for role in ROLES}
     for line in pair(clips, parse_texts(content)):
         path = Path("wav") / f"{line.name}.wav"
@@ -232,9 +232,7 @@ def make_spoken_game(
             held_out.append((f"dev_drascula_{line.name}", path.as_posix(), spanish, english))
         else:
             name = f"train_drascula_{line.name}"
-            entry = {"id": name, "text": spanish, "file": path.as_posix()}
-            listed.append(json.dumps(entry, ensure_ascii=False))
-            translations.append(f"{name}\t{spanish}\t{english}")
+            utterances.append(Utterance(name, path, spanish, english))
         count, hours = totals[line.role]
         totals[line.role] = count + 1, hours + len(line.samples) / RATE / 3600
     for name, text in files.items():
@@ -243,6 +241,5 @@ def make_spoken_game(
             write_atomically(out / known, text)
     write_atomically(out / "ATTRIBUTION.md", _ATTRIBUTION)
     data_folder.write_table(out / DEV, ("id", "file", "source", "target"), held_out)
-    data_folder.write_lines(out / TRANSLATIONS, translations)
-    data_folder.write_lines(out / LISTED, listed)
+    write_aligned(out, utterances)
     return totals

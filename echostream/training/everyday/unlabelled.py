@@ -27,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_S, LONGEST_S = 0.7, 15.0
 TABLE = "sources.tsv"
+STAMPS = DebianPackage(
+    "tuxpaint-stamps-default",
+    "2022.06.04-1",
+    "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+)
 _FRAME = SAMPLE_RATE // 100
 _EDGE_FRAMES = 12, 20  # kept before and behind what is loud
 _QUIET = 0.02  # of the loudest, by RMS: an edge
@@ -133,11 +138,7 @@ SOURCES = (
     # Without _desc: the sound that the thing on the stamp makes.
     Source(
         "tuxpaint",
-        DebianPackage(
-            "tuxpaint-stamps-default",
-            "2022.06.04-1",
-            "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
-        ),
+        STAMPS,
         "GPL-2",
         r"_desc[^/]*\.ogg",
     ),

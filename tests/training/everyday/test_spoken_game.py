@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from echostream.training.everyday import spoken_game
+from echostream.training.everyday.aligned import LISTED, TRANSLATIONS
 from echostream.training.warm_start.clips import SpeechPool
 from echostream.training.warm_start.measure import read_clips
 from echostream.training.warm_start.train import read_translations
@@ -140,7 +141,7 @@ def test_packages_become_a_folder_that_training_reads(packages, tmp_path):
     assert {role: count for role, (count, _) in totals.items() if count} == {"": 2, "D": 1, "I": 1}
     assert totals["D"][1] == pytest.approx(1.5 / 3600, rel=0.1)
 
-    rows = read_translations(out / spoken_game.TRANSLATIONS)
+    rows = read_translations(out / TRANSLATIONS)
     ids = [f"train_drascula_{name}" for name in ("1", "2", "D1")]
     assert rows == [(name, "¿Qué mañana, Igor?", "What morning, Igor?") for name in ids]
     pool = SpeechPool([out], [], {name: target for name, _, target in rows})
@@ -175,7 +176,7 @@ def test_what_breaks_off_is_not_listed_and_made_again(packages, tmp_path, monkey
             spoken_game.make_spoken_game(out, packages)
     assert [path.name for path in out.iterdir()] == ["wav"]
     spoken_game.make_spoken_game(out, packages)
-    lines = (out / spoken_game.LISTED).read_text(encoding="utf-8").splitlines()
+    lines = (out / LISTED).read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
     assert [entry["text"] for entry in entries] == [
         "¿Que mañana, Igor?"
