@@ -74,6 +74,11 @@ class _Plan:
             raise ValueError("only systems with a unit decoder are exported; num_units is 0")
         if not isinstance(self.model.encoder, EchoStreamSpeechEncoder):
             raise ValueError("only systems with an Emformer encoder can be exported to ONNX")
+        if self.config.mt.transcribes or self.model.source_frames > 1:
+            raise ValueError(
+                "only text decoders that read encoder frames and write translations alone can be "
+                "exported to ONNX"
+            )
         self.encoder = self.model.encoder
         self.state: dict[str, tuple[int | str, ...]] = {}
         self.graphs = {

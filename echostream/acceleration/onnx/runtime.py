@@ -49,6 +49,7 @@ class OnnxSystem:
     source_vocabulary: Vocabulary
     target_vocabulary: Vocabulary
     tables: FilterbankTables
+    transcript_vocabulary: None = None  # their text decoders write none
 
     def frontend(self) -> ArrayFrontend:
         return ArrayFrontend(self.config.frontend, self.tables)
