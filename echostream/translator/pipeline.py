@@ -106,8 +106,12 @@ class Pipeline(StreamPipeline[PipelineState]):
         self.transcript_vocabulary = system.transcript_vocabulary or system.source_vocabulary
         self.transcript_writer: TranscriptWriter | None = None
         if system.transcript_vocabulary is not None:
-            first = system.config.target_vocab_size
-            self.transcript_writer = TranscriptWriter(self.stages, system.model, first)
+            self.transcript_writer = TranscriptWriter(
+                self.stages,
+                system.model,
+                system.config.target_vocab_size,
+                system.transcript_vocabulary.starts_word,
+            )
         self.transcriber = Detokenizer(self.transcript_vocabulary)
         self.translator = Detokenizer(system.target_vocabulary)
 

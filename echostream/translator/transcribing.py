@@ -7,11 +7,14 @@ Recognition and Translation by Partial Hypothesis Selection", Interspeech 2020).
 
 A decoder that has written all that was said so far goes on writing: what it guesses, or the
 sentence once more. So it writes about as many subwords as the ASR head has heard. Those of both
-vocabularies are alike long.
+vocabularies are alike long. And behind a sentence's end no further word begins where the decoder
+half wanted to end. What it says once more begins so, words that were said do not.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,9 +24,11 @@ from echostream.translator.spans import Span
 from echostream.translator.stages import Request, Stages, Stopwatch
 
 if TYPE_CHECKING:
+    from echostream.models.decoders.mt_state import MTState
     from echostream.models.echostream_model import EchoStreamModel, EchoStreamState
 
 # How many more subwords than the ASR head has heard are written, and that of a whole sentence.
+END_SHARE = 1 / 15  # probability of an end, from which on no word begins behind it
 AHEAD, MOST_TIMES, MOST_BESIDE = 2, 1.25, 4
 
 
@@ -61,10 +66,18 @@ class TranscriptWriter:
         stages: of the pipeline.
         model: whose text decoder it is.
         first: its id of the first subword of transcripts.
+        starts_word: of these, counted from there.
     """
 
-    def __init__(self, stages: Stages, model: EchoStreamModel, first: int) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        model: EchoStreamModel,
+        first: int,
+        starts_word: Callable[[int], bool],
+    ) -> None:
         self.stages, self.model, self.first = stages, model, first
+        self.starts_word = starts_word
 
     def read(
         self, span: Span, watch: Stopwatch, model: EchoStreamState, state: TranscriptState
@@ -108,7 +121,9 @@ class TranscriptWriter:
         """
         if hypothesis is not None:
             decoded = hypothesis.tokens
-            if not heard.ends:
+            if heard.ends:
+                hypothesis = self._said_once(hypothesis, model.transcript)
+            else:
                 hypothesis = agreed(hypothesis, state.draft, model.transcript)
             new = hypothesis.tokens
             state = replace(
@@ -121,6 +136,14 @@ class TranscriptWriter:
         if heard.ends:
             return self.model.next_transcript(model), TranscriptState(waiting=state.waiting)
         return model, state
+
+    def _said_once(self, hypothesis: Hypothesis, before: MTState | None) -> Hypothesis:
+        """Without what a decoder writes that could not end."""
+        least = math.log(END_SHARE)
+        for index, (token, end) in enumerate(zip(hypothesis.tokens, hypothesis.ends, strict=False)):
+            if end >= least and self.starts_word(token - self.first):
+                return hypothesis.keep(index, before)
+        return hypothesis
 
     def guessed(self, state: TranscriptState) -> tuple[int, ...]:
         """The draft, as the transcripts' vocabulary counts."""

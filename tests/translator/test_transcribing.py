@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from echostream.checkpoint import load_model_dir, save_model_dir
 from echostream.config import EndpointConfig, FrontendConfig, PolicyConfig
 from echostream.models.decoders.ctc_decoder_policy import common_prefix
+from echostream.models.decoders.hypothesis import Hypothesis
 from echostream.models.echostream_model import seeded_model
 from echostream.synthetic import random_system, synthetic_clip
 from echostream.text import Vocabulary
@@ -224,3 +226,39 @@ def test_a_long_loop_is_cut(transcribing, clip):
     outputs, _ = push(pipeline, clip, RATE, CHUNK)
     heard = sum(len(output.asr_tokens) for output in outputs)
     assert len(transcript(outputs)) <= int(1.25 * heard) + 4
+
+
+@pytest.mark.parametrize(
+    ("ends", "kept"),
+    [
+        ((0.01, 0.01, 0.01, 0.01), 4),
+        ((0.01, 0.5, 0.01, 0.01), 4),  # within a word
+        ((0.01, 0.5, 0.2, 0.01), 2),
+        ((0.01, 0.01, 0.01, 0.9), 4),  # punctuation
+        ((0.9, 0.0, 0.0, 0.0), 0),
+    ],
+)
+def test_no_word_begins_behind_a_likely_end(transcribing, ends, kept):
+    writer = Pipeline(transcribing, task="asr").transcript_writer
+    writer.starts_word = (True, False, True, False).__getitem__
+    tokens = tuple(writer.first + index for index in range(4))
+    state = transcribing.model.init_state().transcript
+    state = replace(state, cache=_Cut())
+    hypothesis = Hypothesis(
+        tokens, torch.zeros(1, 4, 2), state, True, 0.0, ends=tuple(np.log(np.add(ends, 1e-9)))
+    )
+    found = writer._said_once(hypothesis, _Before())
+    assert found.tokens == tokens[:kept] and len(found.ends) == kept
+
+
+class _Before:
+    last_token, length = 7, 3
+
+
+class _Cut:
+    """A cache of so many positions."""
+
+    length = 7
+
+    def truncate(self, length):
+        return self

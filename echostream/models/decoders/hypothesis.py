@@ -26,6 +26,7 @@ class Hypothesis:
         score: sum of log-probabilities.
         refused: the token that decoding stopped before, since it may not stand; None: it stopped
             for another reason.
+        ends: log-probability of end-of-sentence in place of each token; empty behind a beam.
     """
 
     tokens: tuple[int, ...]
@@ -34,6 +35,7 @@ class Hypothesis:
     finished: bool
     score: float
     refused: int | None = None
+    ends: tuple[float, ...] = ()
 
     def keep(self, count: int, before: Any) -> Hypothesis:
         """The first ``count`` tokens alone, as if no more had been written; ``before`` is the state
@@ -42,6 +44,7 @@ class Hypothesis:
         return replace(
             self,
             tokens=self.tokens[:count],
+            ends=self.ends[:count],
             hidden=self.hidden[:, :count],
             state=self.state.truncate(before.length + count, last),
         )

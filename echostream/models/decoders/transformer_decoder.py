@@ -415,6 +415,7 @@ class TransformerMTDecoder(nn.Module):
         scores, finished = [0.0] * rows, [False] * rows
         refused: list[int | None] = [None] * rows
         states: list[list[Tensor]] = [[] for _ in range(rows)]  # (1, N, D)
+        endings: list[list[float]] = [[] for _ in range(rows)]
         writing = [True] * rows
         guessed = [list(own[:limit]) for own, limit in zip(guesses, limits, strict=True)]
         while any(writing):
@@ -443,6 +444,7 @@ class TransformerMTDecoder(nn.Module):
                     end = len(so_far) - len(guessed[row]) + position
                     self._unrepeated(log_probs[row, position], so_far[:end])
             values, best = (table.tolist() for table in log_probs.max(dim=-1))
+            ended = log_probs[..., self.eos].tolist()
             last, kept = list(state.last_tokens), list(first)
             for row in range(rows):
                 position = 0
@@ -461,6 +463,7 @@ class TransformerMTDecoder(nn.Module):
                             break
                     right = guessed[row][position : position + 1] == [token]
                     tokens[row].append(token)
+                    endings[row].append(ended[row][position])
                     last[row] = token
                     scores[row] += value
                     writing[row] = len(tokens[row]) < limits[row]
@@ -484,6 +487,7 @@ class TransformerMTDecoder(nn.Module):
                 finished[row],
                 scores[row],
                 refused[row],
+                tuple(endings[row]),
             )
             for row in range(rows)
         ]
