@@ -1,8 +1,10 @@
 """Training of the network that tells how long symbols last and how high they are.
 
 Each update takes random pieces of random utterances, with the text before them, as speaking does;
-every second piece is a whole utterance. An update's randomness comes from seed and update number,
-and a checkpoint holds the rest, so a training resumed is the training that was never stopped.
+every second piece is a whole utterance. Some of the others may be pieces of a policy, held until
+the next one is there (:mod:`echostream.training.voice.retiming`). An update's randomness comes from
+seed and update number, and a checkpoint holds the rest, so a training resumed is the training that
+was never stopped.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from echostream.training.voice.material import (
     known_utterances,
     read_utterances,
 )
+from echostream.training.voice.policy_pieces import read_pieces
+from echostream.training.voice.retiming import Retimed, RetimingConfig, retime_utterance
 from echostream.voice.folder import (
     CONFIG_KEY,
     PROSODY_FILE,
@@ -48,7 +52,7 @@ SHORTEST_PIECE = 4  # symbols
 
 @dataclass(frozen=True)
 class ProsodyTrainingConfig:
-    """How to train."""
+    """How to train; ``retiming`` None: at natural lengths alone."""
 
     network: PhoneProsodyConfig = field(default_factory=PhoneProsodyConfig)
     seed: int = 1
@@ -57,16 +61,19 @@ class ProsodyTrainingConfig:
     learning_rate: float = 1e-3
     warmup_updates: int = 100
     pitch_weight: float = 3.0
+    retiming: RetimingConfig | None = None
 
 
 @dataclass(frozen=True)
 class SpokenSymbols:
-    """One utterance: (N,) symbol numbers, frames, log pitch and voiced frames of each."""
+    """One utterance: (N,) symbol numbers, frames, log pitch and voiced frames of each, and the
+    latter three as they are under a policy."""
 
     symbols: np.ndarray
     frames: np.ndarray
     log_pitch: np.ndarray
     voiced: np.ndarray
+    retimed: Retimed | None = None
 
 
 def spoken_symbols(utterance: Utterance, inventory: PhoneInventory) -> SpokenSymbols:
@@ -95,6 +102,21 @@ def cut_piece(length: int, context: int, rng: np.random.Generator | None) -> tup
     begin = int(rng.integers(0, max(length - SHORTEST_PIECE, 1)))
     end = int(rng.integers(min(begin + SHORTEST_PIECE, length), length + 1))
     return max(begin - context, 0), begin, end
+
+
+def policy_piece(
+    spoken: SpokenSymbols, context: int, rng: np.random.Generator
+) -> tuple[SpokenSymbols, tuple[int, int, int]]:
+    """An utterance as re-timed, and the place of one of its pieces, as of :func:`cut_piece`."""
+    retimed = spoken.retimed
+    if retimed is None:
+        raise ValueError("this utterance was not re-timed")
+    place = int(rng.integers(len(retimed.borders) - 1))
+    begin, end = retimed.borders[place : place + 2]
+    held = replace(
+        spoken, frames=retimed.frames, log_pitch=retimed.log_pitch, voiced=retimed.voiced
+    )
+    return held, (max(begin - context, 0), begin, end)
 
 
 def collate(rows: Sequence[SpokenSymbols], cuts: Sequence[tuple[int, int, int]]) -> Pieces:
@@ -153,7 +175,15 @@ class ProsodyTrainer:
             group["lr"] = rate
         rows = [self.material[i] for i in rng.integers(0, len(self.material), config.batch_size)]
         context = config.network.context_symbols
-        pieces = collate(rows, [cut_piece(len(row.symbols), context, rng) for row in rows])
+        cuts = [cut_piece(len(row.symbols), context, rng) for row in rows]
+        if config.retiming is not None:
+            # Of a generator of their own, so that the other pieces are those of training without.
+            rng = generator_for(config.seed, "policy pieces", self.update)
+            for place, row in enumerate(rows):
+                whole = cuts[place] == (0, 0, len(row.symbols))
+                if not whole and rng.random() < config.retiming.share:
+                    rows[place], cuts[place] = policy_piece(row, context, rng)
+        pieces = collate(rows, cuts)
         self.network.train()
         length, height = losses(self.network, pieces)
         self.optimizer.zero_grad(set_to_none=True)
@@ -258,12 +288,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--init-from", type=Path, help="begin with this prosody file of a voice")
     parser.add_argument("--updates", type=int, default=ProsodyTrainingConfig.updates)
     parser.add_argument("--batch-size", type=int, default=ProsodyTrainingConfig.batch_size)
+    parser.add_argument(
+        "--retime",
+        type=Path,
+        metavar="INSTANCES_LOG",
+        help="log of a run with text output: learn to hold words where its policy has no more yet",
+    )
+    parser.add_argument(
+        "--retime-share",
+        type=float,
+        metavar="X",
+        help="with --retime: of the parts of utterances, so many are the policy's pieces, "
+        f"{RetimingConfig.share} unless told",
+    )
     parser.add_argument("--every", type=int, default=250, help="updates between checkpoints")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     for name in ("updates", "batch_size", "every"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be positive, got {getattr(args, name)}")
+    if args.retime_share is not None and args.retime is None:
+        parser.error("--retime-share needs --retime")
     try:
         inventory = read_inventory(args.inventory)
         with_pitch = [u for folder in args.speech for u in read_utterances(folder) if len(u.f0)]
@@ -275,12 +320,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "prosody needs train_... and dev_... utterances with pitch whose symbols "
                 f"{args.inventory} has, got {len(material)} and {len(held_out)}"
             )
+        retiming = None
+        if args.retime is not None:
+            policy = read_pieces(args.retime)
+            share = RetimingConfig.share if args.retime_share is None else args.retime_share
+            retiming = RetimingConfig(policy.fingerprint, share)
+            seed = ProsodyTrainingConfig.seed
+            training = [u for u in spoken if u.split == "train"]
+            material = [
+                replace(one, retimed=retime_utterance(u, policy, retiming, seed))
+                for one, u in zip(material, training, strict=True)
+            ]
         mean = float(np.average(*_weighted([(r.log_pitch, r.voiced) for r in material])))
         network = PhoneProsodyConfig(
             num_symbols=len(inventory.symbols), frame_ms=FRAME_MS, mean_log_f0=round(mean, 4)
         )
         config = ProsodyTrainingConfig(
-            network=network, updates=args.updates, batch_size=args.batch_size
+            network=network,
+            updates=args.updates,
+            batch_size=args.batch_size,
+            retiming=retiming,
         )
         trainer = ProsodyTrainer(config, material)
         if args.init_from is not None:
