@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from echostream.config import to_dict
 from echostream.training.corpus.synthesis import generator_for
@@ -208,6 +209,20 @@ def test_the_network_learns_to_hold_where_a_piece_ends(tmp_path, slow_log):
     piece = trainer.network.predict(inventory.indices("^ba"), inventory.indices(" ba")).frames
     assert piece[2] > 1.4 * whole[5] and whole[5] < 10  # "a", of 8 frames
     assert piece[1] == pytest.approx(whole[4], rel=0.25)  # "b" before it, of 4
+
+
+def test_short_pieces_count_as_much_as_whole_utterances():
+    """A piece of one symbol and one of three, whose log lengths are 1 and 0 wrong."""
+    frames = torch.tensor([[np.e, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    inside = torch.tensor([[True, False, False], [True, True, True]])
+    pieces = prosody.Pieces(inside.long(), inside, frames, frames.log(), inside.float())
+
+    def silent(symbols):
+        return torch.zeros(symbols.shape), torch.zeros(symbols.shape)
+
+    assert [x.item() for x in prosody.losses(silent, pieces)] == pytest.approx([0.25, 0.25])
+    alike = prosody.losses(silent, pieces, alike=True)
+    assert [x.item() for x in alike] == pytest.approx([0.5, 0.5])
 
 
 def test_resuming_wants_the_same_policy_and_share(tmp_path, speech, slow_log):

@@ -135,13 +135,18 @@ def collate(rows: Sequence[SpokenSymbols], cuts: Sequence[tuple[int, int, int]])
     )
 
 
-def losses(network: PhoneProsody, pieces: Pieces) -> tuple[Tensor, Tensor]:
+def losses(network: PhoneProsody, pieces: Pieces, *, alike: bool = False) -> tuple[Tensor, Tensor]:
     """Mean absolute error of log frames, and of log pitch where there is voice.
 
     Absolute errors, since their best prediction is the median, which logarithms leave where it is.
+
+    Args:
+        alike: every piece counts as much as any other, however short, not every symbol.
     """
     log_frames, pitch = network(pieces.symbols)
     inside = pieces.inside.float()
+    if alike:
+        inside = inside / inside.sum(1, keepdim=True).clamp(min=1)
     length = ((log_frames - pieces.frames.log()).abs() * inside).sum() / inside.sum()
     weight = inside * pieces.voiced
     height = ((pitch - pieces.log_pitch).abs() * weight).sum() / weight.sum().clamp(min=1e-6)
@@ -185,7 +190,8 @@ class ProsodyTrainer:
                     rows[place], cuts[place] = policy_piece(row, context, rng)
         pieces = collate(rows, cuts)
         self.network.train()
-        length, height = losses(self.network, pieces)
+        # A policy's piece has few symbols, and few of those are held.
+        length, height = losses(self.network, pieces, alike=config.retiming is not None)
         self.optimizer.zero_grad(set_to_none=True)
         (length + config.pitch_weight * height).backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
