@@ -59,7 +59,7 @@ def test_a_vowel_is_held_until_the_next_piece_is_there(missing):
     made = retimed([Piece(1, FIRST_MS + missing * 12.5), Piece(2, None)])
     added = made.frames - FRAMES
     assert added.sum() == missing and added[3] == missing  # "A", of 8 frames
-    assert made.borders == (0, 5, len(SYMBOLS))
+    assert made.borders == (0, 5, len(SYMBOLS)) and made.held == (0,)
     changed = [SYMBOLS[place] for place in np.flatnonzero(made.log_pitch != PITCH)]
     assert changed == ["A"] and (made.voiced - VOICED == added).all()
 
@@ -78,12 +78,13 @@ def test_speech_that_waits_is_not_held():
     """The second piece comes while the first is said, and the third while the second is."""
     natural = retimed([Piece(1, 100.0), Piece(1, 200.0), Piece(1, None)])
     assert (natural.frames == FRAMES).all() and (natural.log_pitch == PITCH).all()
+    assert natural.held == ()  # so there is nothing to learn of it
     whole = retimed([Piece(3, None)])
     assert (whole.frames == FRAMES).all() and whole.borders == (0, len(SYMBOLS))
     # Time that one piece was held is not there for the next one.
     held_twice = retimed([Piece(1, FIRST_MS + 50.0), Piece(1, 9 * 12.5 + 25.0), Piece(1, None)])
     assert np.flatnonzero(held_twice.frames - FRAMES).tolist() == [3, 7]
-    assert (held_twice.frames - FRAMES).sum() == (50 + 25) / 12.5
+    assert (held_twice.frames - FRAMES).sum() == (50 + 25) / 12.5 and held_twice.held == (0, 1)
 
 
 def test_vowels_come_first_and_stops_never():
@@ -209,6 +210,22 @@ def test_the_network_learns_to_hold_where_a_piece_ends(tmp_path, slow_log):
     piece = trainer.network.predict(inventory.indices("^ba"), inventory.indices(" ba")).frames
     assert piece[2] > 1.4 * whole[5] and whole[5] < 10  # "a", of 8 frames
     assert piece[1] == pytest.approx(whole[4], rel=0.25)  # "b" before it, of 4
+
+
+def test_pieces_that_speech_follows_at_once_are_cut_as_ever(speech, slow_log):
+    policy = read_pieces(slow_log)
+    row = make_trainer(speech)[0].material[0]
+    assert prosody.policy_piece(row, 8, np.random.default_rng(0)) is None
+    utterance = next(u for u in read_utterances(speech) if u.split == "train")
+    made = retime_utterance(utterance, policy, CONFIG, 1)
+    none = replace(row, retimed=replace(made, held=()))
+    assert prosody.policy_piece(none, 8, np.random.default_rng(0)) is None
+    rng = np.random.default_rng(0)
+    pieces = [prosody.policy_piece(replace(row, retimed=made), 8, rng) for _ in range(30)]
+    expected = {(made.borders[place], made.borders[place + 1]) for place in made.held}
+    assert {cut[1:] for _, cut in pieces} == expected != set()
+    assert all(max(begin - 8, 0) == first for _, (first, begin, _) in pieces)
+    assert (pieces[0][0].frames == made.frames).all()
 
 
 def test_short_pieces_count_as_much_as_whole_utterances():

@@ -106,12 +106,13 @@ def cut_piece(length: int, context: int, rng: np.random.Generator | None) -> tup
 
 def policy_piece(
     spoken: SpokenSymbols, context: int, rng: np.random.Generator
-) -> tuple[SpokenSymbols, tuple[int, int, int]]:
-    """An utterance as re-timed, and the place of one of its pieces, as of :func:`cut_piece`."""
+) -> tuple[SpokenSymbols, tuple[int, int, int]] | None:
+    """An utterance as re-timed, and the place of a piece that was held, as of :func:`cut_piece`;
+    None if none was."""
     retimed = spoken.retimed
-    if retimed is None:
-        raise ValueError("this utterance was not re-timed")
-    place = int(rng.integers(len(retimed.borders) - 1))
+    if retimed is None or not retimed.held:
+        return None
+    place = retimed.held[int(rng.integers(len(retimed.held)))]
     begin, end = retimed.borders[place : place + 2]
     held = replace(
         spoken, frames=retimed.frames, log_pitch=retimed.log_pitch, voiced=retimed.voiced
@@ -186,8 +187,10 @@ class ProsodyTrainer:
             rng = generator_for(config.seed, "policy pieces", self.update)
             for place, row in enumerate(rows):
                 whole = cuts[place] == (0, 0, len(row.symbols))
-                if not whole and rng.random() < config.retiming.share:
-                    rows[place], cuts[place] = policy_piece(row, context, rng)
+                if whole or rng.random() >= config.retiming.share:
+                    continue
+                if (piece := policy_piece(row, context, rng)) is not None:
+                    rows[place], cuts[place] = piece
         pieces = collate(rows, cuts)
         self.network.train()
         # A policy's piece has few symbols, and few of those are held.

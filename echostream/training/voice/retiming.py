@@ -5,6 +5,9 @@ lengths, they often end before there is more. A speaker who waits for the next w
 one: its vowels above all, then what follows the last of them, no stop consonant, while pitch falls
 a little (lengthening before a border: Turk and Shattuck-Hufnagel, 2007). Here aligned speech is
 re-timed so, for the prosody network to learn what it is to do where its text breaks off.
+
+Whether a silence follows a piece depends on the source, which the network does not see, and of what
+it cannot tell it learns the median. So pieces that no silence follows are not there to be learned.
 """
 
 from __future__ import annotations
@@ -68,12 +71,14 @@ class Retimed:
         log_pitch: (N,) mean log pitch of each.
         voiced: (N,) voiced frames of each.
         borders: (P + 1,) where pieces begin; the last is N.
+        held: which pieces were held.
     """
 
     frames: np.ndarray
     log_pitch: np.ndarray
     voiced: np.ndarray
     borders: tuple[int, ...]
+    held: tuple[int, ...]
 
 
 def word_borders(symbols: str) -> list[int]:
@@ -155,6 +160,7 @@ def retime(
         )
     added = np.zeros(len(symbols), dtype=np.int64)
     borders, said = [0], 0
+    longer = []  # pieces
     there = end = 0.0  # when a piece is there, and when it has been said; in frames
     for piece in pieces:
         said += piece.words
@@ -170,6 +176,8 @@ def retime(
         last = slice(words[said - 1], border)
         added[last] = held(symbols[last], frames[last], int(there - end), config)
         end += added[last].sum()
+        if added[last].any():
+            longer.append(len(borders) - 2)
     falling = SEMITONE * config.fall * FRAME_MS / 1000 * added / 2  # its mean while it is held
     total = frames + added
     return Retimed(
@@ -177,4 +185,5 @@ def retime(
         log_pitch - falling * added / np.maximum(total, 1),
         voiced + np.where(voiced > 0, added, 0),
         tuple(borders),
+        tuple(longer),
     )
