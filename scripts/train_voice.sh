@@ -6,7 +6,8 @@
 # SPEECH: folder of aligned speech. WORK: units, checkpoints, reports. VOICE: the folder to write.
 # Stopped at any place, the same command goes on from there. PROSODY_UPDATES says how long durations
 # and pitch are trained, MINUTES limits the vocoder's training. INIT names the folder of a voice to
-# begin with, in its symbols and pitch classes.
+# begin with, in its symbols and pitch classes. RETIME names the instances.log of a text agent, whose
+# policy's pieces the voice learns to hold until there are more.
 set -euo pipefail
 speech="$1" work="$2" voice="$3"
 python="${PYTHON:-python3}"
@@ -28,7 +29,8 @@ PYTHON
 "$python" -m echostream.training.voice.prosody --speech "$speech" \
     --inventory "$work/units/inventory.json" --out "$work/prosody" \
     ${INIT:+--init-from "$INIT/prosody.safetensors"} \
-    ${PROSODY_UPDATES:+--updates "$PROSODY_UPDATES"}
+    ${PROSODY_UPDATES:+--updates "$PROSODY_UPDATES"} \
+    ${RETIME:+--retime "$RETIME"}
 "$python" "$here/train_vocoder.py" --out "$work/vocoder" \
     --preset "vocos${INIT:+-tune}" ${INIT:+--init-from "$INIT/vocoder.safetensors"} \
     --num-units "$units" --pitch-classes "$classes" \

@@ -113,9 +113,9 @@ def test_lines_that_are_not_as_described_are_named(tmp_path, change, message):
         list(read_utterances(tmp_path / "empty"))
 
 
-def make_trainer(speech, updates=80):
+def make_trainer(speech, updates=80, inventory=None):
     utterances = list(read_utterances(speech))
-    inventory = make_inventory(utterances, 2)
+    inventory = inventory or make_inventory(utterances, 2)
     network = PhoneProsodyConfig(
         num_symbols=6, embed_dim=16, layers=1, attention_heads=2, ffn_dim=32, context_symbols=8
     )

@@ -1,8 +1,10 @@
 """Training of the network that tells how long symbols last and how high they are.
 
 Each update takes random pieces of random utterances, with the text before them, as speaking does;
-every second piece is a whole utterance. An update's randomness comes from seed and update number,
-and a checkpoint holds the rest, so a training resumed is the training that was never stopped.
+every second piece is a whole utterance. Some of the others may be pieces of a policy, held until
+the next one is there (:mod:`echostream.training.voice.retiming`). An update's randomness comes from
+seed and update number, and a checkpoint holds the rest, so a training resumed is the training that
+was never stopped.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from echostream.training.voice.material import (
     known_utterances,
     read_utterances,
 )
+from echostream.training.voice.policy_pieces import read_pieces
+from echostream.training.voice.retiming import Retimed, RetimingConfig, retime_utterance
 from echostream.voice.folder import (
     CONFIG_KEY,
     PROSODY_FILE,
@@ -48,7 +52,7 @@ SHORTEST_PIECE = 4  # symbols
 
 @dataclass(frozen=True)
 class ProsodyTrainingConfig:
-    """How to train."""
+    """How to train; ``retiming`` None: at natural lengths alone."""
 
     network: PhoneProsodyConfig = field(default_factory=PhoneProsodyConfig)
     seed: int = 1
@@ -57,16 +61,19 @@ class ProsodyTrainingConfig:
     learning_rate: float = 1e-3
     warmup_updates: int = 100
     pitch_weight: float = 3.0
+    retiming: RetimingConfig | None = None
 
 
 @dataclass(frozen=True)
 class SpokenSymbols:
-    """One utterance: (N,) symbol numbers, frames, log pitch and voiced frames of each."""
+    """One utterance: (N,) symbol numbers, frames, log pitch and voiced frames of each, and the
+    latter three as they are under a policy."""
 
     symbols: np.ndarray
     frames: np.ndarray
     log_pitch: np.ndarray
     voiced: np.ndarray
+    retimed: Retimed | None = None
 
 
 def spoken_symbols(utterance: Utterance, inventory: PhoneInventory) -> SpokenSymbols:
@@ -97,6 +104,22 @@ def cut_piece(length: int, context: int, rng: np.random.Generator | None) -> tup
     return max(begin - context, 0), begin, end
 
 
+def policy_piece(
+    spoken: SpokenSymbols, context: int, rng: np.random.Generator
+) -> tuple[SpokenSymbols, tuple[int, int, int]] | None:
+    """An utterance as re-timed, and the place of a piece that was held, as of :func:`cut_piece`;
+    None if none was."""
+    retimed = spoken.retimed
+    if retimed is None or not retimed.held:
+        return None
+    place = retimed.held[int(rng.integers(len(retimed.held)))]
+    begin, end = retimed.borders[place : place + 2]
+    held = replace(
+        spoken, frames=retimed.frames, log_pitch=retimed.log_pitch, voiced=retimed.voiced
+    )
+    return held, (max(begin - context, 0), begin, end)
+
+
 def collate(rows: Sequence[SpokenSymbols], cuts: Sequence[tuple[int, int, int]]) -> Pieces:
     def table(values: list[np.ndarray], filler: float, dtype: torch.dtype) -> Tensor:
         tensors = [torch.from_numpy(np.ascontiguousarray(v)).to(dtype) for v in values]
@@ -113,13 +136,18 @@ def collate(rows: Sequence[SpokenSymbols], cuts: Sequence[tuple[int, int, int]])
     )
 
 
-def losses(network: PhoneProsody, pieces: Pieces) -> tuple[Tensor, Tensor]:
+def losses(network: PhoneProsody, pieces: Pieces, *, alike: bool = False) -> tuple[Tensor, Tensor]:
     """Mean absolute error of log frames, and of log pitch where there is voice.
 
     Absolute errors, since their best prediction is the median, which logarithms leave where it is.
+
+    Args:
+        alike: every piece counts as much as any other, however short, not every symbol.
     """
     log_frames, pitch = network(pieces.symbols)
     inside = pieces.inside.float()
+    if alike:
+        inside = inside / inside.sum(1, keepdim=True).clamp(min=1)
     length = ((log_frames - pieces.frames.log()).abs() * inside).sum() / inside.sum()
     weight = inside * pieces.voiced
     height = ((pitch - pieces.log_pitch).abs() * weight).sum() / weight.sum().clamp(min=1e-6)
@@ -153,9 +181,20 @@ class ProsodyTrainer:
             group["lr"] = rate
         rows = [self.material[i] for i in rng.integers(0, len(self.material), config.batch_size)]
         context = config.network.context_symbols
-        pieces = collate(rows, [cut_piece(len(row.symbols), context, rng) for row in rows])
+        cuts = [cut_piece(len(row.symbols), context, rng) for row in rows]
+        if config.retiming is not None:
+            # Of a generator of their own, so that the other pieces are those of training without.
+            rng = generator_for(config.seed, "policy pieces", self.update)
+            for place, row in enumerate(rows):
+                whole = cuts[place] == (0, 0, len(row.symbols))
+                if whole or rng.random() >= config.retiming.share:
+                    continue
+                if (piece := policy_piece(row, context, rng)) is not None:
+                    rows[place], cuts[place] = piece
+        pieces = collate(rows, cuts)
         self.network.train()
-        length, height = losses(self.network, pieces)
+        # A policy's piece has few symbols, and few of those are held.
+        length, height = losses(self.network, pieces, alike=config.retiming is not None)
         self.optimizer.zero_grad(set_to_none=True)
         (length + config.pitch_weight * height).backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -258,12 +297,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--init-from", type=Path, help="begin with this prosody file of a voice")
     parser.add_argument("--updates", type=int, default=ProsodyTrainingConfig.updates)
     parser.add_argument("--batch-size", type=int, default=ProsodyTrainingConfig.batch_size)
+    parser.add_argument(
+        "--retime",
+        type=Path,
+        metavar="INSTANCES_LOG",
+        help="log of a run with text output: learn to hold words where its policy has no more yet",
+    )
+    parser.add_argument(
+        "--retime-share",
+        type=float,
+        metavar="X",
+        help="with --retime: of the parts of utterances, so many are the policy's pieces, "
+        f"{RetimingConfig.share} unless told",
+    )
     parser.add_argument("--every", type=int, default=250, help="updates between checkpoints")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     for name in ("updates", "batch_size", "every"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be positive, got {getattr(args, name)}")
+    if args.retime_share is not None and args.retime is None:
+        parser.error("--retime-share needs --retime")
     try:
         inventory = read_inventory(args.inventory)
         with_pitch = [u for folder in args.speech for u in read_utterances(folder) if len(u.f0)]
@@ -275,12 +329,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "prosody needs train_... and dev_... utterances with pitch whose symbols "
                 f"{args.inventory} has, got {len(material)} and {len(held_out)}"
             )
+        retiming = None
+        if args.retime is not None:
+            policy = read_pieces(args.retime)
+            share = RetimingConfig.share if args.retime_share is None else args.retime_share
+            retiming = RetimingConfig(policy.fingerprint, share)
+            seed = ProsodyTrainingConfig.seed
+            training = [u for u in spoken if u.split == "train"]
+            material = [
+                replace(one, retimed=retime_utterance(u, policy, retiming, seed))
+                for one, u in zip(material, training, strict=True)
+            ]
         mean = float(np.average(*_weighted([(r.log_pitch, r.voiced) for r in material])))
         network = PhoneProsodyConfig(
             num_symbols=len(inventory.symbols), frame_ms=FRAME_MS, mean_log_f0=round(mean, 4)
         )
         config = ProsodyTrainingConfig(
-            network=network, updates=args.updates, batch_size=args.batch_size
+            network=network,
+            updates=args.updates,
+            batch_size=args.batch_size,
+            retiming=retiming,
         )
         trainer = ProsodyTrainer(config, material)
         if args.init_from is not None:
