@@ -22,7 +22,7 @@ from echostream.training.voice.retiming import (
 from echostream.voice.folder import write_inventory
 from echostream.voice.phone_units import PhoneInventory
 from tests.evaluation.runs.written import write_speech_run
-from tests.training.test_voice_training import make_trainer, record, write_speech
+from tests.training.small_voice import make_trainer, record, write_speech
 
 CONFIG = RetimingConfig(
     policy="", vowel_factor=2, vowel_ms=200, consonant_factor=1.5, word_factor=3
