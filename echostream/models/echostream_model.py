@@ -407,6 +407,7 @@ class EchoStreamModel(nn.Module):
         stands: Sequence[Stands | None] | None = None,
         attention_layer: int | None = None,
         guesses: Sequence[Sequence[int]] | None = None,
+        least: Sequence[int] | None = None,
     ) -> list[Hypothesis]:
         """Write target subwords against the source so far; see
         :meth:`TransformerMTDecoder.decode_rows`.
@@ -424,6 +425,7 @@ class EchoStreamModel(nn.Module):
             stands=stands,
             attention_layer=attention_layer,
             guesses=guesses,
+            least=least,
         )
         if tail is None:
             return written

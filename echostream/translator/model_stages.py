@@ -83,6 +83,7 @@ class ModelStages(Stages):
         tails: Sequence[Tensor | None],
         stands: Sequence[Stands | None],
         guesses: Sequence[Sequence[int]],
+        least: Sequence[int],
         watch: Stopwatch,
     ) -> list[Hypothesis]:
         judged = any(stands)
@@ -96,6 +97,7 @@ class ModelStages(Stages):
                 stands=stands if judged else None,
                 attention_layer=self.attention_layer if judged else None,
                 guesses=guesses,
+                least=least,
             )
 
     def _speak(

@@ -158,11 +158,13 @@ class Stages:
         watch: Stopwatch,
         stands: Stands | None = None,
         guess: Sequence[int] = (),
+        least: int = 0,
     ) -> Request:
-        """At most ``limit`` subwords, as far as they ``stand``, to be answered by a
-        :class:`~echostream.models.decoders.hypothesis.Hypothesis`; a right ``guess`` saves time."""
+        """At most ``limit`` subwords and at ``least`` so many, as far as they ``stand``, to be
+        answered by a :class:`~echostream.models.decoders.hypothesis.Hypothesis`; a right ``guess``
+        saves time."""
         group = None if tail is not None and tail.shape[1] else final
-        return Request(TRANSLATE, group, (state, limit, final, tail, stands, guess), watch)
+        return Request(TRANSLATE, group, (state, limit, final, tail, stands, guess, least), watch)
 
     def speak(self, hidden: Tensor, state: SpeechState, watch: Stopwatch) -> Request:
         """(1, N, D) text states, to be answered by ``(units, state)``."""

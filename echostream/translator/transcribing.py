@@ -7,8 +7,8 @@ Recognition and Translation by Partial Hypothesis Selection", Interspeech 2020).
 
 A decoder that has written all that was said so far goes on writing: what it guesses, or the
 sentence once more. So it writes about as many subwords as the ASR head has heard. Those of both
-vocabularies are alike long. And behind a sentence's end no further word begins where the decoder
-half wanted to end. What it says once more begins so, words that were said do not.
+vocabularies are alike long. And when most of that is written and the sentence is over, no further
+word begins where the decoder half wanted to end: what it says once more begins so.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from echostream.models.decoders.mt_state import MTState
     from echostream.models.echostream_model import EchoStreamModel, EchoStreamState
 
+# Before so many times the ASR head's subwords are written, a sentence does not end, also where it
+# might: people say more behind "I am sorry.".
+LEAST_TIMES = 0.5
+# Once so many times they are, this probability of an end is enough.
+MOSTLY_TIMES, END_SHARE = 0.7, 1 / 15
 # How many more subwords than the ASR head has heard are written, and that of a whole sentence.
-END_SHARE = 1 / 15  # probability of an end, from which on no word begins behind it
 AHEAD, MOST_TIMES, MOST_BESIDE = 2, 1.25, 4
 
 
@@ -100,8 +104,10 @@ class TranscriptWriter:
         new = heard > state.asked or (span.ends and heard)
         if not new or most < 1 or not before.source_length:
             return Heard(span.ends, None), model, state
-        guess = state.draft
-        request = self.stages.translate(before, most, span.ends, None, watch, guess=guess)
+        least = min(int(LEAST_TIMES * heard) - state.written, most)
+        request = self.stages.translate(
+            before, most, span.ends, None, watch, guess=state.draft, least=least
+        )
         return Heard(span.ends, request), model, replace(state, asked=heard)
 
     def write(
@@ -122,7 +128,7 @@ class TranscriptWriter:
         if hypothesis is not None:
             decoded = hypothesis.tokens
             if heard.ends:
-                hypothesis = self._said_once(hypothesis, model.transcript)
+                hypothesis = self._said_once(hypothesis, model.transcript, state)
             else:
                 hypothesis = agreed(hypothesis, state.draft, model.transcript)
             new = hypothesis.tokens
@@ -137,11 +143,13 @@ class TranscriptWriter:
             return self.model.next_transcript(model), TranscriptState(waiting=state.waiting)
         return model, state
 
-    def _said_once(self, hypothesis: Hypothesis, before: MTState | None) -> Hypothesis:
+    def _said_once(
+        self, hypothesis: Hypothesis, before: MTState | None, state: TranscriptState
+    ) -> Hypothesis:
         """Without what a decoder writes that could not end."""
-        least = math.log(END_SHARE)
+        least, most = math.log(END_SHARE), MOSTLY_TIMES * state.heard - state.written
         for index, (token, end) in enumerate(zip(hypothesis.tokens, hypothesis.ends, strict=False)):
-            if end >= least and self.starts_word(token - self.first):
+            if index >= most and end >= least and self.starts_word(token - self.first):
                 return hypothesis.keep(index, before)
         return hypothesis
 

@@ -338,6 +338,27 @@ def test_guesses_change_nothing_but_the_time(final, monkeypatch):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("guess", [(), (5, 6, 7)])
+def test_rows_do_not_end_before_their_least(guess):
+    decoder = make()
+    original = decoder._log_probs
+
+    def ending(hidden, first, transcribes):
+        scores = original(hidden, first, transcribes)
+        scores[..., decoder.eos] = 100.0
+        return scores
+
+    decoder._log_probs = ending
+    state = decoder.read(frames(5, batch=2), decoder.init_state(2))
+    options = {"least": [3, 0], "guesses": [guess, ()]}
+    long, short = decoder.decode_rows(state, [5, 5], True, **options)
+    assert len(long.tokens) == 3 and long.finished
+    assert not short.tokens and short.finished
+    again = decoder.decode_rows(long.state, [5], False, least=[2])[0]
+    assert len(again.tokens) == 2 and not again.finished
+
+
+@torch.no_grad()
 def test_beam_while_the_source_goes_on_keeps_unfinished_sentences():
     decoder = make()
     state = decoder.read(frames(5), decoder.init_state())

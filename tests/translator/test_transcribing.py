@@ -19,6 +19,7 @@ from echostream.translator import pipeline as pipeline_module
 from echostream.translator.pipeline import Pipeline
 from echostream.translator.stages import TRANSLATE
 from echostream.translator.text_end import TextEndState
+from echostream.translator.transcribing import TranscriptState
 from tests.conftest import tiny_config
 from tests.streams import group_sizes, push, step_batch, told
 
@@ -229,16 +230,17 @@ def test_a_long_loop_is_cut(transcribing, clip):
 
 
 @pytest.mark.parametrize(
-    ("ends", "kept"),
+    ("heard", "ends", "kept"),
     [
-        ((0.01, 0.01, 0.01, 0.01), 4),
-        ((0.01, 0.5, 0.01, 0.01), 4),  # within a word
-        ((0.01, 0.5, 0.2, 0.01), 2),
-        ((0.01, 0.01, 0.01, 0.9), 4),  # punctuation
-        ((0.9, 0.0, 0.0, 0.0), 0),
+        (9, (0.01, 0.01, 0.01, 0.01), 4),
+        (9, (0.01, 0.5, 0.01, 0.01), 4),  # within a word
+        (9, (0.01, 0.5, 0.2, 0.01), 2),
+        (9, (0.01, 0.01, 0.01, 0.9), 4),  # punctuation
+        (7, (0.9, 0.0, 0.0, 0.0), 0),
+        (9, (0.9, 0.0, 0.0, 0.0), 4),  # more was heard
     ],
 )
-def test_no_word_begins_behind_a_likely_end(transcribing, ends, kept):
+def test_no_word_begins_behind_a_likely_end(transcribing, heard, ends, kept):
     writer = Pipeline(transcribing, task="asr").transcript_writer
     writer.starts_word = (True, False, True, False).__getitem__
     tokens = tuple(writer.first + index for index in range(4))
@@ -247,7 +249,7 @@ def test_no_word_begins_behind_a_likely_end(transcribing, ends, kept):
     hypothesis = Hypothesis(
         tokens, torch.zeros(1, 4, 2), state, True, 0.0, ends=tuple(np.log(np.add(ends, 1e-9)))
     )
-    found = writer._said_once(hypothesis, _Before())
+    found = writer._said_once(hypothesis, _Before(), TranscriptState(heard=heard, written=5))
     assert found.tokens == tokens[:kept] and len(found.ends) == kept
 
 

@@ -100,6 +100,7 @@ class OnnxStages(Stages):
         tails: Sequence[None],
         stands: Sequence[None],
         guesses: Sequence[Sequence[int]],
+        least: Sequence[int],
         watch: Stopwatch,
     ) -> list[Hypothesis]:
         with watch("mt"):

@@ -342,6 +342,7 @@ class TransformerMTDecoder(nn.Module):
         stands: Sequence[Stands | None] | None = None,
         attention_layer: int | None = None,
         guesses: Sequence[Sequence[int]] | None = None,
+        least: Sequence[int] | None = None,
     ) -> list[Hypothesis]:
         """Write up to ``limits`` tokens in each row.
 
@@ -361,6 +362,7 @@ class TransformerMTDecoder(nn.Module):
             guesses: what each row may turn out to write. They change nothing but the time: those
                 that are right are all computed in one step (Leviathan et al., "Fast Inference from
                 Transformers via Speculative Decoding", ICML 2023). A beam does not use them.
+            least: new tokens of each row before which it does not end; a beam may end.
         """
         if min(limits) < 1:
             raise ValueError(f"every row needs a limit of at least 1 new token, got {limits}")
@@ -381,7 +383,8 @@ class TransformerMTDecoder(nn.Module):
             ]
         # No more than can be taken back.
         shortened = [own[:TRIM_SLACK] for own in guesses or [()] * rows]
-        return self._decode_greedy(state, limits, ends, judges, attention_layer, shortened)
+        fewest = [0] * rows if least is None else least
+        return self._decode_greedy(state, limits, ends, judges, attention_layer, shortened, fewest)
 
     def _judged(
         self, hypothesis: Hypothesis, before: MTState, stands: Stands, layer: int | None
@@ -409,6 +412,7 @@ class TransformerMTDecoder(nn.Module):
         judges: Sequence[Stands | None],
         layer: int | None,
         guesses: Sequence[Sequence[int]],
+        least: Sequence[int],
     ) -> list[Hypothesis]:
         rows, device = len(limits), self.embed_tokens.weight.device
         tokens: list[list[int]] = [[] for _ in range(rows)]
@@ -440,6 +444,7 @@ class TransformerMTDecoder(nn.Module):
             log_probs = self._log_probs(hidden, first, state.transcribes)
             for row, count in enumerate(counts):
                 so_far = (*state.written[row], *tokens[row], *guessed[row])
+                log_probs[row, : max(least[row] - len(tokens[row]), 0), self.eos] = -torch.inf
                 for position in range(count):
                     end = len(so_far) - len(guessed[row]) + position
                     self._unrepeated(log_probs[row, position], so_far[:end])
