@@ -54,6 +54,7 @@ CHANGED = {
     "policy.max_len": "50",
     "policy.attention_frames": "4",
     "policy.attention_layer": "1",
+    "policy.transcript": "head",
     "endpoint.method": "pause",
     "endpoint.endpoint_ms": "800",
     "endpoint.min_tokens": "5",

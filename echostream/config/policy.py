@@ -59,6 +59,12 @@ class PolicyConfig:
         at_least=-1,
         may_be_missing=True,
     )
+    transcript: Literal["decoder", "head"] = setting(
+        "decoder",
+        "what writes the transcript: the text decoder, where it can, or the recognition head, "
+        "which costs less and hears less",
+        may_be_missing=True,
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "policy")

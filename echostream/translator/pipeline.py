@@ -103,9 +103,11 @@ class Pipeline(StreamPipeline[PipelineState]):
         self.frontend = system.frontend()
         self.source_frames = system.model.source_frames
         # The text decoder's transcripts are better than the ASR head's, where it writes any.
-        self.transcript_vocabulary = system.transcript_vocabulary or system.source_vocabulary
+        self.transcript_vocabulary = system.source_vocabulary
         self.transcript_writer: TranscriptWriter | None = None
-        if system.transcript_vocabulary is not None:
+        own = self.policy_config.transcript == "decoder"
+        if system.transcript_vocabulary is not None and own:
+            self.transcript_vocabulary = system.transcript_vocabulary
             self.transcript_writer = TranscriptWriter(
                 self.stages,
                 system.model,

@@ -264,3 +264,15 @@ class _Cut:
 
     def truncate(self, length):
         return self
+
+
+def test_the_recognition_head_may_write_it(transcribing, clip):
+    """As where the text decoder cannot."""
+    policy = replace(AGREEMENT, transcript="head")
+    options = {"task": "s2tt", "endpoint": EndpointConfig(method="off")}
+    outputs, _ = push(Pipeline(transcribing, policy=policy, **options), clip, RATE, CHUNK)
+    tokens = [token for output in outputs for token in output.asr_tokens]
+    heard = transcribing.source_vocabulary.decode(tokens).split()
+    assert transcript(outputs) == heard
+    both, _ = push(Pipeline(transcribing, policy=AGREEMENT, **options), clip, RATE, CHUNK)
+    assert [o.translation for o in both] == [o.translation for o in outputs]
