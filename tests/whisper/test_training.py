@@ -249,6 +249,25 @@ def test_another_run_gives_its_weights_alone(hugging_face_folder, tokenizer, poo
         torch.testing.assert_close(tensor, first.model.state_dict()[name], rtol=0, atol=0)
 
 
+def test_a_run_without_transcripts_gives_its_weights(
+    hugging_face_folder, tokenizer, pool, tmp_path
+):
+    first = build(hugging_face_folder, tokenizer, pool)
+    decoder = first.model.target_unigram_decoder
+    name = "target_unigram_decoder.embed_tokens.weight"
+    weights = {key: tensor.clone() + 1.0 for key, tensor in first.model.state_dict().items()}
+    weights[name] = weights[name][: decoder.vocab_size]
+    torch.save({"model": weights}, tmp_path / "checkpoint.pt")
+    started = decoder.embed_tokens.weight[decoder.vocab_size :].clone()
+    first.load_weights(tmp_path / "checkpoint.pt")
+    found = first.model.state_dict()
+    torch.testing.assert_close(found[name][: decoder.vocab_size], weights[name])
+    torch.testing.assert_close(found[name][decoder.vocab_size :], started)
+    torch.testing.assert_close(
+        found["encoder.merge.linear.bias"], weights["encoder.merge.linear.bias"]
+    )
+
+
 def test_alone_means_that_heads_do_not_teach(hugging_face_folder, tokenizer, pool):
     """While they are alone the encoder's gradient is that of distillation."""
     gradients = []

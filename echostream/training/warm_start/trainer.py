@@ -411,13 +411,19 @@ class WarmStartTrainer:
         self.progress = Progress(**content["progress"])
 
     def load_weights(self, path: Path) -> None:
-        """Start from the weights of another run's checkpoint.
+        """Start from the weights of another run's checkpoint. Where its text decoder wrote no
+        transcripts, the subwords of transcripts stay as they are.
 
         Raises:
             RuntimeError: they are of another shape.
         """
         content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(content["model"])
+        weights = dict(content["model"])
+        own = self.model.target_unigram_decoder
+        name, table = "target_unigram_decoder.embed_tokens.weight", own.embed_tokens.weight
+        if len(weights[name]) == own.vocab_size < len(table):
+            weights[name] = torch.cat([weights[name], table[own.vocab_size :].detach().cpu()])
+        self.model.load_state_dict(weights)
 
 
 def _ctc(logits: Tensor, frames: Tensor, goals: list[list[int]]) -> Tensor:
