@@ -147,9 +147,9 @@ class TranscriptWriter:
         self, hypothesis: Hypothesis, before: MTState | None, state: TranscriptState
     ) -> Hypothesis:
         """Without what a decoder writes that could not end."""
-        least, most = math.log(END_SHARE), MOSTLY_TIMES * state.heard - state.written
+        likely, mostly = math.log(END_SHARE), MOSTLY_TIMES * state.heard - state.written
         for index, (token, end) in enumerate(zip(hypothesis.tokens, hypothesis.ends, strict=False)):
-            if index >= most and end >= least and self.starts_word(token - self.first):
+            if index >= mostly and end >= likely and self.starts_word(token - self.first):
                 return hypothesis.keep(index, before)
         return hypothesis
 
