@@ -307,7 +307,7 @@ class EchoStreamSpeechEncoder(nn.Module):
             fairseq's encoder dictionary: ``encoder_out`` [(S, B, D)], ``encoder_padding_mask``
             [(B, S)] (empty without padding), ``encoder_embedding`` [], ``encoder_states``
             [(S, B, D), ...] of frames of the stack, ``src_tokens`` [], ``src_lengths`` []; and
-            ``stack_out`` [(k S, B, D)], the stack's frames before k of them are merged.
+            where frames of the stack are merged, ``stack_out`` [(k S, B, D)], those before.
         """
         if src_tokens.dim() != 3 or src_tokens.size(2) != self.config.input_dim:
             raise ValueError(
@@ -338,7 +338,7 @@ class EchoStreamSpeechEncoder(nn.Module):
             "encoder_states": [state.transpose(0, 1) for state in states or []],
             "src_tokens": [],
             "src_lengths": [],
-            "stack_out": [stack.transpose(0, 1)],
+            **({"stack_out": [stack.transpose(0, 1)]} if self.stack_frames > 1 else {}),
         }
 
     def init_state(self, batch_size: int = 1) -> EncoderState:
