@@ -20,6 +20,14 @@ MINI = ["listen", "--model-dir", "echo-mini"]
 CLIP = "test_00041.flac"
 
 
+@pytest.fixture(autouse=True)
+def _interrupts():
+    """As in a terminal: what is started in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Refused(Exception):
     """What PortAudio raises."""
 
