@@ -331,13 +331,14 @@ def test_slow_server_is_said_and_stop_pressed_again_does_not_wait_for_it(page):
     keep_connections(page)
     page.click("#start")
     until(page, "document.querySelector('#state').textContent === 'Live'")
-    # From here on nothing that the server says arrives, but that it is late.
+    # From here on nothing that the server says arrives, not even that it has closed, but that it is
+    # late.
     page.evaluate(
         """() => {
             const [link] = window.links;
             const status = { type: 'status', source_ms: 320, compute_ms: 900, lag_ms: 4000 };
             link.onmessage({ data: JSON.stringify({ ...status, received: 0 }) });
-            link.onmessage = null;
+            link.onmessage = link.onclose = null;
         }"""
     )
     until(page, "document.querySelector('#state').textContent.endsWith('server is too slow')")
