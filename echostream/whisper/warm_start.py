@@ -3,9 +3,9 @@
 The encoder becomes an Emformer whose layers normalise as Whisper's do; given a segment that spans
 the whole utterance it computes what Whisper computes. Its keys have no bias in Whisper: ours is
 zero. The decoder becomes the text decoder, its vocabulary cut
-(:class:`~echostream.whisper.tokens.CutVocabulary`). The 50 frames a second of the stack are
-averaged in pairs at first, which the text decoder bears; both are trained on
-(docs/howto/start-from-whisper.md).
+(:class:`~echostream.whisper.tokens.CutVocabulary`). Of the stack's 50 frames a second, those that
+the CTC heads read are averaged in pairs at first; the text decoder may see all of them, as
+Whisper's does. Everything is trained on (docs/howto/start-from-whisper.md).
 """
 
 from __future__ import annotations
