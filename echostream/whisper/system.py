@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import sentencepiece
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from echostream.audio import CMVN
-from echostream.checkpoint import System
+from echostream.checkpoint import System, load_model_dir
 from echostream.config import (
     CTCHeadConfig,
     EchoStreamConfig,
@@ -135,6 +138,39 @@ def start_with_texts(
     )
     heard = None if transcripts is None else CutTokenizer(tokenizer, transcripts)
     return system, tokens, heard
+
+
+def continue_model(
+    path: str | Path, weights: WhisperWeights, tokenizer: Tokenizer
+) -> tuple[System, CutTokenizer, CutTokenizer | None, dict[str, Tensor]]:
+    """A model that started from Whisper, to be trained on.
+
+    Args:
+        path: model directory, or a model's name.
+        weights: of the Whisper that it started from, all of whose decoder layers it has.
+        tokenizer: that Whisper's.
+
+    Returns:
+        The system, the tokenizer of its translations, that of its transcripts if it writes any, and
+        the text decoder's weights as they were at the start.
+
+    Raises:
+        FileNotFoundError, ValueError: those of
+            :func:`~echostream.checkpoint.load_model_dir`; or the model did not start from this
+            Whisper.
+    """
+    system = load_model_dir(path)
+    sizes = system.config.mt
+    vocabulary = CutVocabulary.of_pieces(tokenizer, system.target_vocabulary.pieces, sizes.prompt)
+    transcripts = None
+    if system.transcript_vocabulary is not None:
+        transcripts = CutVocabulary.of_pieces(
+            tokenizer, system.transcript_vocabulary.pieces, sizes.transcript_prompt
+        )
+    decoder = copy.deepcopy(system.model.target_unigram_decoder)
+    start_decoder(decoder, weights, vocabulary, transcripts=transcripts)
+    heard = None if transcripts is None else CutTokenizer(tokenizer, transcripts)
+    return system, CutTokenizer(tokenizer, vocabulary), heard, decoder.state_dict()
 
 
 def start_from_whisper(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,27 +101,66 @@ class CutVocabulary:
         for token in sorted(used):
             surface = tokenizer.decode([token])
             if plain.fullmatch(surface):
-                kept.append((re.sub(r"^\s", WORD_START, surface), token))
+                kept.append((_as_piece(surface), token))
         names = [part.format(language=language, task=task) for part in PROMPT]
+        known = {name: _special(tokenizer, name) for name in (*names, END)}
+        return cls._joined(kept, known)
+
+    @classmethod
+    def of_pieces(
+        cls, tokenizer: Tokenizer, pieces: Sequence[str], prompt: Sequence[int]
+    ) -> CutVocabulary:
+        """That of a model which started from this Whisper.
+
+        Args:
+            pieces: its vocabulary, special symbols included.
+            prompt: ids of the tokens that its sentences start with.
+
+        Raises:
+            ValueError: the tokenizer does not know a piece.
+        """
         known: dict[str, int] = {}
+        for token in range(tokenizer.get_vocab_size()):
+            known.setdefault(_as_piece(tokenizer.decode([token])), token)
+        known[WORD_START] = tokenizer.get_vocab()[BYTE_SPACE]
+        names = [pieces[index] for index in prompt]
         for name in (*names, END):
-            known_as = tokenizer.token_to_id(name)
-            if known_as is None:
-                raise ValueError(f"the tokenizer does not know {name}")
-            known[name] = known_as
+            known[name] = _special(tokenizer, name)
+        kept = []
+        for piece in pieces[len(SPECIALS) : len(pieces) - len(names)]:
+            if piece not in known:
+                raise ValueError(f"the tokenizer does not know {piece!r}")
+            kept.append((piece, known[piece]))
+        return cls._joined(kept, {name: known[name] for name in (*names, END)})
+
+    @classmethod
+    def _joined(cls, kept: Sequence[tuple[str, int]], special: Mapping[str, int]) -> CutVocabulary:
+        """Pieces and their tokens; then those of the prompt, and the end."""
+        names = [name for name in special if name != END]
         first = len(SPECIALS) + len(kept)
         return cls(
             (*(piece for piece, _ in kept), *names),
             (
                 -1,
                 -1,
-                known[END],
+                special[END],
                 -1,
                 *(token for _, token in kept),
-                *(known[name] for name in names),
+                *(special[name] for name in names),
             ),
             tuple(range(first, first + len(names))),
         )
+
+
+def _as_piece(surface: str) -> str:
+    return re.sub(r"^\s", WORD_START, surface)
+
+
+def _special(tokenizer: Tokenizer, name: str) -> int:
+    token = tokenizer.token_to_id(name)
+    if token is None:
+        raise ValueError(f"the tokenizer does not know {name}")
+    return token
 
 
 class CutTokenizer:

@@ -13,11 +13,11 @@ from echostream.files import write_atomically
 from echostream.training import data_folder
 from echostream.training.corpus.make_corpus import DATA
 from echostream.training.corpus.text_files import read_texts
-from echostream.training.everyday import catalogues, pairs, plan, speak
+from echostream.training.everyday import catalogues, pairs, pico, plan, speak
 from echostream.training.everyday.recordings import reference
 from echostream.training.voice.kokoro import finished
 
-TO_SPEAK, TEXTS = "sentences.tsv", "translations.tsv"
+TO_SPEAK, TEXTS, PICO = "sentences.tsv", "translations.tsv", "pico"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +59,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="speak, by Kokoro's graph, vocabulary and voices in this folder "
         "(scripts/make_voice_speech.sh fetches them)",
     )
+    parser.add_argument(
+        "--pico",
+        type=int,
+        default=0,
+        metavar="N",
+        help="speak so many more sentences of train by SVOX Pico (ttspico), into --out/pico",
+    )
     return parser
 
 
@@ -71,8 +78,9 @@ def read_catalogues(paths: Sequence[Path]) -> list[catalogues.Sentence]:
     return found
 
 
-def write_texts(args: argparse.Namespace) -> list[plan.Line]:
-    """Write pairs by split, the list to speak and the table of texts."""
+def write_texts(args: argparse.Namespace) -> tuple[list[plan.Line], list[pico.Line]]:
+    """Write pairs by split, the list to speak and the table of texts; what Kokoro and what Pico
+    speaks."""
     conversations = pairs.read_conversations(
         pairs.fetch_chats(args.packages or args.out / "packages")
     )
@@ -96,7 +104,9 @@ def write_texts(args: argparse.Namespace) -> list[plan.Line]:
     write_atomically(args.out / TO_SPEAK, "".join(f"{line.to_speak()}\n" for line in lines))
     write_atomically(args.out / TEXTS, "".join(f"{line.translation()}\n" for line in lines))
     print(f"{len(lines)} sentences to speak in {args.out / TO_SPEAK}")
-    return lines
+    # Human translations first.
+    rest = [*more, *((one.spanish, one.english) for one in splits["train"])]
+    return lines, pico.plan_lines(rest, args.pico, {line.spanish for line in lines})
 
 
 def speak_all(out: Path, models: Path, processes: int) -> None:
@@ -141,7 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(arguments)
     try:
-        lines = write_texts(args)
+        lines, more = write_texts(args)
+        if more:
+            made = pico.speak_all(args.out / PICO, more, args.jobs)
+            print(f"{made} of {len(more)} sentences spoken by Pico now")
         if args.kokoro is not None:
             speak_all(args.out, args.kokoro, args.jobs)
         speech = read_speech(args.out / "speech")

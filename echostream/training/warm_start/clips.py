@@ -22,6 +22,10 @@ from echostream.whisper.plain_texts import plain_source
 
 RATE = 16000
 LONGEST_S = 12.0  # of one utterance
+# Clips of a batch are about as long as one of these: where there are few shapes, a product's code
+# is compiled once for each.
+LENGTHS_S = (3.5, 5.0, 6.5, 8.0, 9.5, 11.0)
+FILLED = 0.85  # of a length, on average
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def draw_batch(
     sounds: float = 0.3,
     speed: float = 0.0,
 ) -> list[Clip]:
-    """Clips of similar length that hold about so many seconds in all.
+    """Clips of similar length, as many of each length, that hold about so many seconds in all.
 
     Args:
         sounds: share of clips without text, if there are any.
@@ -155,14 +159,9 @@ def draw_batch(
     source = pool.sounds if only_sounds else pool.texts
     # Added up anew for each batch, because the pool grows.
     shares = list(accumulate(one.weight for one in source))
-    longest = rng.uniform(3.0, 11.0)
-    clips: list[Clip] = []
-    total = 0.0
-    while total < seconds:
-        clip = _join(source, shares, longest, rng, speed)
-        clips.append(clip)
-        total += len(clip.samples) / RATE
-    return clips
+    longest = rng.choice(LENGTHS_S)
+    count = max(1, round(seconds / (FILLED * longest)))
+    return [_join(source, shares, longest, rng, speed) for _ in range(count)]
 
 
 def _join(

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
-from echostream.checkpoint import save_model_dir
+from echostream.checkpoint import System, save_model_dir
 from echostream.config import EmformerConfig
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.text import read_lines
@@ -22,10 +23,10 @@ from echostream.training.warm_start.clips import SpeechPool
 from echostream.training.warm_start.measure import Measured, measure, read_clips
 from echostream.training.warm_start.parallel import join_ranks
 from echostream.training.warm_start.trainer import TrainingOptions, WarmStartTrainer
-from echostream.whisper.system import start_with_texts
-from echostream.whisper.tokens import read_tokenizer
+from echostream.whisper.system import continue_model, start_with_texts
+from echostream.whisper.tokens import CutTokenizer, read_tokenizer
 from echostream.whisper.warm_start import interpolate, start_encoder
-from echostream.whisper.weights import read_whisper
+from echostream.whisper.weights import WhisperWeights, read_whisper
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -87,7 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--language", default="es")
     parser.add_argument(
-        "--init", type=Path, help="checkpoint of another run: its weights, not how far it came"
+        "--init",
+        help="checkpoint of another run: its weights, not how far it came; or a model that started "
+        "from this Whisper, by folder or name: its sizes and vocabularies too",
     )
     parser.add_argument("--segment-frames", type=int, default=8, help="of 40 ms")
     parser.add_argument("--left-context-frames", type=int, default=128, help="of 20 ms")
@@ -119,23 +122,14 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     weights, tokenizer = read_whisper(args.whisper), read_tokenizer(args.whisper)
     rows = read_translations(args.texts)
-    more = [line for path in args.more_targets for line in read_lines(path, "file of target texts")]
-    system, tokens, transcripts = start_with_texts(
-        weights,
-        tokenizer,
-        [text for _, text, _ in rows],
-        [target for _, _, target in rows],
-        more_targets=more,
-        language=args.language,
-        source_pieces=args.source_pieces,
-        least=args.least,
-        decoder_layers=args.decoder_layers,
-        segment_frames=args.segment_frames,
-        left_context_frames=args.left_context_frames,
-        right_context_frames=args.right_context_frames,
-    )
-    decoder = system.model.target_unigram_decoder
-    start = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    weights_of_run = args.init is None or Path(args.init).is_file()
+    if weights_of_run:
+        system, tokens, transcripts = _start_fresh(args, weights, tokenizer, rows)
+        decoder = system.model.target_unigram_decoder
+        start = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    else:
+        system, tokens, transcripts, start = continue_model(args.init, weights, tokenizer)
+        decoder = system.model.target_unigram_decoder
     sizes = system.config.encoder
     assert isinstance(sizes, EmformerConfig)  # a start from Whisper has no other
     teacher = EchoStreamSpeechEncoder(sizes)
@@ -155,8 +149,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = args.out / CHECKPOINT
     if checkpoint.is_file():
         trainer.load(checkpoint)
-    elif args.init is not None:
-        trainer.load_weights(args.init)
+    elif args.init is not None and weights_of_run:
+        trainer.load_weights(Path(args.init))
     held_out = {path.stem: read_clips(path, language=args.language) for path in args.held_out}
     _say("speech", "{:.2f} h with text, {:.2f} h without".format(*pool.hours))
     _run(trainer, held_out, checkpoint, args)
@@ -166,6 +160,30 @@ def main(argv: list[str] | None = None) -> None:
     interpolate(decoder, start, args.decoder_share)
     _report(trainer, held_out)
     save_model_dir(args.out / "model", system)
+
+
+def _start_fresh(
+    args: argparse.Namespace,
+    weights: WhisperWeights,
+    tokenizer: Tokenizer,
+    rows: list[tuple[str, str, str]],
+) -> tuple[System, CutTokenizer, CutTokenizer | None]:
+    """A system with vocabularies of the texts."""
+    more = [line for path in args.more_targets for line in read_lines(path, "file of target texts")]
+    return start_with_texts(
+        weights,
+        tokenizer,
+        [text for _, text, _ in rows],
+        [target for _, _, target in rows],
+        more_targets=more,
+        language=args.language,
+        source_pieces=args.source_pieces,
+        least=args.least,
+        decoder_layers=args.decoder_layers,
+        segment_frames=args.segment_frames,
+        left_context_frames=args.left_context_frames,
+        right_context_frames=args.right_context_frames,
+    )
 
 
 def _run(
