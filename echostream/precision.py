@@ -3,17 +3,21 @@
 ``bf16`` needs a processor with instructions for it (AVX512-BF16, AMX, or a GPU): others emulate it,
 several times slower than float32. ``int8`` keeps the weights of the large projections in eight bits
 and quantises what is multiplied with them at every call (torch's dynamic quantisation); everything
-else stays float32. It runs on CPUs alone. In ``fp32`` on a CPU the large projections keep their
-weights laid out for the processor as well (:mod:`echostream.acceleration.packed_linear`).
+else stays float32. It runs on CPUs alone. In ``fp32`` and ``bf16`` on a CPU the large projections
+keep their weights laid out for the processor as well
+(:mod:`echostream.acceleration.packed_linear`). A projection that is tied to embeddings is treated
+like the others; the embeddings stay as they are.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from echostream.acceleration.packed_linear import pack, unpack
 from echostream.config.compute import DTYPES
@@ -24,6 +28,16 @@ FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MIN_INT8_WEIGHTS = 256 * 512
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+@runtime_checkable
+class TiedOutput(Protocol):
+    """A module with a projection that is tied to its embeddings."""
+
+    @property
+    def output(self) -> nn.Linear: ...
+
+    def project_with(self, project: Callable[[Tensor], Tensor] | None) -> None: ...
 
 
 def check_dtype(name: str | torch.dtype, device: str | torch.device) -> None:
@@ -50,12 +64,22 @@ def convert(
         min_int8_weights: smaller projections stay float32.
     """
     check_dtype(dtype, device)
+    for module in model.modules():
+        if isinstance(module, TiedOutput):
+            module.project_with(None)
     if dtype != "int8":
         number = FLOATS[dtype] if isinstance(dtype, str) else dtype
-        model = model.to(device=device, dtype=number)
-        packs = number == torch.float32 and torch.device(device).type == "cpu"
-        return pack(model) if packs else model
+        model = unpack(model).to(device=device, dtype=number)
+        if torch.device(device).type != "cpu":
+            return model
+        for module in model.modules():
+            if isinstance(module, TiedOutput) and number == torch.bfloat16:
+                module.project_with(functools.partial(pack(nn.Sequential(module.output))))
+        return pack(model)
     model = unpack(model).to(device=device, dtype=torch.float32)
+    for module in model.modules():
+        if isinstance(module, TiedOutput) and module.output.weight.numel() >= min_int8_weights:
+            module.project_with(functools.partial(_tied_int8(module.output)))
     large = {
         name
         for name, module in model.named_modules()
@@ -69,3 +93,14 @@ def convert(
                 model, large, dtype=torch.qint8, inplace=True
             )
     return model
+
+
+def _tied_int8(linear: nn.Linear) -> nn.Module:
+    """A projection with eight bits and a scale of its own for each output, since embeddings of
+    frequent words are much shorter than others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = torch.ao.quantization.quantize_dynamic(
+            nn.Sequential(linear), {"0": torch.ao.quantization.per_channel_dynamic_qconfig}
+        )
+    return made

@@ -91,3 +91,37 @@ def test_mistakes_are_named():
         load_model_dir(model_dir("echostream"), dtype="double")
     for name in DTYPES:
         check_dtype(name, "cpu")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("int8", 0.03), ("bf16", 0.01)])
+def test_projection_tied_to_embeddings(dtype, tolerance):
+    """It is computed in the format; the embeddings and the names of the weights stay."""
+    model = seeded_model(preset("tiny"), 1)
+    decoder = model.target_unigram_decoder
+    with torch.no_grad():  # rows of very different lengths, as those of words
+        decoder.embed_tokens.weight.mul_(
+            torch.logspace(-2, 1, len(decoder.embed_tokens.weight))[:, None]
+        )
+    hidden = torch.randn(2, 3, decoder.config.embed_dim, generator=torch.Generator().manual_seed(2))
+    table, names = decoder.embed_tokens.weight.clone(), list(model.state_dict())
+    with torch.no_grad():
+        expected = decoder.logits(hidden)
+        model = convert(model, dtype, "cpu", min_int8_weights=0)
+        got = model.target_unigram_decoder.logits(
+            hidden.to(table if dtype == "int8" else torch.bfloat16)
+        )
+    error = (got.float() - expected).square().mean(dim=(0, 1)).sqrt() / expected.std(dim=(0, 1))
+    assert 0 < error.nanmedian() < tolerance  # padding is zero in both
+    kept = model.target_unigram_decoder.embed_tokens.weight.float()
+    torch.testing.assert_close(kept, table, rtol=0.01, atol=0.0)
+    assert "target_unigram_decoder.embed_tokens.weight" in names
+    back = convert(seeded_model(preset("tiny"), 1), "fp32", "cpu")
+    assert list(back.state_dict()) == names
+
+
+def test_float32_again_is_a_plain_product():
+    model = convert(seeded_model(preset("tiny"), 1), "int8", "cpu", min_int8_weights=0)
+    decoder = convert(model, "fp32", "cpu").target_unigram_decoder
+    hidden = torch.randn(1, 2, decoder.config.embed_dim)
+    with torch.no_grad():
+        assert torch.equal(decoder.logits(hidden), hidden @ decoder.embed_tokens.weight.T)

@@ -2,7 +2,8 @@
 
 A streaming step multiplies a handful of rows with every weight. For large weights oneDNN does that
 faster than the plain product once they lie as its kernels read them; below ``MIN_WEIGHTS`` its
-calls cost more than they save, and so they do for a single row.
+calls cost more than they save, and so they do for a single row in float32. In bfloat16 the plain
+product lays the weights out at every call.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-MIN_WEIGHTS = 256 * 2048
-MIN_ROWS = 2
+MIN_WEIGHTS = {torch.float32: 256 * 2048, torch.bfloat16: 256 * 512}
+MIN_ROWS = {torch.float32: 2, torch.bfloat16: 1}
 LAYOUT_ROWS = 8  # rows of a chunk in steady state: oneDNN lays weights out for a number of rows
 
 
-def has_packed_kernels() -> bool:
-    """Whether this torch has the kernels that take rearranged weights."""
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
-    )
+def has_packed_kernels(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this torch, on this processor, has the kernels that take rearranged weights."""
+    if not torch.backends.mkldnn.is_available() or dtype not in MIN_WEIGHTS:
+        return False
+    names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+    if not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedLinear(nn.Linear):
@@ -41,8 +45,8 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if (
-            input.numel() < MIN_ROWS * self.in_features
-            or input.dtype != torch.float32
+            input.dtype != self.weight.dtype
+            or input.numel() < MIN_ROWS[input.dtype] * self.in_features
             or input.device.type != "cpu"
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()  # which lays weights out by itself
@@ -61,12 +65,12 @@ class PackedLinear(nn.Linear):
         return self._packed[1]
 
 
-def pack(model: ModelT, min_weights: int = MIN_WEIGHTS) -> ModelT:
-    """Let the projections of at least ``min_weights`` weights keep them laid out, in place."""
-    if not has_packed_kernels():
-        return model
+def pack(model: ModelT, min_weights: int | None = None) -> ModelT:
+    """Let the projections of at least ``min_weights`` weights (None: as many as it takes to pay)
+    keep them laid out, in place."""
     for parent, name, child in _linears(model, nn.Linear):
-        if child.weight.numel() >= min_weights:
+        dtype, size = child.weight.dtype, child.weight.numel()
+        if has_packed_kernels(dtype) and size >= (min_weights or MIN_WEIGHTS[dtype]):
             setattr(parent, name, PackedLinear(child))
     return model
 

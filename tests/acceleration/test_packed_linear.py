@@ -29,6 +29,17 @@ def test_equals_the_plain_projection(shape, bias):
         torch.testing.assert_close(packed(x), plain(x), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.skipif(not has_packed_kernels(torch.bfloat16), reason="no bfloat16 on this processor")
+@pytest.mark.parametrize("shape", [(1, 1, 48), (3, 5, 48), (1, 0, 48), (1, 300, 48)])
+def test_bfloat16_equals_the_plain_projection(shape):
+    plain = linears()[0].bfloat16()
+    packed = pack(copy.deepcopy(plain), min_weights=48 * 80)
+    assert [type(layer) for layer in packed] == [PackedLinear, nn.Linear]
+    x = torch.randn(shape).bfloat16()
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), plain(x), atol=0.01, rtol=0.02)
+
+
 def test_few_rows_of_a_slice_and_none_at_all():
     plain, packed = linears()
     rows = torch.randn(1, 9, 96)[:, 2:7, ::2]

@@ -90,6 +90,19 @@ class TransformerMTDecoder(nn.Module):
         self.transcript_prompt = tuple(vocab_size + token for token in config.transcript_prompt)
         self.layer_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(config.dropout)
+        self._project: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def output(self) -> nn.Linear:
+        """The projection that is tied to the embeddings."""
+        rows, width = self.embed_tokens.weight.shape
+        tied = nn.Linear(width, rows, bias=False, device="meta")
+        tied.weight = self.embed_tokens.weight
+        return tied
+
+    def project_with(self, project: Callable[[Tensor], Tensor] | None) -> None:
+        """Compute :attr:`output` in another way; None: as a plain product."""
+        self._project = project
 
     def init_state(self, batch_size: int = 1, *, transcribes: bool = False) -> MTState:
         """Before the first token of a sentence.
@@ -140,6 +153,8 @@ class TransformerMTDecoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, D) decoder states to (B, T, V), and the subwords of transcripts behind them."""
+        if self._project is not None:
+            return self._project(hidden)
         return F.linear(hidden, self.embed_tokens.weight)
 
     def _of_task(self, logits: Tensor, transcribes: Sequence[bool]) -> Tensor:
