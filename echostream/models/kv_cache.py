@@ -201,6 +201,12 @@ class KVCache:
         # Appending copies: what is seen several times must not be written to.
         return KVCache(_Storage(layers, [-1] * rows), start, end, offset)
 
+    def view_row(self, row: int) -> KVCache:
+        """One row, without copying it; appending to it copies."""
+        layers = [layer[row : row + 1] for layer in self.storage.layers]
+        start, end, offset = (PerRow((v[row],)) for v in (self.start, self.end, self.offset))
+        return KVCache(_Storage(layers, [-1]), start, end, offset, self.least)
+
     def join_rows(self, caches: Sequence[KVCache]) -> KVCache:
         """Rows of several caches; see :func:`echostream.streaming.join_rows`."""
         if len({cache.capacity for cache in caches}) == 1:

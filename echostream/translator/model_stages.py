@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +89,7 @@ class ModelStages(Stages):
     ) -> list[Hypothesis]:
         judged = any(stands)
         with watch("mt"):
-            return self.model.translate(
+            found = self.model.translate(
                 join_rows(states),
                 limits,
                 final,
@@ -99,6 +100,11 @@ class ModelStages(Stages):
                 guesses=guesses,
                 least=least,
             )
+            # What was read is as it was: no copies of it are kept.
+            return [
+                replace(one, state=replace(one.state, sources=own.sources))
+                for one, own in zip(found, states, strict=True)
+            ]
 
     def _speak(
         self, hidden: Sequence[Tensor], states: Sequence[SpeechState], watch: Stopwatch

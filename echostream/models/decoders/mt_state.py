@@ -56,6 +56,15 @@ class MTState:
         )
 
 
+def row_of(state: MTState, row: int) -> MTState:
+    """One row, whose target side has memory of its own; of the sources it is a view."""
+    sources = state.sources.view_row(row)
+    last, written, transcribes = (
+        PerRow((v[row],)) for v in (state.last_tokens, state.written, state.transcribes)
+    )
+    return MTState(take_rows(state.cache, [row]), sources, last, written, transcribes)
+
+
 def selected(state: MTState, rows: Sequence[int], sources: KVCache) -> MTState:
     """Rows of a beam's target side; all share the one-row ``sources``."""
     shared = sources if len(rows) == 1 else sources.repeat(len(rows))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from echostream.config import MTDecoderConfig
 from echostream.models.cache_limits import TRIM_SLACK
 from echostream.models.decoders.hypothesis import Hypothesis, Stands
-from echostream.models.decoders.mt_state import MTState, repeating, selected
+from echostream.models.decoders.mt_state import MTState, repeating, row_of, selected
 from echostream.models.kv_cache import KVCache, causal_mask
 from echostream.models.module_list import module_list
 from echostream.models.transformer_layer import (
@@ -503,7 +503,7 @@ class TransformerMTDecoder(nn.Module):
             Hypothesis(
                 tuple(tokens[row]),
                 torch.cat(states[row], dim=1),
-                state if rows == 1 else take_rows(state, [row]),
+                state if rows == 1 else row_of(state, row),
                 finished[row],
                 scores[row],
                 refused[row],

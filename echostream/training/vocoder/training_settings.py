@@ -189,9 +189,9 @@ def preset(name: str) -> VocoderTrainingConfig:
             preset("vocos"),
             vocoder=replace(VOCOS, durations=None),
             learning_rate=4e-4,
-            lr_decay=0.35,
+            lr_decay=0.65,
             regression_updates=0,
-            updates=2500,
-            adversarial_start=2500,
+            updates=7000,
+            adversarial_start=7000,
         )
     raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
