@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import random
 from collections import defaultdict
@@ -104,8 +105,10 @@ def write_texts(args: argparse.Namespace) -> tuple[list[plan.Line], list[pico.Li
     write_atomically(args.out / TO_SPEAK, "".join(f"{line.to_speak()}\n" for line in lines))
     write_atomically(args.out / TEXTS, "".join(f"{line.translation()}\n" for line in lines))
     print(f"{len(lines)} sentences to speak in {args.out / TO_SPEAK}")
-    # Human translations first.
-    rest = [*more, *((one.spanish, one.english) for one in splits["train"])]
+    # Human translations and chats in turn, as far as there are both.
+    chats = [(one.spanish, one.english) for one in splits["train"]]
+    turns = itertools.zip_longest(more, chats)
+    rest = [pair for both in turns for pair in both if pair is not None]
     return lines, pico.plan_lines(rest, args.pico, {line.spanish for line in lines})
 
 
