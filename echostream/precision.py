@@ -64,21 +64,20 @@ def convert(
         min_int8_weights: smaller projections stay float32.
     """
     check_dtype(dtype, device)
-    for module in model.modules():
-        if isinstance(module, TiedOutput):
-            module.project_with(None)
+    tied = [module for module in model.modules() if isinstance(module, TiedOutput)]
+    for module in tied:
+        module.project_with(None)
     if dtype != "int8":
         number = FLOATS[dtype] if isinstance(dtype, str) else dtype
         model = unpack(model).to(device=device, dtype=number)
         if torch.device(device).type != "cpu":
             return model
-        for module in model.modules():
-            if isinstance(module, TiedOutput) and number == torch.bfloat16:
-                module.project_with(functools.partial(pack(nn.Sequential(module.output))))
+        for module in tied if number == torch.bfloat16 else []:
+            module.project_with(functools.partial(pack(nn.Sequential(module.output))))
         return pack(model)
     model = unpack(model).to(device=device, dtype=torch.float32)
-    for module in model.modules():
-        if isinstance(module, TiedOutput) and module.output.weight.numel() >= min_int8_weights:
+    for module in tied:
+        if module.output.weight.numel() >= min_int8_weights:
             module.project_with(functools.partial(_tied_int8(module.output)))
     large = {
         name

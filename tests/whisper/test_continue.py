@@ -79,7 +79,7 @@ def test_a_run_goes_on_from_a_model(model_dir, whisper, tmp_path, capsys):
     arguments += ["--speech", str(speech), "--init", str(model_dir), "--out", str(tmp_path / "run")]
     arguments += ["--minutes", "0.001", "--batch-seconds", "3", "--decoder-share", "1.0"]
     train.main(arguments)
-    assert "update" not in capsys.readouterr().err
+    assert "speech: 0.00 h with text" in capsys.readouterr().out
     before, after = load_model_dir(model_dir), load_model_dir(tmp_path / "run" / "model")
     assert after.config == before.config
     assert after.target_vocabulary.pieces == before.target_vocabulary.pieces

@@ -6,6 +6,7 @@ Stopped at any place, the same command goes on from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import dataclasses
 import math
@@ -122,14 +123,12 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     weights, tokenizer = read_whisper(args.whisper), read_tokenizer(args.whisper)
     rows = read_translations(args.texts)
-    weights_of_run = args.init is None or Path(args.init).is_file()
-    if weights_of_run:
+    fresh = args.init is None or Path(args.init).is_file()
+    if fresh:
         system, tokens, transcripts = _start_fresh(args, weights, tokenizer, rows)
-        decoder = system.model.target_unigram_decoder
-        start = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+        start = copy.deepcopy(system.model.target_unigram_decoder.state_dict())
     else:
         system, tokens, transcripts, start = continue_model(args.init, weights, tokenizer)
-        decoder = system.model.target_unigram_decoder
     sizes = system.config.encoder
     assert isinstance(sizes, EmformerConfig)  # a start from Whisper has no other
     teacher = EchoStreamSpeechEncoder(sizes)
@@ -149,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = args.out / CHECKPOINT
     if checkpoint.is_file():
         trainer.load(checkpoint)
-    elif args.init is not None and weights_of_run:
+    elif args.init is not None and fresh:
         trainer.load_weights(Path(args.init))
     held_out = {path.stem: read_clips(path, language=args.language) for path in args.held_out}
     _say("speech", "{:.2f} h with text, {:.2f} h without".format(*pool.hours))
@@ -157,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     if not ranks.first:
         return
     system.model.cpu()
-    interpolate(decoder, start, args.decoder_share)
+    interpolate(system.model.target_unigram_decoder, start, args.decoder_share)
     _report(trainer, held_out)
     save_model_dir(args.out / "model", system)
 
