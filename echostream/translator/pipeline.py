@@ -100,6 +100,8 @@ class Pipeline(StreamPipeline[PipelineState]):
         goes_on = config.method == "learned" and not self.restarts and task != "asr"
         tokens = config.text_end_tokens if goes_on else 0
         self.text_ends = TextEnds(tokens, config.text_end_score)
+        if not self.policy.counts_translation and not tokens:
+            self.stages.transcribe_only = True
         self.frontend = system.frontend()
         self.source_frames = system.model.source_frames
         # The text decoder's transcripts are better than the ASR head's, where it writes any.

@@ -106,7 +106,7 @@ class Stages:
     Args:
         model: the weights.
         clock: what stages are timed with.
-        transcribe_only: run the ASR head alone.
+        transcribe_only: run the ASR head alone; nobody asks what the ST head emits.
         beam: of the text decoder.
         dur_prediction: let the vocoder predict how long units last.
         attention_layer: of the text decoder, whose cross-attention subwords are judged by (-1: all

@@ -42,6 +42,7 @@ class Told:
 
     inner: object
     drafts: list
+    counts_translation: bool = True
 
     @property
     def evidence(self):
@@ -148,6 +149,7 @@ class Patient:
     recogniser's newest frame holds a token: a rule that needs what AlignAtt does not."""
 
     evidence: frozenset = frozenset({"posteriors", "hypothesis"})
+    counts_translation: bool = True
 
     def decide(self, counts, state, config, whole_word):
         if counts.source_finished:

@@ -135,3 +135,18 @@ def test_streams_together_equal_streams_alone(double_system):
             states[row] = state
     for one, other in zip(outputs, expected, strict=True):
         assert total(one) == total(other)
+
+
+def test_the_head_that_nobody_asks_does_not_run(double_system, clip):
+    """Only policies that count the translation, and ends found in retrospect, need it."""
+    pipeline = Pipeline(double_system, policy=AGREEMENT, task="s2tt")
+    assert pipeline.stages.transcribe_only
+    alone, _ = push(pipeline, clip, RATE, CHUNK)
+    pipeline.stages.transcribe_only = False
+    beside, _ = push(pipeline, clip, RATE, CHUNK)
+    assert not any(output.st_tokens for output in alone) and any(o.st_tokens for o in beside)
+    assert [output.mt_tokens for output in alone] == [output.mt_tokens for output in beside]
+    settings = EndpointConfig("learned", text_end_tokens=4)
+    counted = Pipeline(double_system, policy=AGREEMENT, task="s2tt", endpoint=settings)
+    assert not counted.stages.transcribe_only
+    assert not Pipeline(double_system, task="s2tt").stages.transcribe_only

@@ -33,6 +33,7 @@ class AlignAttPolicy:
     ``attention_frames`` alone."""
 
     evidence: frozenset[Evidence] = frozenset({"attention"})
+    counts_translation: bool = True
 
     def decide(
         self, counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool

@@ -103,10 +103,15 @@ class Policy(Protocol):
     Attributes:
         evidence: what :meth:`stands` wants to see. Where it is empty, ``stands`` is never asked,
             and nothing is computed for it.
+        counts_translation: whether it looks at what the ST CTC head emits. Where nobody does, the
+            head does not run, and ``Counts.st`` is 0.
     """
 
     @property
     def evidence(self) -> frozenset[Evidence]: ...
+
+    @property
+    def counts_translation(self) -> bool: ...
 
     def decide(
         self, counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool
@@ -126,6 +131,7 @@ class CountingPolicy:
 
     rule: Callable[[Counts, PolicyState, PolicyConfig, bool], tuple[PolicyAction, PolicyState]]
     evidence: frozenset[Evidence] = frozenset()
+    counts_translation: bool = True
 
     def decide(
         self, counts: Counts, state: PolicyState, config: PolicyConfig, whole_word: bool

@@ -15,7 +15,7 @@ from echostream.models.decoders.ctc_decoder_policy import (
 POLICIES: dict[str, Policy] = {
     "ctc": CountingPolicy(decide_ctc),
     "wait_k": CountingPolicy(decide_wait_k),
-    "wait_k_ctc": CountingPolicy(decide_wait_k_ctc),
-    "local_agreement": CountingPolicy(decide_local_agreement),
+    "wait_k_ctc": CountingPolicy(decide_wait_k_ctc, counts_translation=False),
+    "local_agreement": CountingPolicy(decide_local_agreement, counts_translation=False),
     "alignatt": AlignAttPolicy(),
 }
