@@ -3,29 +3,38 @@
 Two kinds of folders are read, again and again while others still fill them: of aligned speech with
 ``*.jsonl`` (``id``, ``text``, ``file``), whose translations stand in a table, and of plain sound
 files, which have no text and serve distillation alone.
+
+All speech lies in one tensor on the device that trains. What a clip holds is drawn in Python, and
+its sound is made on the device, changed speeds included. So nothing waits for a loader.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
+import torch
+from torch import Tensor
 
 from echostream.whisper.plain_texts import plain_source
 
 RATE = 16000
 LONGEST_S = 12.0  # of one utterance
-# Clips of a batch are about as long as one of these: where there are few shapes, a product's code
-# is compiled once for each.
-LENGTHS_S = (3.5, 5.0, 6.5, 8.0, 9.5, 11.0)
+# Clips of a batch have one of these lengths at most, silence behind not counted: where there are
+# few shapes, a product's code is compiled once for each.
+LENGTHS_S = (5.0, 6.5, 8.0, 9.5, 11.0, 13.5)
 FILLED = 0.85  # of a length, on average
+SILENCES_S = (0.2, 0.5, 1.0)  # behind a clip
+DRAWS = 20  # for an utterance that fits
+HALF_TAPS = 8  # of the filter that changes speeds, on either side
 
 
 @dataclass(frozen=True)
@@ -33,13 +42,14 @@ class Speech:
     """One utterance.
 
     Attributes:
-        samples: (T,) int16 at 16 kHz.
+        start, length: its samples in the pool's tensor.
         source, target: plain transcript and translation; None for audio alone.
         text: the transcript as it is written.
         weight: how often it is drawn, beside others.
     """
 
-    samples: np.ndarray
+    start: int
+    length: int
     source: str | None = None
     target: str | None = None
     text: str | None = None
@@ -48,17 +58,26 @@ class Speech:
 
 @dataclass(frozen=True)
 class Clip:
-    """Utterances one after another.
+    """Utterances one after another, as they are to sound.
 
     Attributes:
-        samples: (T,) float32.
+        length: samples, the silence behind included.
         parts: first and last sample of each utterance.
-        speech: the utterances.
+        speech: the utterances; one that is played faster fills fewer samples than it has.
     """
 
-    samples: np.ndarray
+    length: int
     parts: tuple[tuple[int, int], ...]
     speech: tuple[Speech, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips, and what the longest of them may have: (B, size) samples are the same for all batches
+    of a length."""
+
+    clips: tuple[Clip, ...]
+    size: int
 
 
 def read_speech(path: Path) -> np.ndarray:
@@ -82,6 +101,10 @@ class SpeechPool:
         language: of the speech, in which numbers are spelled.
         weights: by folder with ``*.jsonl``, how often its speech is drawn beside that of a folder
             that is not named.
+        device: where the samples lie.
+
+    Attributes:
+        samples: (T,) int16 of all utterances, on the device.
     """
 
     def __init__(
@@ -93,13 +116,17 @@ class SpeechPool:
         *,
         language: str = "es",
         weights: Mapping[Path, float] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.aligned, self.plain = aligned, plain
         self.translations, self.split, self.language = translations, split, language
         self.weights = dict(weights or {})
         self.texts: list[Speech] = []
         self.sounds: list[Speech] = []
+        self.samples = torch.zeros(0, dtype=torch.int16, device=device)
         self._known: set[str] = set()
+        self._new: list[np.ndarray] = []
+        self._end = 0
 
     def refresh(self) -> int:
         """Read what is new; how many utterances that were."""
@@ -114,8 +141,17 @@ class SpeechPool:
                     self._known.add(str(path))
                     samples = read_speech(path)
                     if 0.5 * RATE < len(samples) < LONGEST_S * RATE:
-                        self.sounds.append(Speech(samples))
+                        self.sounds.append(Speech(self._keep(samples), len(samples)))
+        if self._new:
+            new = torch.from_numpy(np.concatenate(self._new)).to(self.samples.device)
+            self.samples, self._new = torch.cat([self.samples, new]), []
         return len(self._known) - before
+
+    def _keep(self, samples: np.ndarray) -> int:
+        """Where the samples will begin."""
+        self._new.append(samples)
+        self._end += len(samples)
+        return self._end - len(samples)
 
     def _add_aligned(self, folder: Path, line: str) -> None:
         try:
@@ -131,13 +167,14 @@ class SpeechPool:
             target = self.translations.get(entry["id"])
             source = plain_source(entry["text"], self.language)
             weight = self.weights.get(folder, 1.0)
-            self.texts.append(Speech(samples, source, target, entry["text"], weight))
+            start = self._keep(samples)
+            self.texts.append(Speech(start, len(samples), source, target, entry["text"], weight))
 
     @property
     def hours(self) -> tuple[float, float]:
         """With text, and without."""
         both = (self.texts, self.sounds)
-        with_text, without = (sum(len(s.samples) for s in pool) / RATE / 3600 for pool in both)
+        with_text, without = (sum(s.length for s in pool) / RATE / 3600 for pool in both)
         return with_text, without
 
 
@@ -148,12 +185,14 @@ def draw_batch(
     *,
     sounds: float = 0.3,
     speed: float = 0.0,
-) -> list[Clip]:
+    step: int = 1,
+) -> Batch:
     """Clips of similar length, as many of each length, that hold about so many seconds in all.
 
     Args:
         sounds: share of clips without text, if there are any.
         speed: each utterance is played up to this much faster or slower, pitch and all.
+        step: sizes are multiples of so many samples.
     """
     only_sounds = bool(pool.sounds) and rng.random() < sounds
     source = pool.sounds if only_sounds else pool.texts
@@ -161,7 +200,10 @@ def draw_batch(
     shares = list(accumulate(one.weight for one in source))
     longest = rng.choice(LENGTHS_S)
     count = max(1, round(seconds / (FILLED * longest)))
-    return [_join(source, shares, longest, rng, speed) for _ in range(count)]
+    clips = tuple(_join(source, shares, longest, rng, speed) for _ in range(count))
+    # Where nothing was short enough, a clip is longer than it should be.
+    size = max(*(clip.length for clip in clips), int(RATE * (longest + max(SILENCES_S))))
+    return Batch(clips, -(-size // step) * step)
 
 
 def _join(
@@ -169,22 +211,60 @@ def _join(
 ) -> Clip:
     """Utterances up to a length, at least one, with pauses between and silence behind."""
     parts: list[tuple[int, int]] = []
-    pieces: list[np.ndarray] = []
     chosen: list[Speech] = []
-    position = 0
-    while not chosen or position < longest * RATE * 0.6:
-        [one] = rng.choices(source, cum_weights=shares)
-        if speed:
-            factor = rng.uniform(1.0 - speed, 1.0 + speed)
-            one = replace(one, samples=soxr.resample(one.samples, RATE * factor, RATE, "MQ"))
-        if chosen and position + len(one.samples) > longest * RATE:
+    position, most = 0, int(longest * RATE)
+    while not chosen or position < most * 0.6:
+        pause = int(RATE * (0.0 if rng.random() < 0.3 else rng.uniform(0, 0.6)))
+        # The first one may be drawn again until it fits; the clip ends before another that does
+        # not.
+        for _ in range(1 if chosen else DRAWS):
+            [one] = rng.choices(source, cum_weights=shares)
+            length = round(one.length / rng.uniform(1.0 - speed, 1.0 + speed))
+            if position + pause + length <= most:
+                break
+        if chosen and position + pause + length > most:
             break
-        pause = np.zeros(int(RATE * (0.0 if rng.random() < 0.3 else rng.uniform(0, 0.6))), "int16")
-        pieces += [pause, one.samples]
-        position += len(pause)
-        parts.append((position, position + len(one.samples)))
-        position += len(one.samples)
+        parts.append((position + pause, position + pause + length))
+        position += pause + length
         chosen.append(one)
-    pieces.append(np.zeros(int(RATE * rng.choice([0.2, 0.5, 1.0])), "int16"))
-    samples = np.concatenate(pieces).astype(np.float32) / 32768.0
-    return Clip(samples, tuple(parts), tuple(chosen))
+    return Clip(position + int(RATE * rng.choice(SILENCES_S)), tuple(parts), tuple(chosen))
+
+
+def sound(samples: Tensor, batch: Batch) -> Tensor:
+    """(B, size) float32 of a batch, made where the pool's samples are.
+
+    Speeds change by a windowed sinc of 16 taps (Hann), cut off at the lower of both rates.
+    Utterances at their own speed stay as they are.
+    """
+    rows, starts, ends, sources, lengths = zip(
+        *(
+            (row, start, end, one.start, one.length)
+            for row, clip in enumerate(batch.clips)
+            for (start, end), one in zip(clip.parts, clip.speech, strict=True)
+        ),
+        strict=True,
+    )
+    device = samples.device
+    total = sum(ends) - sum(starts)
+    table = torch.tensor([rows, starts, ends, sources, lengths], device=device)
+    counts = table[2] - table[1]
+    # One entry for each sample that somebody speaks: of which utterance, and the how manieth.
+    part = torch.repeat_interleave(counts, output_size=total)
+    place = torch.arange(total, device=device) - (counts.cumsum(0) - counts)[part]
+    ratio = table[4].double() / counts
+    at = place * ratio[part]
+    base = at.floor().long()
+    rest = (at - base).float()
+    cutoff = (1.0 / ratio).clamp(max=1.0).float()[part]
+    last, source = table[4][part] - 1, table[3][part]
+    spoken = torch.zeros(total, device=device)
+    for tap in range(1 - HALF_TAPS, HALF_TAPS + 1):
+        away = rest - tap
+        window = 0.5 + 0.5 * torch.cos(math.pi * away / HALF_TAPS)
+        weight = cutoff * torch.sinc(cutoff * away) * window
+        index = base + tap
+        heard = samples[source + index.clamp(min=0).minimum(last)].float()
+        spoken += heard * weight * ((index >= 0) & (index <= last))
+    out = torch.zeros(len(batch.clips) * batch.size, device=device)
+    out[table[0][part] * batch.size + table[1][part] + place] = spoken / 32768.0
+    return out.view(len(batch.clips), batch.size)

@@ -106,6 +106,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the trained text decoder in the model that is written; the rest is Whisper's",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the layers, which pays on a GPU"
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="store the model in eight bits, its encoder in a file of its own",
+    )
     parser.add_argument("--measure-minutes", type=float, default=12.0)
     parser.add_argument("--save-minutes", type=float, default=4.0)
     for field in dataclasses.fields(TrainingOptions):
@@ -138,11 +146,16 @@ def main(argv: list[str] | None = None) -> None:
     translations = {name: target for name, _, target in rows}
     weights_of = dict(args.speech)
     pool = SpeechPool(
-        list(weights_of), args.sounds, translations, language=args.language, weights=weights_of
+        list(weights_of),
+        args.sounds,
+        translations,
+        language=args.language,
+        weights=weights_of,
+        device=args.device,
     )
     pool.refresh()
     trainer = WarmStartTrainer(
-        system, teacher, tokens, transcripts, pool, options, args.device, ranks
+        system, teacher, tokens, transcripts, pool, options, ranks, {} if args.compile else None
     )
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / CHECKPOINT
@@ -158,7 +171,8 @@ def main(argv: list[str] | None = None) -> None:
     system.model.cpu()
     interpolate(system.model.target_unigram_decoder, start, args.decoder_share)
     _report(trainer, held_out)
-    save_model_dir(args.out / "model", system)
+    dtype = torch.int8 if args.int8 else None
+    save_model_dir(args.out / "model", system, dtype=dtype, encoder_apart=args.int8)
 
 
 def _start_fresh(
@@ -191,13 +205,14 @@ def _run(
     first = trainer.ranks.first
     say = _say if first else lambda *_: None
     saved = measured = trainer.progress.spent_s
-    sums: dict[str, list[float]] = {}
+    sums: dict[str, list[torch.Tensor]] = {}
     while trainer.share < 1.0:
         for name, value in trainer.update().items():
             sums.setdefault(name, []).append(value)
         progress = trainer.progress
         if progress.updates in (5, 20, 50) or progress.updates % 100 == 0:
-            losses = ", ".join(f"{n} {sum(v) / len(v):.3f}" for n, v in sums.items())
+            means = {name: torch.stack(values).mean() for name, values in sums.items()}
+            losses = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
             speed = progress.audio_s / max(progress.spent_s, 1e-9)
             say(f"update {progress.updates}", f"{losses}; {speed:.1f} s of audio a second")
             sums = {}

@@ -10,6 +10,9 @@ decoder learn beside it.
 Clips hold several utterances and stand at random places of a stream, since positions come round
 again and a stream has no beginning that matters.
 
+Everything is computed where the speech lies, and losses are read back only where they are reported.
+Batches have few shapes, so the layers of encoder and text decoder can be compiled.
+
 Shapes: B clips, T log-mel frames, S frames of the stack (20 ms), N sentences.
 """
 
@@ -25,7 +28,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from echostream.audio import log_mel, running_peak, scale_log_mel
 from echostream.checkpoint import System
@@ -34,7 +36,7 @@ from echostream.files import atomic_path
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
 from echostream.text import Vocabulary
 from echostream.training.warm_start.augment import augment
-from echostream.training.warm_start.clips import RATE, Clip, SpeechPool, draw_batch
+from echostream.training.warm_start.clips import RATE, Batch, Clip, SpeechPool, draw_batch, sound
 from echostream.training.warm_start.parallel import Ranks
 from echostream.whisper.tokens import CutTokenizer
 
@@ -45,6 +47,7 @@ RANK_SEEDS = 7_777_777  # between the draws of two processes
 # Lengths are padded to a multiple of these, so that few shapes occur: oneDNN compiles every product
 # for each shape of its own, which took a third of an update.
 SAMPLES_STEP, SOURCE_STEP, TOKENS_STEP = 40 * FRAME_SAMPLES, 40, 8
+ROWS_STEP = 16  # the same for sentences, where what is compiled takes minutes
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class TrainingOptions:
     Attributes:
         minutes: how long in all, resumed runs included; learning rates fall to it.
         batch_seconds: of audio in one update.
-        encoder_rate, head_rate, decoder_rate: learning rates; heads are what is new.
+        encoder_rate, head_rate, decoder_rate: learning rates; heads are what is new. At an encoder
+            rate of 0 nobody teaches the encoder, and heads and text decoder learn in less time.
         asr_weight, st_weight, mt_weight, transcript_weight: of the losses beside distillation; the
             last two are of the text decoder.
         st_share: of batches that teach the head that counts words of the translation, whose many
@@ -146,12 +150,20 @@ def stack_outputs(
     return states, out["encoder_out"][0].transpose(0, 1)
 
 
-def padded_rows(rows: Sequence[Tensor], step: int, value: float = 0.0) -> Tensor:
-    """(B, T, ...) of B rows (T_b, ...), where T is a multiple of ``step``."""
-    joined = pad_sequence(list(rows), batch_first=True, padding_value=value)
-    missing = -joined.size(1) % step
-    shape = (joined.size(0), missing, *joined.shape[2:])
-    return torch.cat([joined, joined.new_full(shape, value)], dim=1) if missing else joined
+def padded_rows(rows: Sequence[Sequence[int]], step: int, value: int) -> Tensor:
+    """(B, T) of B rows, where T is a multiple of ``step``."""
+    size = -(-max(map(len, rows)) // step) * step
+    return torch.tensor([[*row, *[value] * (size - len(row))] for row in rows])
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are faster there. Processors without them imitate them, at a
+    fourth of the speed of float32."""
+    if device.type != "cpu":
+        return True
+    # Older versions of torch do not tell.
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
 
 
 def relative_distance(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -162,7 +174,8 @@ def relative_distance(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor
         valid: (B, S).
     """
     squared = (student.float() - teacher.float()).square().sum(dim=-1)
-    return (squared / teacher.float().square().sum(dim=-1).clamp(min=1.0))[valid].mean()
+    relative = squared / teacher.float().square().sum(dim=-1).clamp(min=1.0)
+    return (relative * valid).sum() / valid.sum()
 
 
 class WarmStartTrainer:
@@ -175,8 +188,11 @@ class WarmStartTrainer:
         transcripts: of the transcripts, where the text decoder writes them too.
         pool: speech.
         options: see there.
-        device: where student and teacher compute, in bfloat16 where they may.
         ranks: which of several processes this one is.
+        compile_options: of :func:`torch.compile`, for the layers of encoders and text decoder;
+            None: they are not compiled.
+
+    All compute where the pool's samples lie, in bfloat16 where that is faster.
     """
 
     def __init__(
@@ -187,11 +203,12 @@ class WarmStartTrainer:
         transcripts: CutTokenizer | None,
         pool: SpeechPool,
         options: TrainingOptions,
-        device: torch.device | str = "cpu",
         ranks: Ranks | None = None,
+        compile_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.ranks = Ranks() if ranks is None else ranks
-        self.device = torch.device(device)
+        self.device = pool.samples.device
+        self.half = computes_bfloat16(self.device)
         system.model.to(self.device)
         teacher.to(self.device)
         self.system, self.model, self.pool, self.options = system, system.model, pool, options
@@ -217,8 +234,20 @@ class WarmStartTrainer:
             *self.model.ctc_target_unigram_decoder.parameters(),
         ]
         decoder = list(self.model.target_unigram_decoder.parameters())
-        self.groups = [(old, options.encoder_rate), (merge + heads, options.head_rate)]
-        self.groups.append((decoder, options.decoder_rate))
+        self.groups = [(merge + heads, options.head_rate), (decoder, options.decoder_rate)]
+        if options.encoder_rate:
+            self.groups.insert(0, (old, options.encoder_rate))
+        else:
+            encoder.requires_grad_(False)
+        self.rows_step = 1
+        if compile_options is not None:
+            self.rows_step = ROWS_STEP
+            # Layer by layer: all layers of a stack share one graph. Sentences have many shapes.
+            for stack in (encoder, self.teacher):
+                for layer in stack.emformer.layers:
+                    layer.compile(fullgraph=True, dynamic=False, **compile_options)
+            for decoder_layer in self.model.target_unigram_decoder.layers:
+                decoder_layer.compile(fullgraph=True, dynamic=True, **compile_options)
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters} for parameters, _ in self.groups],
             betas=(0.9, 0.98),
@@ -231,21 +260,22 @@ class WarmStartTrainer:
         """Of the time that is over."""
         return self.progress.spent_s / (60.0 * self.options.minutes)
 
-    def update(self) -> dict[str, float]:
-        """One batch; returns its losses by name."""
+    def update(self) -> dict[str, Tensor]:
+        """One batch; returns its losses by name, on the device."""
         started, options, progress = time.time(), self.options, self.progress
         # Drawn from the number of the update, so that a resumed run goes on as one that was not.
         seed = options.seed * 1_000_003 + progress.updates + self.ranks.rank * RANK_SEEDS
         rng = random.Random(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
-        clips = draw_batch(
+        batch = draw_batch(
             self.pool,
             options.batch_seconds,
             rng,
             sounds=options.sounds_share,
             speed=options.speed,
+            step=SAMPLES_STEP,
         )
-        losses = self.losses(clips, rng, generator)
+        losses = self.losses(batch, rng, generator)
         rise = min(1.0, (progress.updates + 1) / WARM_UP_UPDATES)
         fall = max(LEAST_RATE, 1.0 - self.share)
         for group, (_, rate) in zip(self.optimizer.param_groups, self.groups, strict=True):
@@ -266,19 +296,18 @@ class WarmStartTrainer:
         progress.updates += 1
         # All see the same time, so that all stop at the same update.
         progress.spent_s = self.ranks.largest(progress.spent_s + time.time() - started)
-        heard = sum(len(clip.samples) for clip in clips) / RATE
+        heard = sum(clip.length for clip in batch.clips) / RATE
         progress.audio_s += heard * self.ranks.size
-        return {name: loss.item() for name, loss in losses.items()}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def losses(
-        self, clips: Sequence[Clip], rng: random.Random, generator: torch.Generator
+        self, batch: Batch, rng: random.Random, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """``distance`` and ``hidden``, and with text ``asr``, ``st``, ``mt`` and
-        ``transcript``."""
-        options, config = self.options, self.system.config.frontend
-        clean = padded_rows([torch.from_numpy(clip.samples) for clip in clips], SAMPLES_STEP)
-        clean = clean.to(self.device)
-        lengths = torch.tensor([len(clip.samples) for clip in clips], device=self.device)
+        """``distance`` and ``hidden`` where the encoder learns, and with text ``asr``, ``st``,
+        ``mt`` and ``transcript``."""
+        options, config, clips = self.options, self.system.config.frontend, batch.clips
+        clean = sound(self.pool.samples, batch)
+        lengths = torch.tensor([clip.length for clip in clips], device=self.device)
         offsets = torch.randint(
             0,
             options.offset_frames + 1,
@@ -289,57 +318,64 @@ class WarmStartTrainer:
         heard = clean
         if rng.random() < options.augmented:
             heard = augment(clean, lengths, generator)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            with torch.no_grad():
-                features, frames = batch_features(clean, lengths, config, running=False)
-                goals, _ = stack_outputs(
-                    self.teacher,
-                    features,
-                    frames,
-                    segment_frames=[features.size(1) // 4],
-                    offsets=offsets,
-                )
+        segment = 16 if rng.random() < options.long_segments else 8
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             features, frames = batch_features(heard, lengths, config, running=True)
             own, encoded = stack_outputs(
-                self.encoder,
-                features,
-                frames,
-                segment_frames=16 if rng.random() < options.long_segments else 8,
-                offsets=offsets,
+                self.encoder, features, frames, segment_frames=segment, offsets=offsets
             )
-            valid = torch.arange(own[-1].size(1), device=self.device) < (frames // 2)[:, None]
-            first, second, last = self.taps
-            width = (own[-1].size(-1),)
-            hidden: Any = sum(
-                relative_distance(
-                    F.layer_norm(own[tap].float(), width),
-                    F.layer_norm(goals[tap].float(), width),
-                    valid,
-                )
-                for tap in (first, second)
-            )
-            losses: dict[str, Tensor] = {
-                "distance": relative_distance(own[last], goals[last], valid),
-                "hidden": 0.5 * hidden,
-            }
+            losses: dict[str, Tensor] = {}
+            if options.encoder_rate:
+                losses = self._distances(clean, lengths, own, offsets)
             if clips[0].speech[0].source is not None:
-                read = encoded if self.model.source_frames == 1 else own[last]
+                read = encoded if self.model.source_frames == 1 else own[-1]
                 if self.share < options.alone:
                     encoded, read = encoded.detach(), read.detach()
-                losses |= self._text_losses(clips, encoded, read, frames // 4, rng)
+                losses |= self._text_losses(clips, encoded, read, rng)
         return losses
+
+    def _distances(
+        self, clean: Tensor, lengths: Tensor, own: list[Tensor], offsets: Tensor
+    ) -> dict[str, Tensor]:
+        """Of the student's (B, S, D) layers from those of the teacher, who hears everything."""
+        with torch.no_grad():
+            features, frames = batch_features(
+                clean, lengths, self.system.config.frontend, running=False
+            )
+            goals, _ = stack_outputs(
+                self.teacher,
+                features,
+                frames,
+                segment_frames=[features.size(1) // 4],
+                offsets=offsets,
+            )
+        valid = torch.arange(own[-1].size(1), device=self.device) < (frames // 2)[:, None]
+        first, second, last = self.taps
+        width = (own[-1].size(-1),)
+        hidden: Any = sum(
+            relative_distance(
+                F.layer_norm(own[tap].float(), width),
+                F.layer_norm(goals[tap].float(), width),
+                valid,
+            )
+            for tap in (first, second)
+        )
+        return {
+            "distance": relative_distance(own[last], goals[last], valid),
+            "hidden": 0.5 * hidden,
+        }
 
     def _text_losses(
         self,
         clips: Sequence[Clip],
         encoded: Tensor,
         read: Tensor,
-        frames: Tensor,
         rng: random.Random,
     ) -> dict[str, Tensor]:
-        """Of the heads and the text decoder; ``encoded`` (B, S, D), of which ``frames`` are
-        valid, and what the text decoder sees of them, (B, k S, D)."""
+        """Of the heads and the text decoder; encoder frames (B, S, D), and what the text decoder
+        sees of them, (B, k S, D)."""
         source = self.system.source_vocabulary
+        frames = [-(-clip.length // FRAME_SAMPLES) for clip in clips]
         asr: list[list[int]] = []
         st: list[list[int] | None] = []
         translations: list[tuple[int, int, int, list[int]]] = []
@@ -352,7 +388,7 @@ class WarmStartTrainer:
                 assert speech.source is not None  # of a batch all have a text, or none
                 transcript += [*source.encode(speech.source), Vocabulary.eos]
                 first = start // FRAME_SAMPLES
-                final = min(-(-end // FRAME_SAMPLES) + rng.randint(2, 12), int(frames[row]))
+                final = min(-(-end // FRAME_SAMPLES) + rng.randint(2, 12), frames[row])
                 place = row, scale * first, scale * final
                 if self.transcripts is not None:
                     written = self.transcripts.encode(speech.text or speech.source)
@@ -387,22 +423,32 @@ class WarmStartTrainer:
         transcribes: bool = False,
     ) -> Tensor:
         pad, eos = Vocabulary.pad, Vocabulary.eos
-        spoken = [encoded[row, start:end] for row, start, end, _ in rows]
-        source = padded_rows(spoken, SOURCE_STEP).transpose(0, 1)
-        counts = torch.tensor([end - start for _, start, end, _ in rows], device=self.device)
-        hidden = torch.arange(source.size(0), device=self.device) >= counts[:, None]
-        words = [torch.tensor(tokens, device=self.device) for *_, tokens in rows]
-        start = torch.tensor([eos], device=self.device)
-        inputs = padded_rows([torch.cat([start, w]) for w in words], TOKENS_STEP, pad)
-        goals = padded_rows([torch.cat([w, start]) for w in words], TOKENS_STEP, pad)
+        missing = -len(rows) % self.rows_step
+        counts = [end - start for _, start, end, _ in rows] + [1] * missing
+        # Rows that only fill up look at one frame and have no goal.
+        words = [tokens for *_, tokens in rows] + [[]] * missing
+        goals = padded_rows(
+            [[*w, eos] if row < len(rows) else [pad] for row, w in enumerate(words)],
+            TOKENS_STEP,
+            pad,
+        ).to(self.device)
+        inputs = padded_rows([[eos, *w] for w in words], TOKENS_STEP, pad).to(self.device)
+        size = -(-max(counts) // SOURCE_STEP) * SOURCE_STEP
         visible = torch.stack(
             [
                 _visible(len(w) + 1, goals.size(1), n, rng, self.model.source_frames)
-                for w, n in zip(words, counts.tolist(), strict=True)
+                for w, n in zip(words, counts, strict=True)
             ]
         ).to(self.device)
-        decoder = self.model.target_unigram_decoder
-        logits, _ = decoder(inputs, source, hidden, visible, transcribes)
+        fill = [(0, 0)] * missing
+        place = torch.tensor([(row, start) for row, start, _, _ in rows] + fill).to(self.device)
+        at = torch.arange(size, device=self.device)
+        hidden = at[:, None] >= torch.tensor(counts).to(self.device)
+        frame = (place[:, 1:] + at).clamp(max=encoded.size(1) - 1)
+        source = encoded[place[:, :1], frame].transpose(0, 1).masked_fill(hidden[..., None], 0.0)
+        logits, _ = self.model.target_unigram_decoder(
+            inputs, source, hidden.T, visible, transcribes
+        )
         return _smoothed(logits.float().flatten(0, 1), goals.flatten(), pad)
 
     def save(self, path: Path) -> None:
@@ -438,19 +484,19 @@ class WarmStartTrainer:
         self.model.load_state_dict(weights)
 
 
-def _ctc(logits: Tensor, frames: Tensor, goals: list[list[int]]) -> Tensor:
+def _ctc(logits: Tensor, frames: Sequence[int], goals: list[list[int]]) -> Tensor:
     """Of (S, B, V) logits, per target token."""
-    lengths = torch.tensor([len(goal) for goal in goals], device=logits.device)
+    lengths = torch.tensor([len(goal) for goal in goals])
     loss = F.ctc_loss(
         logits.float().log_softmax(dim=-1),
-        torch.tensor([token for goal in goals for token in goal], device=logits.device),
-        frames,
+        torch.tensor([token for goal in goals for token in goal]).to(logits.device),
+        torch.tensor(frames),
         lengths,
         blank=Vocabulary.blank,
         reduction="none",
         zero_infinity=True,
     )
-    return (loss / lengths.clamp(min=1)).mean()
+    return (loss / lengths.clamp(min=1).to(logits.device)).mean()
 
 
 def _smoothed(logits: Tensor, goals: Tensor, pad: int) -> Tensor:
@@ -461,7 +507,9 @@ def _smoothed(logits: Tensor, goals: Tensor, pad: int) -> Tensor:
     named = -log_probs.gather(1, goals[:, None])[:, 0]
     own = log_probs.isfinite()
     spread = -log_probs.masked_fill(~own, 0.0).sum(dim=1) / own.sum(dim=1)
-    return (0.95 * named + 0.05 * spread)[kept].mean()
+    losses = 0.95 * named + 0.05 * spread
+    # Padding may be a subword that the task lacks, and minus infinity.
+    return losses.masked_fill(~kept, 0.0).sum() / kept.sum()
 
 
 def _visible(tokens: int, size: int, frames: int, rng: random.Random, scale: int) -> Tensor:

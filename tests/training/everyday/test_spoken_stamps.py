@@ -139,7 +139,7 @@ def test_the_package_becomes_a_folder_that_training_reads(packages, tmp_path):
     assert [(entry["id"], entry["text"]) for entry in entries] == [row[:2] for row in rows]
     pool = SpeechPool([out], [], {name: target for name, _, target in rows})
     pool.refresh()
-    assert [(one.text, one.target, len(one.samples)) for one in pool.texts] == [
+    assert [(one.text, one.target, one.length) for one in pool.texts] == [
         ("Un búho real.", "An owl.", 19200),
         ("Una campana.", "A bell.", 16000),
     ]
