@@ -63,6 +63,7 @@ class TrainingOptions:
             last two are of the text decoder.
         st_share: of batches that teach the head that counts words of the translation, whose many
             subwords cost a seventh of an update.
+        transcript_share: of batches that teach the text decoder to write transcripts.
         sounds_share: of batches without text.
         long_segments: share of batches in segments of 640 instead of 320 ms.
         speed: clips are played up to this much faster or slower, and so higher or deeper: more
@@ -84,6 +85,7 @@ class TrainingOptions:
     mt_weight: float = 0.2
     transcript_weight: float = 0.2
     st_share: float = 0.3
+    transcript_share: float = 1.0
     sounds_share: float = 0.3
     long_segments: float = 0.2
     speed: float = 0.12
@@ -410,7 +412,7 @@ class WarmStartTrainer:
             losses["st"] = _ctc(self.model.ctc_target_unigram_decoder(time_major), frames, whole)
         if translations:
             losses["mt"] = self._decoder_loss(read, translations, rng)
-        if transcripts:
+        if transcripts and rng.random() < self.options.transcript_share:
             losses["transcript"] = self._decoder_loss(read, transcripts, rng, transcribes=True)
         return losses
 
