@@ -94,11 +94,12 @@ class Frontend(WindowedFrontend):
 
 
 @functools.cache
-def _mel_filters(bins: int, window: int, rate: int) -> Tensor:
+def _mel_filters(bins: int, window: int, rate: int, device: torch.device) -> Tensor:
     """(bins, window / 2 + 1) Slaney's mel filters, as librosa and Whisper have them."""
-    return melscale_fbanks(
+    filters = melscale_fbanks(
         window // 2 + 1, 0.0, rate / 2, bins, rate, norm="slaney", mel_scale="slaney"
-    ).T.contiguous()
+    )
+    return filters.T.contiguous().to(device)
 
 
 def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
@@ -115,7 +116,7 @@ def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
         center=False,
         return_complex=True,
     )
-    filters = _mel_filters(config.num_mel_bins, window, config.sample_rate).to(waveform.device)
+    filters = _mel_filters(config.num_mel_bins, window, config.sample_rate, waveform.device)
     power = filters @ spectrum.abs().square()
     return power.clamp(min=LOG_MEL_FLOOR).log10().transpose(-2, -1)
 

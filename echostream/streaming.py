@@ -292,8 +292,8 @@ def window(x: Tensor, starts: Sequence[int], length: int) -> Tensor:
     first = starts[0]
     if all(start == first for start in starts):
         return x[:, first : first + length]
-    at = torch.arange(length) + torch.tensor(starts)[:, None]
-    at = at.to(x.device).view(*at.shape, *[1] * (x.dim() - 2))
+    at = torch.arange(length, device=x.device) + from_host(starts, x.device)[:, None]
+    at = at.view(*at.shape, *[1] * (x.dim() - 2))
     return x.gather(1, at.expand(-1, -1, *x.shape[2:]))
 
 
@@ -310,14 +310,22 @@ def shift_in(past: Tensor, new: Tensor, lengths: Sequence[int]) -> Tensor:
     return torch.cat([past[:, first:], new[:, :first]], dim=1)
 
 
+def from_host(values: Tensor | Sequence[Any], device: torch.device | str) -> Tensor:
+    """What the host knows, as a tensor on ``device``. The host goes on at once."""
+    tensor = torch.as_tensor(values)
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()  # only from such memory a GPU copies by itself
+    return tensor.to(device, non_blocking=True)
+
+
 def valid_mask(lengths: Sequence[int], size: int, device: torch.device | str) -> Tensor:
     """(B, size), True at the first ``lengths`` positions of each row."""
-    return torch.arange(size, device=device) < torch.tensor(lengths, device=device)[:, None]
+    return torch.arange(size, device=device) < from_host(lengths, device)[:, None]
 
 
 def filled_mask(lengths: Sequence[int], size: int, device: torch.device | str) -> Tensor:
     """(B, size), True at the last ``lengths`` positions of each row, at most all."""
-    missing = torch.tensor([size - length for length in lengths], device=device)
+    missing = from_host([size - length for length in lengths], device)
     return torch.arange(size, device=device) >= missing[:, None]
 
 

@@ -24,6 +24,7 @@ from echostream.models.transformer_layer import sinusoid
 from echostream.models.whisper_stem import WhisperStem
 from echostream.streaming import (
     PerRow,
+    from_host,
     lengths_to_padding_mask,
     per_row,
     segment_lengths,
@@ -296,7 +297,7 @@ class EchoStreamSpeechEncoder(nn.Module):
 
         Args:
             src_tokens: (B, T, bins) features.
-            src_lengths: (B,) valid frames.
+            src_lengths: (B,) valid frames; on the host, so that a GPU need not be waited for.
             segment_frames: frames per segment, or the lengths of all segments; None: the
                 configured default.
             return_all_hiddens: collect every layer's output.
@@ -361,8 +362,8 @@ class EchoStreamSpeechEncoder(nn.Module):
         """(B, S, D) frames of the stack, behind so many others, with their positions."""
         if self.config.positions == "none":
             return x
-        index = torch.arange(x.size(1)) + torch.tensor(offsets)[:, None]
-        index = index.to(x.device) % self.config.position_period
+        index = torch.arange(x.size(1), device=x.device) + from_host(offsets, x.device)[:, None]
+        index = index % self.config.position_period
         return x + sinusoid(index, x.size(2), dtype=x.dtype)
 
     def step(

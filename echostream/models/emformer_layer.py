@@ -48,6 +48,7 @@ from echostream.models.module_list import module_list
 from echostream.streaming import (
     PerRow,
     filled_mask,
+    from_host,
     lengths_to_padding_mask,
     per_row,
     shift_in,
@@ -336,7 +337,7 @@ class EmformerStack(nn.Module):
         Args:
             x: (B, T + extra, D); frames behind the segments are right context only.
             lengths: (B,) valid frames, right context included. Frames beyond are never attended
-                to.
+                to. Where they lie on the host, nothing is read back from a GPU.
             segments: frames per segment, summing to T.
             hidden_states: collects every layer's (B, T, D) output if given.
 
@@ -350,18 +351,19 @@ class EmformerStack(nn.Module):
         if total == 0:
             return x[:, :0]
         layout = SegmentLayout.build(segments, config.right_context_frames, x.size(1))
-        right_index = torch.tensor(layout.right_index(), dtype=torch.long, device=x.device)
+        right_index = torch.tensor(layout.right_index(), dtype=torch.long)
         right_length = len(right_index)
         mask = attention_mask(layout, config.left_context_frames, config.memory_size)
-        mask = self._hide_padding(mask.to(x.device), lengths, right_index, total)
-        averaging = segment_mean(layout.lengths).to(x)
+        mask = self._hide_padding(from_host(mask, x.device), lengths, right_index, total)
+        right_index = from_host(right_index, x.device)
+        averaging = from_host(segment_mean(layout.lengths), x.device).to(x)
         if config.memory_size:
             memory = (averaging @ x[:, :total])[:, :-1]
         else:
             averaging, memory = averaging[:0], x[:, :0]
         # Without right context there is nothing to gather, nor without a convolution.
         kernel = config.depthwise_kernel_size if right_length else 0
-        windows = right_windows(layout, kernel).to(x.device)
+        windows = from_host(right_windows(layout, kernel), x.device)
         frames = torch.cat([x[:, right_index], x[:, :total]], dim=1)
         distances = None
         if config.distance_reach:
@@ -381,11 +383,13 @@ class EmformerStack(nn.Module):
         self, mask: Tensor, lengths: Tensor, right_index: Tensor, total: int
     ) -> Tensor:
         """Add the batch's padding to a (Q, K) mask; returns (Q, K) or (B, 1, Q, K)."""
-        frame = torch.cat([right_index, torch.arange(total, device=mask.device)])
-        if bool((lengths > frame.max()).all()):
+        frame = torch.cat([right_index, torch.arange(total)])
+        last = int(frame.max())
+        if bool((lengths > last).all()):
             return mask
         memory = mask.size(1) - len(frame)
-        padding = lengths_to_padding_mask(lengths.to(mask.device), int(frame.max()) + 1)[:, frame]
+        padding = lengths_to_padding_mask(from_host(lengths, mask.device), last + 1)
+        padding = padding[:, from_host(frame, mask.device)]
         visible = F.pad(~padding, (memory, 0), value=True)
         combined = mask[None] & visible[:, None]
         # Rows of padding may be left with nothing to see: let them see something, so that their

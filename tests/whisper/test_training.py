@@ -334,22 +334,23 @@ def test_an_encoder_that_nobody_teaches_stays(hugging_face_folder, tokenizer, po
     assert not torch.equal(after, written)
 
 
-def test_compiled_layers_and_fixed_shapes_give_the_same_losses(
-    hugging_face_folder, tokenizer, pool
-):
-    """What is captured as graphs, with sentences filled up, computes what the plain step does."""
+def test_compiled_layers_give_the_same_losses_in_any_shape(hugging_face_folder, tokenizer, pool):
     graphs = []
 
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
 
-    plain = build(hugging_face_folder, tokenizer, pool, sounds_share=0.0)
-    captured = build(hugging_face_folder, tokenizer, pool, {"backend": backend}, sounds_share=0.0)
-    assert captured.rows_step > 1
-    found = []
-    for trainer in (captured, plain):
-        torch.manual_seed(1)  # dropout of the heads
-        found.append(trainer.update())
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
-    assert graphs
+    settings = {"batch_seconds": 25.0, "long_segments": 0.5}
+    plain = build(hugging_face_folder, tokenizer, pool, **settings)
+    captured = build(hugging_face_folder, tokenizer, pool, {"backend": backend}, **settings)
+    counts = []
+    for _ in range(4):
+        found = []
+        for trainer in (captured, plain):
+            torch.manual_seed(1)  # dropout of the heads
+            found.append(trainer.update())
+        torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+        counts.append(len(graphs))
+    # Of teacher and student, each with a first layer and others, and of the text decoder.
+    assert 0 < counts[0] == counts[-1] <= 5

@@ -33,7 +33,7 @@ from echostream.models.transformer_layer import (
     sinusoid,
     visible_mask,
 )
-from echostream.streaming import PerRow, join_rows, per_row, rows_apart, take_rows
+from echostream.streaming import PerRow, from_host, join_rows, per_row, rows_apart, take_rows
 
 
 class TransformerMTDecoder(nn.Module):
@@ -165,7 +165,7 @@ class TransformerMTDecoder(nn.Module):
         other = token >= self.vocab_size
         if not any(transcribes):
             return logits.masked_fill(other, -torch.inf)
-        rows = torch.tensor(transcribes, device=logits.device)[:, None, None]
+        rows = from_host(transcribes, logits.device)[:, None, None]
         hidden = torch.where(rows, ~other & (token != self.eos), other)
         return logits.masked_fill(hidden, -torch.inf)
 
@@ -287,7 +287,7 @@ class TransformerMTDecoder(nn.Module):
         ahead = len(self.prompt) - 1
         if self.config.prompt:
             start = self._prompt(transcribes)
-            prompt = prev_output_tokens.new_tensor(start).expand(len(source), -1)
+            prompt = from_host(start, source.device).expand(len(source), -1)
             prev_output_tokens = torch.cat([prompt, prev_output_tokens[:, 1:]], dim=1)
             if visible_source is not None and visible_source.size(1) > 1:
                 first = visible_source[:, :1].expand(-1, ahead)
@@ -307,8 +307,7 @@ class TransformerMTDecoder(nn.Module):
         rows, length = prev_output_tokens.shape
         padding = prev_output_tokens.eq(self.pad)
         mask = hide_padding(
-            causal_mask(length, length, self.config.context_tokens, padding.device),
-            padding if bool(padding.any()) else None,
+            causal_mask(length, length, self.config.context_tokens, padding.device), padding
         )
         x = self._embed(prev_output_tokens, [0] * rows)
         for layer in self.layers:

@@ -54,22 +54,17 @@ def augment(
     """(B, T) waveforms, of which ``lengths`` samples are valid, as other places and devices would
     have recorded them; padding stays silent. The generator is on the device of the waveforms."""
     options = AugmentOptions() if options is None else options
-    draw = _Draw(len(waveforms), generator)
+    draw = _Draw(len(waveforms), generator, waveforms.device)
     power = waveforms.square().sum(dim=1) / lengths.clamp(min=1)
     level = power.sqrt()[:, None]
     x = waveforms
-    chosen = draw.chosen(options.room)
-    if chosen.any():
-        x = torch.where(chosen, _in_room(x, draw.between(options.room_ms), draw, sample_rate), x)
-    chosen = draw.chosen(options.noise)
+    # Every effect is computed for all clips: whether one has it, the host would have to ask.
+    in_room = _in_room(x, draw.between(options.room_ms), draw, sample_rate)
+    x = torch.where(draw.chosen(options.room), in_room, x)
     noise = _noise(x.shape, draw) * level * _ratio(-draw.between(options.snr_db))
-    x = x + torch.where(chosen, noise, torch.zeros(()))
-    chosen = draw.chosen(options.music)
-    if chosen.any():
-        chords = _chords(x.shape, draw, sample_rate)
-        x = x + torch.where(
-            chosen, chords * level * _ratio(-draw.between(options.music_db)), torch.zeros(())
-        )
+    x = x + noise * draw.chosen(options.noise)
+    music = _chords(x.shape, draw, sample_rate) * level * _ratio(-draw.between(options.music_db))
+    x = x + music * draw.chosen(options.music)
     which = draw.uniform()
     x = _banded(x, which < options.telephone, (300.0, 3600.0), sample_rate)
     narrow = (which >= options.telephone) & (which < options.telephone + options.narrow)
@@ -84,13 +79,13 @@ def augment(
 class _Draw:
     """Random values of each clip."""
 
-    def __init__(self, rows: int, generator: torch.Generator) -> None:
-        self.rows, self.generator = rows, generator
+    def __init__(self, rows: int, generator: torch.Generator, device: torch.device) -> None:
+        self.rows, self.generator, self.device = rows, generator, device
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, 1) or (B, *shape) in [0, 1)."""
         shape = (self.rows, *(shape or (1,)))
-        return torch.rand(shape, generator=self.generator, device=self.generator.device)
+        return torch.rand(shape, generator=self.generator, device=self.device)
 
     def between(self, limits: tuple[float, float]) -> Tensor:
         return limits[0] + (limits[1] - limits[0]) * self.uniform()
@@ -100,7 +95,7 @@ class _Draw:
 
     def normal(self, *shape: int) -> Tensor:
         shape = (self.rows, *shape)
-        return torch.randn(shape, generator=self.generator, device=self.generator.device)
+        return torch.randn(shape, generator=self.generator, device=self.device)
 
 
 def _ratio(decibels: Tensor) -> Tensor:
@@ -135,13 +130,12 @@ def _noise(shape: torch.Size, draw: _Draw) -> Tensor:
 def _chords(shape: torch.Size, draw: _Draw, rate: int) -> Tensor:
     """Chords of three notes with overtones, a new one every half second to second, of unit
     power."""
-    device = draw.generator.device
-    time = torch.arange(shape[1], device=device) / rate
+    time = torch.arange(shape[1], device=draw.device) / rate
     length = (0.5 + 0.5 * draw.uniform()) * rate
-    chord = (torch.arange(shape[1], device=device) / length).long()
-    roots = 110.0 * 2.0 ** (torch.floor(draw.uniform(int(chord.max()) + 1) * 24.0) / 12.0)
+    chord = (time * rate / length).long()
+    roots = 110.0 * 2.0 ** (torch.floor(draw.uniform(2 * shape[1] // rate + 1) * 24.0) / 12.0)
     root = roots.gather(1, chord)
-    x = torch.zeros(shape, device=device)
+    x = torch.zeros(shape, device=draw.device)
     for interval in (1.0, 1.26, 1.5):
         for overtone in (1, 2, 3):
             x += torch.sin(2.0 * math.pi * root * interval * overtone * time) / overtone
@@ -150,8 +144,6 @@ def _chords(shape: torch.Size, draw: _Draw, rate: int) -> Tensor:
 
 def _banded(x: Tensor, chosen: Tensor, band: tuple[float, float], rate: int) -> Tensor:
     """The chosen clips, limited to a band with soft edges."""
-    if not chosen.any():
-        return x
     size = x.size(1) + x.size(1) % 2
     frequency = torch.linspace(0.0, rate / 2, size // 2 + 1, device=x.device)
     response = torch.sigmoid((band[1] - frequency) / 100.0)

@@ -24,6 +24,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from echostream.streaming import from_host
 from echostream.whisper.plain_texts import plain_source
 
 RATE = 16000
@@ -246,7 +247,7 @@ def sound(samples: Tensor, batch: Batch) -> Tensor:
     )
     device = samples.device
     total = sum(ends) - sum(starts)
-    table = torch.tensor([rows, starts, ends, sources, lengths], device=device)
+    table = from_host([rows, starts, ends, sources, lengths], device)
     counts = table[2] - table[1]
     # One entry for each sample that somebody speaks: of which utterance, and the how manieth.
     part = torch.repeat_interleave(counts, output_size=total)

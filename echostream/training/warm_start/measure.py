@@ -85,7 +85,7 @@ def measure(system: System, clips: Sequence[HeldOut], *, batch: int = 8) -> Meas
         group = clips[start : start + batch]
         silence = torch.zeros(int(RATE * SILENCE_S))
         samples = [torch.cat([clip.samples / 32768.0, silence]) for clip in group]
-        lengths = torch.tensor([len(one) for one in samples], device=device)
+        lengths = torch.tensor([len(one) for one in samples])
         with torch.autocast(device.type, torch.bfloat16):
             features, frames = batch_features(
                 pad_sequence(samples, batch_first=True).to(device),

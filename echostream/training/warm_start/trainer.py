@@ -34,6 +34,7 @@ from echostream.checkpoint import System
 from echostream.config import FrontendConfig
 from echostream.files import atomic_path
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
+from echostream.streaming import from_host, valid_mask
 from echostream.text import Vocabulary
 from echostream.training.warm_start.augment import augment
 from echostream.training.warm_start.clips import RATE, Batch, Clip, SpeechPool, draw_batch, sound
@@ -47,7 +48,6 @@ RANK_SEEDS = 7_777_777  # between the draws of two processes
 # Lengths are padded to a multiple of these, so that few shapes occur: oneDNN compiles every product
 # for each shape of its own, which took a third of an update.
 SAMPLES_STEP, SOURCE_STEP, TOKENS_STEP = 40 * FRAME_SAMPLES, 40, 8
-ROWS_STEP = 16  # the same for sentences, where what is compiled takes minutes
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def batch_features(
     """(B, T) waveforms to (B, frames, bins) log-mel and (B,) valid frames, a multiple of four.
 
     Args:
+        lengths: (B,) samples, on the host, where the valid frames will be too.
         running: scaled by the loudest so far, as in a stream, and not by the loudest of all.
     """
     half = config.window_samples // 2
@@ -125,7 +126,7 @@ def batch_features(
     frames = (lengths + FRAME_SAMPLES - 1) // FRAME_SAMPLES * 4
     if running:
         return scale_log_mel(features, running_peak(features)), frames
-    hidden = torch.arange(features.size(1), device=frames.device) >= frames[:, None]
+    hidden = ~valid_mask(frames.tolist(), features.size(1), features.device)
     peak = features.amax(dim=2).masked_fill(hidden, -torch.inf).amax(dim=1)
     return scale_log_mel(features, peak[:, None, None]), frames
 
@@ -241,15 +242,15 @@ class WarmStartTrainer:
             self.groups.insert(0, (old, options.encoder_rate))
         else:
             encoder.requires_grad_(False)
-        self.rows_step = 1
         if compile_options is not None:
-            self.rows_step = ROWS_STEP
-            # Layer by layer: all layers of a stack share one graph. Sentences have many shapes.
-            for stack in (encoder, self.teacher):
-                for layer in stack.emformer.layers:
-                    layer.compile(fullgraph=True, dynamic=False, **compile_options)
-            for decoder_layer in self.model.target_unigram_decoder.layers:
-                decoder_layer.compile(fullgraph=True, dynamic=True, **compile_options)
+            # Layer by layer: all layers of a stack share one graph, and all shapes. One for each
+            # shape would take longer to make than is left to train.
+            for layer in (
+                *encoder.emformer.layers,
+                *self.teacher.emformer.layers,
+                *self.model.target_unigram_decoder.layers,
+            ):
+                layer.compile(fullgraph=True, dynamic=True, **compile_options)
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters} for parameters, _ in self.groups],
             betas=(0.9, 0.98),
@@ -309,17 +310,12 @@ class WarmStartTrainer:
         ``mt`` and ``transcript``."""
         options, config, clips = self.options, self.system.config.frontend, batch.clips
         clean = sound(self.pool.samples, batch)
-        lengths = torch.tensor([clip.length for clip in clips], device=self.device)
-        offsets = torch.randint(
-            0,
-            options.offset_frames + 1,
-            (len(clips),),
-            generator=generator,
-            device=self.device,
-        )
+        # Lengths and offsets stay on the host, which would have to wait to read them back.
+        lengths = torch.tensor([clip.length for clip in clips])
+        offsets = torch.tensor([rng.randint(0, options.offset_frames) for _ in clips])
         heard = clean
         if rng.random() < options.augmented:
-            heard = augment(clean, lengths, generator)
+            heard = augment(clean, from_host(lengths, self.device), generator)
         segment = 16 if rng.random() < options.long_segments else 8
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             features, frames = batch_features(heard, lengths, config, running=True)
@@ -351,7 +347,7 @@ class WarmStartTrainer:
                 segment_frames=[features.size(1) // 4],
                 offsets=offsets,
             )
-        valid = torch.arange(own[-1].size(1), device=self.device) < (frames // 2)[:, None]
+        valid = valid_mask((frames // 2).tolist(), own[-1].size(1), self.device)
         first, second, last = self.taps
         width = (own[-1].size(-1),)
         hidden: Any = sum(
@@ -425,32 +421,24 @@ class WarmStartTrainer:
         transcribes: bool = False,
     ) -> Tensor:
         pad, eos = Vocabulary.pad, Vocabulary.eos
-        missing = -len(rows) % self.rows_step
-        counts = [end - start for _, start, end, _ in rows] + [1] * missing
-        # Rows that only fill up look at one frame and have no goal.
-        words = [tokens for *_, tokens in rows] + [[]] * missing
-        goals = padded_rows(
-            [[*w, eos] if row < len(rows) else [pad] for row, w in enumerate(words)],
-            TOKENS_STEP,
-            pad,
-        ).to(self.device)
-        inputs = padded_rows([[eos, *w] for w in words], TOKENS_STEP, pad).to(self.device)
+        counts = [end - start for _, start, end, _ in rows]
+        words = [tokens for *_, tokens in rows]
+        goals = from_host(padded_rows([[*w, eos] for w in words], TOKENS_STEP, pad), self.device)
+        inputs = from_host(padded_rows([[eos, *w] for w in words], TOKENS_STEP, pad), self.device)
         size = -(-max(counts) // SOURCE_STEP) * SOURCE_STEP
         visible = torch.stack(
             [
                 _visible(len(w) + 1, goals.size(1), n, rng, self.model.source_frames)
                 for w, n in zip(words, counts, strict=True)
             ]
-        ).to(self.device)
-        fill = [(0, 0)] * missing
-        place = torch.tensor([(row, start) for row, start, _, _ in rows] + fill).to(self.device)
-        at = torch.arange(size, device=self.device)
-        hidden = at[:, None] >= torch.tensor(counts).to(self.device)
-        frame = (place[:, 1:] + at).clamp(max=encoded.size(1) - 1)
-        source = encoded[place[:, :1], frame].transpose(0, 1).masked_fill(hidden[..., None], 0.0)
-        logits, _ = self.model.target_unigram_decoder(
-            inputs, source, hidden.T, visible, transcribes
         )
+        visible = from_host(visible, self.device)
+        place = from_host([(row, start) for row, start, _, _ in rows], self.device)
+        at = torch.arange(size, device=self.device)
+        hidden = ~valid_mask(counts, size, self.device)
+        frame = (place[:, 1:] + at).clamp(max=encoded.size(1) - 1)
+        source = encoded[place[:, :1], frame].transpose(0, 1).masked_fill(hidden.T[..., None], 0.0)
+        logits, _ = self.model.target_unigram_decoder(inputs, source, hidden, visible, transcribes)
         return _smoothed(logits.float().flatten(0, 1), goals.flatten(), pad)
 
     def save(self, path: Path) -> None:
@@ -491,14 +479,14 @@ def _ctc(logits: Tensor, frames: Sequence[int], goals: list[list[int]]) -> Tenso
     lengths = torch.tensor([len(goal) for goal in goals])
     loss = F.ctc_loss(
         logits.float().log_softmax(dim=-1),
-        torch.tensor([token for goal in goals for token in goal]).to(logits.device),
+        from_host([token for goal in goals for token in goal], logits.device),
         torch.tensor(frames),
         lengths,
         blank=Vocabulary.blank,
         reduction="none",
         zero_infinity=True,
     )
-    return (loss / lengths.clamp(min=1).to(logits.device)).mean()
+    return (loss / from_host(lengths.clamp(min=1), logits.device)).mean()
 
 
 def _smoothed(logits: Tensor, goals: Tensor, pad: int) -> Tensor:
