@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -126,50 +127,55 @@ class SpeechPool:
         self.sounds: list[Speech] = []
         self.samples = torch.zeros(0, dtype=torch.int16, device=device)
         self._known: set[str] = set()
-        self._new: list[np.ndarray] = []
         self._end = 0
 
     def refresh(self) -> int:
         """Read what is new; how many utterances that were."""
         before = len(self._known)
-        for folder in self.aligned:
-            for table in sorted(folder.glob("*.jsonl")):
-                for line in table.read_text(encoding="utf-8").splitlines():
-                    self._add_aligned(folder, line)
-        for folder in self.plain:
-            for path in sorted(folder.glob("*.wav")):
-                if str(path) not in self._known:
-                    self._known.add(str(path))
-                    samples = read_speech(path)
-                    if 0.5 * RATE < len(samples) < LONGEST_S * RATE:
-                        self.sounds.append(Speech(self._keep(samples), len(samples)))
-        if self._new:
-            new = torch.from_numpy(np.concatenate(self._new)).to(self.samples.device)
-            self.samples, self._new = torch.cat([self.samples, new]), []
+        new = [*self._new_texts(), *self._new_sounds()]
+        kept: list[Tensor] = []
+        # Decoding does not hold Python's lock, so every core decodes.
+        with ThreadPoolExecutor() as threads:
+            heard = threads.map(read_speech, [path for path, _ in new])
+            for (_, speech), samples in zip(new, heard, strict=True):
+                pool, least = (self.sounds, 0.5) if speech.source is None else (self.texts, 0.0)
+                if not least * RATE < len(samples) < LONGEST_S * RATE:
+                    continue
+                pool.append(replace(speech, start=self._end, length=len(samples)))
+                self._end += len(samples)
+                kept.append(torch.from_numpy(samples))
+        if kept:
+            self.samples = torch.cat([self.samples, torch.cat(kept).to(self.samples.device)])
         return len(self._known) - before
 
-    def _keep(self, samples: np.ndarray) -> int:
-        """Where the samples will begin."""
-        self._new.append(samples)
-        self._end += len(samples)
-        return self._end - len(samples)
-
-    def _add_aligned(self, folder: Path, line: str) -> None:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # a line that is being written
-            return
-        name = f"{folder}/{entry['id']}"
-        if name in self._known or not entry["id"].startswith(self.split):
-            return
-        self._known.add(name)
-        samples = read_speech(folder / entry["file"])
-        if len(samples) < LONGEST_S * RATE:
-            target = self.translations.get(entry["id"])
-            source = plain_source(entry["text"], self.language)
+    def _new_texts(self) -> Iterator[tuple[Path, Speech]]:
+        """Files of aligned speech that are not known yet, and what is said in them."""
+        for folder in self.aligned:
             weight = self.weights.get(folder, 1.0)
-            start = self._keep(samples)
-            self.texts.append(Speech(start, len(samples), source, target, entry["text"], weight))
+            for table in sorted(folder.glob("*.jsonl")):
+                for line in table.read_text(encoding="utf-8").splitlines():
+                    try:
+                        entry = json.loads(line)
+                    except ValueError:  # a line that is being written
+                        continue
+                    name, text = entry["id"], entry["text"]
+                    if name.startswith(self.split) and self._is_new(f"{folder}/{name}"):
+                        source = plain_source(text, self.language)
+                        target = self.translations.get(name)
+                        yield folder / entry["file"], Speech(0, 0, source, target, text, weight)
+
+    def _new_sounds(self) -> Iterator[tuple[Path, Speech]]:
+        for folder in self.plain:
+            for path in sorted(folder.glob("*.wav")):
+                if self._is_new(str(path)):
+                    yield path, Speech(0, 0)
+
+    def _is_new(self, name: str) -> bool:
+        """Whether it is heard of for the first time."""
+        if name in self._known:
+            return False
+        self._known.add(name)
+        return True
 
     @property
     def hours(self) -> tuple[float, float]:

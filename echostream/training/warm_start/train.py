@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -232,9 +233,12 @@ def _run(
 
 def _report(trainer: WarmStartTrainer, held_out: dict[str, list]) -> None:
     minutes = trainer.progress.spent_s / 60
-    for name, clips in held_out.items():
-        found: Measured = measure(trainer.system, clips)
-        _say(f"{minutes:.1f} min, {name}", str(found))
+    # Layers that training has compiled would be compiled anew for every step of decoding.
+    eager = torch.compiler.set_stance("force_eager") if trainer.compiled else nullcontext()
+    with eager:
+        for name, clips in held_out.items():
+            found: Measured = measure(trainer.system, clips)
+            _say(f"{minutes:.1f} min, {name}", str(found))
 
 
 def _say(what: str, text: str) -> None:

@@ -242,6 +242,7 @@ class WarmStartTrainer:
             self.groups.insert(0, (old, options.encoder_rate))
         else:
             encoder.requires_grad_(False)
+        self.compiled = compile_options is not None
         if compile_options is not None:
             # Layer by layer: all layers of a stack share one graph, and all shapes. One for each
             # shape would take longer to make than is left to train.
