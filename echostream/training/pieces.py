@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def pack(folder: Path, paths: Sequence[Path], megabytes: float = 60.0) -> list[P
 
     Args:
         folder: gets ``piece-000`` and so on, and ``pieces.json``.
-        paths: files and folders; each is unpacked under its last name.
+        paths: files and folders, links followed; each is unpacked under its last name.
 
     Raises:
         FileNotFoundError: one of the paths is not there.
@@ -37,7 +38,7 @@ def pack(folder: Path, paths: Sequence[Path], megabytes: float = 60.0) -> list[P
     size = int(megabytes * 1e6)
     if size < 1:
         raise ValueError(f"pieces must hold something, got {megabytes} MB")
-    names = [path.resolve().name for path in paths]
+    names = [Path(os.path.abspath(path)).name for path in paths]
     if len(set(names)) < len(names):
         raise ValueError(f"every path must have a last name of its own, got {', '.join(names)}")
     for path in paths:
@@ -48,7 +49,7 @@ def pack(folder: Path, paths: Sequence[Path], megabytes: float = 60.0) -> list[P
     pieces: list[Path] = []
     entries = []
     with tempfile.TemporaryFile() as whole:
-        with tarfile.open(fileobj=whole, mode="w:gz", compresslevel=3) as archive:
+        with tarfile.open(fileobj=whole, mode="w:gz", compresslevel=3, dereference=True) as archive:
             for path, name in zip(paths, names, strict=True):
                 archive.add(path, arcname=name)
         whole.seek(0)

@@ -52,3 +52,12 @@ def test_what_cannot_be_packed(packed, tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
         pieces.main(["unpack", str(tmp_path), str(tmp_path / "out")])
     assert "error: no table of pieces" in capsys.readouterr().err
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.txt").write_text("a")
+    (tmp_path / "near").symlink_to(tmp_path / "far")
+    pieces.pack(tmp_path / "pieces", [tmp_path / "near"])
+    assert pieces.unpack(tmp_path / "pieces", tmp_path / "out") == ["near"]
+    assert (tmp_path / "out" / "near" / "a.txt").read_text() == "a"

@@ -61,6 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
         "(scripts/make_voice_speech.sh fetches them)",
     )
     parser.add_argument(
+        "--phonemes",
+        action="store_true",
+        help="write what Kokoro is to say in its symbols, for a machine without espeak-ng",
+    )
+    parser.add_argument(
         "--pico",
         type=int,
         default=0,
@@ -158,6 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if more:
             made = pico.speak_all(args.out / PICO, more, args.jobs)
             print(f"{made} of {len(more)} sentences spoken by Pico now")
+        if args.phonemes:
+            to_speak = speak.read_list(args.out / TO_SPEAK)
+            speak.write_phonemes(to_speak, args.out / speak.PHONEMES, speak.SpanishPhonemes())
         if args.kokoro is not None:
             speak_all(args.out, args.kokoro, args.jobs)
         speech = read_speech(args.out / "speech")

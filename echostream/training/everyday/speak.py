@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ import numpy as np
 import soundfile
 import soxr
 
-from echostream.files import atomic_path
+from echostream.files import atomic_path, write_atomically
 from echostream.training.voice import kokoro
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16000
+PHONEMES = "phonemes.tsv"  # beside the list
 _FOLDER_SIZE = 1000  # files in one folder
 # As Kokoro writes sounds that espeak-ng writes with two characters.
 _SINGLE = (("tʃ", "ʧ"), ("dʒ", "ʤ"), ("ts", "ʦ"))
@@ -114,6 +115,29 @@ class SpanishPhonemes:
         return said if said.endswith((".", "!", "?", "…")) else said.rstrip(_MARKS) + "."
 
 
+def write_phonemes(
+    lines: Sequence[Spoken], path: Path, phonemes: Callable[[str, str], str]
+) -> None:
+    """A table of accent, text and symbols, for a machine without espeak-ng."""
+    rows = (f"{one.accent}\t{one.text}\t{phonemes(one.text, one.accent)}\n" for one in lines)
+    write_atomically(path, "".join(rows))
+
+
+def read_phonemes(path: Path) -> Callable[[str, str], str]:
+    """Text and accent to symbols, as a table has them; a text that it lacks is an error."""
+    table = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        accent, text, symbols = line.split("\t")
+        table[text, accent] = symbols
+
+    def known(text: str, accent: str) -> str:
+        if (text, accent) not in table:
+            raise ValueError(f"{path}: no symbols of {text!r} in the accent {accent}")
+        return table[text, accent]
+
+    return known
+
+
 def speak(
     lines: list[Spoken],
     out: Path,
@@ -159,12 +183,14 @@ def speak(
 
 
 def run(path: Path, models: Path, out: Path, index: int, processes: int) -> float:
-    """What one process does: :func:`speak` with Kokoro's network and voices in ``models``."""
+    """What one process does: :func:`speak` with Kokoro's network and voices in ``models``, and with
+    the symbols of :data:`PHONEMES` where they were written."""
     network = kokoro.Kokoro(models, "ef_dora")
 
     def say(symbols: str, line: Spoken) -> np.ndarray:
         network.styles = mixed_styles(models / kokoro.VOICES_FOLDER, line.voice)
         return network.say(network.known(symbols), line.speed).waveform
 
-    phonemes = SpanishPhonemes()
+    table = path.with_name(PHONEMES)
+    phonemes = read_phonemes(table) if table.is_file() else SpanishPhonemes()
     return speak(read_list(path), out, say, phonemes, index=index, processes=processes)

@@ -97,3 +97,13 @@ def test_spanish_phonemes_by_accent():
     assert "θ" not in america and "s" in america
     assert phonemes("... Llueve", "es") == phonemes("Llueve.", "es")
     assert phonemes("Llueve!!!", "es").count("!") == 1
+
+
+def test_symbols_are_written_for_a_machine_without_espeak(tmp_path, lines):
+    table = tmp_path / speak.PHONEMES
+    speak.write_phonemes(lines, table, letters)
+    known = speak.read_phonemes(table)
+    for line in lines:
+        assert known(line.text, line.accent) == letters(line.text, line.accent)
+    with pytest.raises(ValueError, match="no symbols of 'Adiós' in the accent es"):
+        known("Adiós", "es")

@@ -1,4 +1,5 @@
-"""On a GPU the host only starts what is computed: nothing in an update reads a result back."""
+"""Training on another device than the host's, by tensors of the device ``meta``, which have no
+values: the host reads nothing back, mixes nothing up, and checkpoints find their way."""
 
 from __future__ import annotations
 
@@ -22,8 +23,6 @@ def ctc_loss(logits: Tensor, goals: Tensor, *lengths: Tensor, **_: object) -> Te
 
 
 def test_an_update_reads_nothing_back(hugging_face_folder, tokenizer, pool, monkeypatch):  # noqa: F811
-    """Tensors of the device ``meta`` have no values: whoever asks for one, or mixes them with
-    tensors of the host, fails."""
     with pytest.raises(RuntimeError):
         bool(torch.zeros(1, device="meta").any())
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
@@ -37,3 +36,23 @@ def test_an_update_reads_nothing_back(hugging_face_folder, tokenizer, pool, monk
     sum(losses.values()).backward()
     for parameters, _ in trainer.groups:
         assert torch.nn.utils.clip_grad_norm_(parameters, 1.0).device.type == "meta"
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta")
+def test_a_checkpoint_goes_on_where_the_trainer_computes(
+    hugging_face_folder,
+    tokenizer,
+    pool,  # noqa: F811
+    tmp_path,
+):
+    here = build(hugging_face_folder, tokenizer, pool)
+    here.update()
+    here.save(tmp_path / "checkpoint.pt")
+    pool.samples = pool.samples.to("meta")
+    there = build(hugging_face_folder, tokenizer, pool)
+    there.load(tmp_path / "checkpoint.pt")
+    assert there.progress == here.progress
+    states = there.optimizer.state_dict()["state"].values()
+    # The counters of steps too: the fused optimiser reads them where it computes.
+    assert {one.device.type for state in states for one in state.values()} == {"meta"}
+    assert {one.device.type for one in there.model.state_dict().values()} == {"meta"}
