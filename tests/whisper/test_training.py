@@ -348,9 +348,10 @@ def test_compiled_layers_give_the_same_losses_in_any_shape(
         graphs.append(graph)
         return graph.forward
 
+    compiler = {"backend": backend, "fullgraph": True}
     settings = {"batch_seconds": 25.0, "long_segments": 0.5}
     plain = build(hugging_face_folder, tokenizer, pool, **settings)
-    captured = build(hugging_face_folder, tokenizer, pool, {"backend": backend}, **settings)
+    captured = build(hugging_face_folder, tokenizer, pool, compiler, **settings)
     found = []
     for trainer in (captured, plain):
         torch.manual_seed(1)  # dropout of the heads

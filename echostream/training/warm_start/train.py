@@ -130,6 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     ranks = join_ranks()
     torch.manual_seed(options.seed)
+    # cuDNN plans attention anew for every shape, and sentences have many.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     weights, tokenizer = read_whisper(args.whisper), read_tokenizer(args.whisper)
     rows = read_translations(args.texts)
     fresh = args.init is None or Path(args.init).is_file()

@@ -251,7 +251,7 @@ class WarmStartTrainer:
                 *self.teacher.emformer.layers,
                 *self.model.target_unigram_decoder.layers,
             ):
-                layer.compile(fullgraph=True, dynamic=True, **compile_options)
+                layer.compile(dynamic=True, **compile_options)
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters} for parameters, _ in self.groups],
             betas=(0.9, 0.98),
@@ -402,15 +402,17 @@ class WarmStartTrainer:
                 translations.append((*place, words))
             asr.append(transcript)
             st.append(translation)
-        time_major = encoded.transpose(0, 1)
-        losses = {"asr": _ctc(self.model.source_unigram_decoder(time_major), frames, asr)}
-        whole = [one for one in st if one is not None]
-        if len(whole) == len(st) and rng.random() < self.options.st_share:
-            losses["st"] = _ctc(self.model.ctc_target_unigram_decoder(time_major), frames, whole)
+        losses: dict[str, Tensor] = {}
         if translations:
             losses["mt"] = self._decoder_loss(read, translations, rng)
         if transcripts and rng.random() < self.options.transcript_share:
             losses["transcript"] = self._decoder_loss(read, transcripts, rng, transcribes=True)
+        # PyTorch's CTC waits for a GPU, so all else is started before.
+        time_major = encoded.transpose(0, 1)
+        losses["asr"] = _ctc(self.model.source_unigram_decoder(time_major), frames, asr)
+        whole = [one for one in st if one is not None]
+        if len(whole) == len(st) and rng.random() < self.options.st_share:
+            losses["st"] = _ctc(self.model.ctc_target_unigram_decoder(time_major), frames, whole)
         return losses
 
     def _decoder_loss(
