@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("num2words")
+
+# What these import may not be installed.
+from echostream.cli import main  # noqa: E402
+from echostream.training.warm_start.clips import SpeechPool  # noqa: E402
+from tests.whisper.small_training import (  # noqa: E402
+    RATE,
+    SENTENCES,
+    SOURCES,
+    TARGETS,
+    TRANSLATIONS,
+)
 
 WORDS = " the cat sat on a mat and it was good Don't 12"
 SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|es|>", "<|translate|>")
@@ -67,3 +82,55 @@ def tokenizer() -> tokenizers.Tokenizer:
     )
     made.train_from_iterator([WORDS] * 5, trainer)
     return made
+
+
+@pytest.fixture
+def whisper(hugging_face_folder, tokenizer):
+    tokenizer.save(str(hugging_face_folder / "tokenizer.json"))
+    return hugging_face_folder
+
+
+@pytest.fixture
+def model_dir(tmp_path, whisper):
+    texts = {}
+    for name, lines in (("es", SENTENCES), ("en", TRANSLATIONS)):
+        texts[name] = tmp_path / f"{name}.txt"
+        texts[name].write_text("".join(f"{line}\n" for line in lines))
+    out = tmp_path / "model"
+    arguments = ["init", str(out), f"--init-encoder=whisper:{whisper}", "--source-pieces=18"]
+    arguments += [f"--source-texts={texts['es']}", f"--target-texts={texts['en']}"]
+    assert main(arguments) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """A folder of aligned speech and one of plain sounds."""
+    folder, generator = tmp_path_factory.mktemp("speech"), np.random.default_rng(0)
+    lines = []
+    for index, source in enumerate(SOURCES):
+        samples = generator.normal(0, 0.1, RATE + 1600 * index).astype(np.float32)
+        soundfile.write(folder / f"{index}.flac", samples, RATE)
+        entry = {"id": f"train_{index}", "text": source, "file": f"{index}.flac"}
+        lines.append(json.dumps(entry))
+    lines.append(json.dumps({"id": "dev_0", "text": "x", "file": "0.flac"}))
+    (folder / "part-0.jsonl").write_text("\n".join(lines) + '\n{"id": "train_9", "te')
+    sounds = tmp_path_factory.mktemp("sounds")
+    soundfile.write(sounds / "a.wav", generator.normal(0, 0.1, (8000, 2)), 8000)
+    return folder, sounds
+
+
+@pytest.fixture
+def pool(speech):
+    folder, sounds = speech
+    translations = {f"train_{index}": text for index, text in enumerate(TARGETS)}
+    pool = SpeechPool([folder], [sounds], translations)
+    pool.refresh()
+    return pool
+
+
+@pytest.fixture
+def held_out(speech):
+    table = speech[0] / "held.tsv"
+    table.write_text("id\tfile\tsource\ttarget\na\t0.flac\tel gato\tthe cat\nb\t1.flac\t\ta mat\n")
+    return table

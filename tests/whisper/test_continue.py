@@ -10,44 +10,22 @@ import soundfile
 import torch
 
 from echostream.checkpoint import load_model_dir
-from echostream.cli import main
 from echostream.training.warm_start import train
 from echostream.whisper.system import continue_model
 from echostream.whisper.tokens import CutVocabulary
 from echostream.whisper.weights import read_whisper
-
-SOURCES = ["el gato está en la casa", "¿tiene dos perros?"] * 4
-TARGETS = ["the cat sat on a mat", "and it was good"] * 4
-
-
-@pytest.fixture
-def whisper(hugging_face_folder, tokenizer):
-    tokenizer.save(str(hugging_face_folder / "tokenizer.json"))
-    return hugging_face_folder
-
-
-@pytest.fixture
-def model_dir(tmp_path, whisper):
-    texts = {}
-    for name, lines in (("es", SOURCES), ("en", TARGETS)):
-        texts[name] = tmp_path / f"{name}.txt"
-        texts[name].write_text("".join(f"{line}\n" for line in lines))
-    out = tmp_path / "model"
-    arguments = ["init", str(out), f"--init-encoder=whisper:{whisper}", "--source-pieces=18"]
-    arguments += [f"--source-texts={texts['es']}", f"--target-texts={texts['en']}"]
-    assert main(arguments) == 0
-    return out
+from tests.whisper.small_training import SENTENCES, TRANSLATIONS
 
 
 def test_vocabularies_come_back(model_dir, whisper, tokenizer):
     system, tokens, heard, start = continue_model(model_dir, read_whisper(whisper), tokenizer)
     known = {"language": "es", "least": 4}
-    vocabulary = CutVocabulary.of(tokenizer, TARGETS, **known)
+    vocabulary = CutVocabulary.of(tokenizer, TRANSLATIONS, **known)
     found = CutVocabulary.of_pieces(
         tokenizer, system.target_vocabulary.pieces, system.config.mt.prompt
     )
     assert found == vocabulary
-    for text in (*TARGETS[:2], "Don't sit on 12 cats"):
+    for text in (*TRANSLATIONS[:2], "Don't sit on 12 cats"):
         assert "".join(system.target_vocabulary.decode(tokens.encode(text)).split()) == "".join(
             text.split()
         )
@@ -72,9 +50,9 @@ def test_a_run_goes_on_from_a_model(model_dir, whisper, tmp_path, capsys):
     speech.mkdir()
     generator = np.random.default_rng(0)
     soundfile.write(speech / "0.flac", generator.normal(0, 0.1, 16000).astype("float32"), 16000)
-    entry = {"id": "train_0", "text": SOURCES[0], "file": "0.flac"}
+    entry = {"id": "train_0", "text": SENTENCES[0], "file": "0.flac"}
     (speech / "part-0.jsonl").write_text(json.dumps(entry) + "\n")
-    (tmp_path / "texts.tsv").write_text(f"train_0\t{SOURCES[0]}\t{TARGETS[0]}\n")
+    (tmp_path / "texts.tsv").write_text(f"train_0\t{SENTENCES[0]}\t{TRANSLATIONS[0]}\n")
     arguments = ["--whisper", str(whisper), "--texts", str(tmp_path / "texts.tsv")]
     arguments += ["--speech", str(speech), "--init", str(model_dir), "--out", str(tmp_path / "run")]
     arguments += ["--minutes", "0.001", "--batch-seconds", "3", "--decoder-share", "1.0"]

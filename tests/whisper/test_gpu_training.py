@@ -14,7 +14,7 @@ import soundfile
 
 from echostream.checkpoint import load_model_dir
 from echostream.training import pieces
-from tests.whisper.test_continue import SOURCES, TARGETS, model_dir, whisper  # noqa: F401
+from tests.whisper.small_training import SENTENCES, TRANSLATIONS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_training.sh"
 # In place of make_everyday.py: Pico's folder is there at once, Kokoro's process never ends.
@@ -28,13 +28,13 @@ exec {python} "$@"
 
 
 @pytest.fixture
-def work(tmp_path, whisper):  # noqa: F811
+def work(tmp_path, whisper):
     """What is packed."""
     folder = tmp_path / "work"
     (folder / "everyday").mkdir(parents=True)
     (folder / "kokoro").mkdir()
     (folder / "whisper").symlink_to(whisper)
-    rows = enumerate(zip(SOURCES, TARGETS, strict=True))
+    rows = enumerate(zip(SENTENCES, TRANSLATIONS, strict=True))
     table = "".join(f"train_{n}\t{es}\t{en}\n" for n, (es, en) in rows)
     (folder / "everyday" / "translations.tsv").write_text(table)
     return folder
@@ -47,7 +47,7 @@ def spoken(tmp_path, work):
     folder.mkdir(parents=True)
     noise = np.random.default_rng(0).normal(0, 0.1, 24000)
     soundfile.write(folder / "a.flac", noise, 16000)
-    entries = [{"id": f"train_{n}", "text": es, "file": "a.flac"} for n, es in enumerate(SOURCES)]
+    entries = [{"id": f"train_{n}", "text": es, "file": "a.flac"} for n, es in enumerate(SENTENCES)]
     (folder / "part-0.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
     (folder / "translations.tsv").write_text((work / "everyday/translations.tsv").read_text())
     return folder.parent
@@ -62,7 +62,7 @@ def run(*arguments, **environment):
 
 
 @pytest.mark.slow
-def test_the_whole_way(work, spoken, model_dir, tmp_path):  # noqa: F811
+def test_the_whole_way(work, spoken, model_dir, tmp_path):
     run("pack", work, tmp_path / "pieces")
     speaking, stub = tmp_path / "speaking", tmp_path / "python"
     stub.write_text(STUB.format(speaking=speaking, spoken=spoken, python=sys.executable))

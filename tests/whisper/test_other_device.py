@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from echostream.training.warm_start.clips import draw_batch
-from tests.whisper.test_training import LOSSES_OF_TEXT, build, pool, speech  # noqa: F401
+from tests.whisper.small_training import LOSSES_OF_TEXT, build
 
 
 def ctc_loss(logits: Tensor, goals: Tensor, *lengths: Tensor, **_: object) -> Tensor:
@@ -22,7 +22,7 @@ def ctc_loss(logits: Tensor, goals: Tensor, *lengths: Tensor, **_: object) -> Te
     return logits[0, :, 0]
 
 
-def test_an_update_reads_nothing_back(hugging_face_folder, tokenizer, pool, monkeypatch):  # noqa: F811
+def test_an_update_reads_nothing_back(hugging_face_folder, tokenizer, pool, monkeypatch):
     with pytest.raises(RuntimeError):
         bool(torch.zeros(1, device="meta").any())
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
@@ -40,10 +40,7 @@ def test_an_update_reads_nothing_back(hugging_face_folder, tokenizer, pool, monk
 
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta")
 def test_a_checkpoint_goes_on_where_the_trainer_computes(
-    hugging_face_folder,
-    tokenizer,
-    pool,  # noqa: F811
-    tmp_path,
+    hugging_face_folder, tokenizer, pool, tmp_path
 ):
     here = build(hugging_face_folder, tokenizer, pool)
     here.update()

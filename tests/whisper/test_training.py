@@ -13,84 +13,21 @@ import pytest
 import soundfile
 import torch
 
-from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
-from echostream.text import Vocabulary
 from echostream.training.warm_start import train
 from echostream.training.warm_start.augment import AugmentOptions, augment
 from echostream.training.warm_start.clips import Batch, Clip, SpeechPool, draw_batch, sound
 from echostream.training.warm_start.measure import measure, read_clips
 from echostream.training.warm_start.train import weighted_folder
 from echostream.training.warm_start.trainer import (
-    TrainingOptions,
-    WarmStartTrainer,
     batch_features,
     relative_distance,
     stack_outputs,
 )
-from echostream.whisper.system import start_from_whisper
-from echostream.whisper.tokens import CutTokenizer, CutVocabulary
-from echostream.whisper.warm_start import start_encoder
-from echostream.whisper.weights import read_whisper
+from tests.whisper.small_training import LOSSES_OF_TEXT, RATE, SOURCES, TARGETS, build
 
-RATE = 16000
-SOURCES = ("el gato", "era bueno", "la casa")
-TARGETS = ("the cat sat", "it was good", "a mat")
-LOSSES_OF_TEXT = {"asr", "st", "mt", "transcript"}
 ALL_EFFECTS = AugmentOptions(
     room=1.0, noise=1.0, music=1.0, telephone=0.5, narrow=0.5, codec=1.0, clipped=0.5
 )
-
-
-@pytest.fixture(scope="module")
-def speech(tmp_path_factory):
-    """A folder of aligned speech and one of plain sounds."""
-    folder, generator = tmp_path_factory.mktemp("speech"), np.random.default_rng(0)
-    lines = []
-    for index, source in enumerate(SOURCES):
-        samples = generator.normal(0, 0.1, RATE + 1600 * index).astype(np.float32)
-        soundfile.write(folder / f"{index}.flac", samples, RATE)
-        entry = {"id": f"train_{index}", "text": source, "file": f"{index}.flac"}
-        lines.append(json.dumps(entry))
-    lines.append(json.dumps({"id": "dev_0", "text": "x", "file": "0.flac"}))
-    (folder / "part-0.jsonl").write_text("\n".join(lines) + '\n{"id": "train_9", "te')
-    sounds = tmp_path_factory.mktemp("sounds")
-    soundfile.write(sounds / "a.wav", generator.normal(0, 0.1, (8000, 2)), 8000)
-    return folder, sounds
-
-
-@pytest.fixture
-def pool(speech):
-    folder, sounds = speech
-    translations = {f"train_{index}": text for index, text in enumerate(TARGETS)}
-    pool = SpeechPool([folder], [sounds], translations)
-    pool.refresh()
-    return pool
-
-
-@pytest.fixture
-def held_out(speech):
-    table = speech[0] / "held.tsv"
-    table.write_text("id\tfile\tsource\ttarget\na\t0.flac\tel gato\tthe cat\nb\t1.flac\t\ta mat\n")
-    return table
-
-
-def build(hugging_face_folder, tokenizer, pool, compile_options=None, **options):
-    torch.manual_seed(0)
-    weights = read_whisper(hugging_face_folder)
-    vocabulary = CutVocabulary.of(tokenizer, TARGETS, language="es")
-    letters = sorted({c for text in SOURCES for c in text if c != " "})
-    source = Vocabulary(["\u2581", *letters])
-    source.encode = lambda text: [source._ids[c] for c in text.replace(" ", "\u2581")]
-    heard = CutVocabulary.of(tokenizer, SOURCES, language="es", task="transcribe")
-    system = start_from_whisper(weights, vocabulary, source, transcripts=heard, head_layers=1)
-    teacher = EchoStreamSpeechEncoder(system.config.encoder)
-    start_encoder(teacher, weights)
-    settings = {"batch_seconds": 2.0, "minutes": 1e6, "alone": 0.0, "seed": 4} | options
-    tokens, transcripts = (CutTokenizer(tokenizer, part) for part in (vocabulary, heard))
-    settings = TrainingOptions(**settings)
-    return WarmStartTrainer(
-        system, teacher, tokens, transcripts, pool, settings, compile_options=compile_options
-    )
 
 
 def test_pool_reads_what_is_there(pool, speech):
@@ -339,6 +276,7 @@ def test_an_encoder_that_nobody_teaches_stays(hugging_face_folder, tokenizer, po
     assert not torch.equal(after, written)
 
 
+@pytest.mark.slow
 def test_compiled_layers_give_the_same_losses_in_any_shape(
     hugging_face_folder, tokenizer, pool, held_out, capsys
 ):
