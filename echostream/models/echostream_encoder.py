@@ -334,7 +334,9 @@ class EchoStreamSpeechEncoder(nn.Module):
         padding_mask = lengths_to_padding_mask(lengths // self.stack_frames, frames)
         return {
             "encoder_out": [out.transpose(0, 1)],
-            "encoder_padding_mask": [padding_mask] if bool(padding_mask.any()) else [],
+            "encoder_padding_mask": (
+                [from_host(padding_mask, x.device)] if bool(padding_mask.any()) else []
+            ),
             "encoder_embedding": [],
             "encoder_states": [state.transpose(0, 1) for state in states or []],
             "src_tokens": [],
