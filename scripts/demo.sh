@@ -10,6 +10,8 @@ source scripts/setup.sh asr eval voice
 
 # SimulEval's YouTube reader misses ffmpeg, which nothing here needs.
 export PYTHONWARNINGS="ignore::RuntimeWarning:pydub.utils"
+# Threads that spin while they wait would hold up each other wherever the cores are shared.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 output="${1:-outputs/demo}"
 chunk_ms=320
 
