@@ -14,19 +14,13 @@ from echostream.whisper.weights import read_whisper
 
 
 @pytest.fixture
-def folder(hugging_face_folder, tokenizer):
-    tokenizer.save(str(hugging_face_folder / "tokenizer.json"))
-    return hugging_face_folder
-
-
-@pytest.fixture
-def arguments(tmp_path, folder):
+def arguments(tmp_path, whisper):
     (tmp_path / "es.txt").write_text("el gato está en la casa\n¿tiene 2 perros?\n" * 4)
     (tmp_path / "en.txt").write_text("the cat sat on a mat\nand it was good\n" * 4)
     return [
         "init",
         str(tmp_path / "model"),
-        f"--init-encoder=whisper:{folder}",
+        f"--init-encoder=whisper:{whisper}",
         f"--source-texts={tmp_path / 'es.txt'}",
         f"--target-texts={tmp_path / 'en.txt'}",
         "--source-pieces=18",
@@ -36,11 +30,11 @@ def arguments(tmp_path, folder):
     ]
 
 
-def test_model_directory(arguments, tmp_path, folder, capsys):
+def test_model_directory(arguments, tmp_path, whisper, capsys):
     assert main(arguments) == 0
     assert "not trained yet" in capsys.readouterr().out
     system = load_model_dir(tmp_path / "model")
-    weights = read_whisper(folder)
+    weights = read_whisper(whisper)
     own = system.model.encoder.emformer.layers[1].fc1.weight
     torch.testing.assert_close(own, weights.tensors["encoder.layers.1.fc1.weight"])
     assert system.config.mt.layers == 2

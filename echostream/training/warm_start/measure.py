@@ -18,7 +18,7 @@ from echostream.models.decoders.ctc_collapse import CollapseState, label_emissio
 from echostream.models.decoders.ctc_decoder import greedy_labels
 from echostream.text import Vocabulary
 from echostream.training.warm_start.clips import RATE, read_speech
-from echostream.training.warm_start.trainer import batch_features
+from echostream.training.warm_start.trainer import batch_features, computes_bfloat16
 from echostream.whisper.plain_texts import plain_source
 
 SILENCE_S = 0.5  # behind each clip
@@ -86,7 +86,7 @@ def measure(system: System, clips: Sequence[HeldOut], *, batch: int = 8) -> Meas
         silence = torch.zeros(int(RATE * SILENCE_S))
         samples = [torch.cat([clip.samples / 32768.0, silence]) for clip in group]
         lengths = torch.tensor([len(one) for one in samples])
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
             features, frames = batch_features(
                 pad_sequence(samples, batch_first=True).to(device),
                 lengths,
