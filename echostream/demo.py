@@ -1,11 +1,11 @@
-"""What ``scripts/demo.sh`` shows of its runs: one table, running examples, where the speech is."""
+"""What ``scripts/demo.sh`` shows: recordings as they are translated, a table of its runs, examples."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,8 @@ def talk_report(output: Path, systems: Sequence[str] = SYSTEMS) -> list[str]:
     return lines
 
 
-def recordings_report(recordings: Path, output: Path, model: str | Path) -> list[str]:
-    """Recordings of real people, translated as they come in, line by line.
+def recordings_report(recordings: Path, output: Path, model: str | Path) -> Iterator[str]:
+    """Recordings of real people, translated as they come in; each line as soon as it is known.
 
     The speech is written beside the other results. Without espeak-ng, which a voice needs, there is
     text alone.
@@ -144,48 +144,55 @@ def recordings_report(recordings: Path, output: Path, model: str | Path) -> list
         output: folder for the speech.
         model: name or model directory.
     """
-    spoken, note = True, []
+    spoken, note = True, ""
     try:
         translator = load(model)
     except (ImportError, RuntimeError, ValueError) as error:
-        spoken, note = False, [f"text alone: {error}"]
+        spoken, note = False, f"text alone: {error}"
         translator = load(model, task="s2tt")
     root = Path(__file__).resolve().parents[1]
     names = read_lines(recordings / "wav_list.txt", "list of recordings")
     references = read_lines(recordings / "target.txt", "list of translations")
-    lines, said, seconds, started = [f"\n{model}, recordings of real people"], [], 0.0, time.time()
+    said, seconds, started = [], 0.0, time.time()
+    yield f"\n{model}, recordings of real people"
     for name, reference in zip(names, references, strict=True):
         translation = translator.translate(root / name)
         said.append(translation.text)
         seconds += translation.decisions[-1].source_ms / 1000
-        lines += [f"{Path(name).stem}", f"{'':9s}  es  {translation.transcript}"]
-        lines += [f"{'':9s}  en  {translation.text}  (reference: {reference})"]
+        yield Path(name).stem
+        yield f"{'':9s}  es  {translation.transcript}"
+        yield f"{'':9s}  en  {translation.text}  (reference: {reference})"
         if spoken:
             output.mkdir(parents=True, exist_ok=True)
             target = output / f"{Path(name).stem}.wav"
             soundfile.write(target, translation.speech, translation.sample_rate)
     score = bleu([plain(text) for text in said], [plain(text) for text in references])
     rate = (time.time() - started) / seconds
-    lines += ["", f"{len(names)} recordings, {seconds:.0f} s; BLEU {score:.1f}, {rate:.2f} s of"]
-    lines[-1] += " computing per second, speech included" if spoken else " computing per second"
-    lines += [f"speech: {output}/"] if spoken else note
-    return lines
+    yield ""
+    yield (
+        f"{len(names)} recordings, {seconds:.0f} s; BLEU {score:.1f}, {rate:.2f} s of computing "
+        f"per second{', speech included' if spoken else ''}"
+    )
+    yield f"speech: {output}/" if spoken else note
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m echostream.demo", description=__doc__)
     parser.add_argument("output", type=Path, help="the demonstration's output folder")
     parser.add_argument(
-        "--recordings", type=Path, help="folder of recordings to translate (data/everyday/real)"
+        "--recordings",
+        type=Path,
+        help="translate this folder of recordings (data/everyday/real) instead of showing runs",
     )
     parser.add_argument("--model", default="everyday", help="what translates them")
     args = parser.parse_args(argv)
+    if args.recordings:
+        for line in recordings_report(args.recordings, args.output / "recordings", args.model):
+            print(line, flush=True)
+        return 0
     print("\n".join(report(args.output)))
     if (args.output / "talk").is_dir():
         print("\n".join(talk_report(args.output)))
-    if args.recordings:
-        lines = recordings_report(args.recordings, args.output / "recordings", args.model)
-        print("\n".join(lines))
     return 0
 
 

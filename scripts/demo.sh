@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Set up, then translate the 30 shipped Spanish utterances, and a talk of 27 sentences as one stream,
-# to English speech with EchoStream and its StreamSpeech baseline under SimulEval, in chunks of 320 ms, and
-# show scores and running examples. Last, recordings of real people go through the model `everyday`.
+# Set up, then translate recordings of a real person with the model `everyday`. After them come 15 synthetic
+# Spanish utterances, and a talk of 27 sentences as one stream, translated to English speech by EchoStream and by
+# its StreamSpeech baseline under SimulEval, in chunks of 320 ms, with scores and running examples.
 #
 #   bash scripts/demo.sh [OUTPUT_DIR]       default: outputs/demo
 set -euo pipefail
@@ -39,11 +39,18 @@ run() {
         { tail -n 20 "$folder/simuleval.txt" >&2; exit 1; }
 }
 
-for system in echostream streamspeech; do
-    echo "== $system, $chunk_ms ms chunks"
-    run "$system" data/echo_mini/test_audio "$output/$system" \
-        --latency-metrics AL LAAL ATD StartOffset EndOffset --quality-metrics ASR_BLEU
-    run "$system" data/echo_mini/talk "$output/talk/$system" --no-scoring
-done
-echo "== everyday, recordings of real people"
 python -m echostream.demo "$output" --recordings data/everyday/real
+
+echo
+echo "== echo-mini, EchoStream and its baseline side by side, $chunk_ms ms chunks (about a minute)"
+# Both at once, with one thread each, so that neither slows the other.
+system_runs() {
+    export OMP_NUM_THREADS=1
+    run "$1" data/echo_mini/test_audio "$output/$1" --end-index 15 \
+        --latency-metrics AL LAAL ATD StartOffset EndOffset --quality-metrics ASR_BLEU
+    run "$1" data/echo_mini/talk "$output/talk/$1" --no-scoring
+}
+export -f run system_runs
+export output chunk_ms
+printf '%s\n' echostream streamspeech | xargs -n 1 -P 2 bash -euo pipefail -c 'system_runs "$1"' demo
+python -m echostream.demo "$output"

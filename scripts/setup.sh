@@ -4,6 +4,15 @@
 #
 # Reused as it is while the project's metadata, the constraints and the extras stay the same.
 
+# Install with uv, which fetches packages side by side. It does not know pip's settings (mirrors,
+# folders of wheels), so pip is asked where uv fails.
+install_packages() {
+    uv pip install --quiet "$@" || {
+        echo "setup: uv could not install them; pip tries" >&2
+        pip install --quiet "$@"
+    }
+}
+
 setup_environment() {
     local root extras wanted stamp python
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -27,17 +36,17 @@ setup_environment() {
         echo "setup: installing packages (a few minutes the first time)"
         # Build tools first: the train extra compiles against the installed torch and must not
         # fetch a second one into an isolated build environment.
-        pip install --quiet --upgrade "setuptools>=77,<81" wheel || return 1
-        pip install --quiet --constraint "$root/scripts/constraints.txt" torch torchaudio || return 1
+        pip install --quiet uv || return 1
+        install_packages "setuptools>=77,<81" wheel || return 1
         case " $extras " in
             *" train "*)
-                pip install --quiet "cython<3.1" "numpy>=1.26" || return 1
-                pip install --quiet --no-build-isolation \
+                install_packages --constraint "$root/scripts/constraints.txt" \
+                    torch torchaudio "cython<3.1" "numpy>=1.26" || return 1
+                install_packages --no-build-isolation \
                     --constraint "$root/scripts/constraints.txt" fairseq-fixed==0.12.3.1 || return 1
                 ;;
         esac
-        pip install --quiet --no-build-isolation \
-            --constraint "$root/scripts/constraints.txt" \
+        install_packages --no-build-isolation --constraint "$root/scripts/constraints.txt" \
             --editable "$root${extras:+[${extras// /,}]}" || return 1
         echo "$wanted" >"$stamp"
     fi
