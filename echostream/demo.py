@@ -1,4 +1,4 @@
-"""What ``scripts/demo.sh`` shows: recordings as they are translated, a table of its runs, examples."""
+"""What ``scripts/demo.sh`` shows: recordings as they are translated, a table of runs, examples."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def running_text(decisions: Sequence[dict[str, Any]]) -> list[str]:
     lines, before = [], {"transcript": "", "translation": ""}
     for decision in decisions:
         for key, label in (("transcript", "es"), ("translation", "en")):
-            if decision[key] != before[key]:
+            # A sentence that has ended leaves empty texts behind.
+            if decision[key] not in ("", before[key]):
                 before[key] = decision[key]
                 lines.append(f"{decision['source_ms'] / 1000:7.2f} s  {label}  {decision[key]}")
     return lines
