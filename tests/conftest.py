@@ -20,6 +20,7 @@ from echostream.models.echostream_model import seeded_model
 from echostream.samples import read_audio
 from echostream.synthetic import random_system
 from tests.reference.recordings import MID, SUBSET, SUBSET_CLIPS, Recording, clip, opener
+from tests.streams import MOST_TOKENS
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -56,16 +57,23 @@ def tiny_config(**encoder) -> EchoStreamConfig:
     return replace(config, encoder=replace(config.encoder, **encoder))
 
 
+def brief_system() -> System:
+    """A tiny system with seeded random weights that writes little at once."""
+    whole = random_system()
+    policy = replace(whole.config.policy, max_len=MOST_TOKENS)
+    return replace(whole, config=replace(whole.config, policy=policy))
+
+
 @pytest.fixture(scope="session")
 def system() -> System:
     """A tiny float32 system with seeded random weights."""
-    return random_system()
+    return brief_system()
 
 
 @pytest.fixture(scope="session")
 def double_system() -> System:
     """The same in float64, for equality tests."""
-    single = random_system()
+    single = brief_system()
     return replace(single, model=seeded_model(single.config, 1).double())
 
 

@@ -10,6 +10,7 @@ from echostream.translator import stages
 RATE = 16000
 CHUNK = 5120  # 320 ms: 7 encoder frames the first time, 8 each further time
 LEARNED = EndpointConfig("learned", endpoint_ms=4000)
+MOST_TOKENS = 24  # that one decision of a random system writes; it ends no text by itself
 
 
 def push(pipeline, samples, rate, size):
@@ -111,7 +112,7 @@ def encode(system, samples, chunk=CHUNK):
 def check_written(model, output, state):
     """Decode once more what a decision wrote, from all that its sentence had read by then; returns
     the state behind it."""
-    limit = 200 if output.sentence_end else len(output.mt_tokens)
+    limit = MOST_TOKENS if output.sentence_end else len(output.mt_tokens)
     (hypothesis,) = model.translate(state.mt, [limit], output.sentence_end)
     (units,), speech = model.speak([hypothesis.hidden], state.speech)
     assert hypothesis.tokens == output.mt_tokens and tuple(units) == output.units

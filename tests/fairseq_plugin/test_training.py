@@ -40,7 +40,7 @@ def weights(path):
 def test_eight_utterances_are_learned_by_heart(corpus, tmp_path, arch):
     output = run_training(
         corpus, tmp_path / "save", "--arch", arch, "--lr", "0.002", "--dropout", "0.0",
-        "--multichunk", "--max-update", "400", "--validate-interval", "400", "--no-save",
+        "--multichunk", "--max-update", "280", "--validate-interval", "280", "--no-save",
         "--log-interval", "100", timeout_s=1200,
     )  # fmt: skip
     result = logged(output, "dev")[-1]
