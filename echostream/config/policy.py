@@ -40,8 +40,8 @@ class PolicyConfig:
     )
     target_per_source: float = setting(
         1.0,
-        "subwords that wait_k_ctc writes for each source subword; local_agreement guesses twice as "
-        "many at most",
+        "subwords that wait_k_ctc writes for each source subword; local_agreement writes twice "
+        "as many at most",
         at_least=0.01,
         may_be_missing=True,
     )

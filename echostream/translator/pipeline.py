@@ -391,7 +391,9 @@ class Pipeline(StreamPipeline[PipelineState]):
     ) -> tuple[Hypothesis, PipelineState]:
         """What is written of what was decoded."""
         action, before = asked.action, asked.before
-        if action.until_eos and not hypothesis.finished:
+        # A policy's own bound is no news.
+        bounded = action.max_new_tokens < self.policy_config.max_len
+        if action.until_eos and not hypothesis.finished and not bounded:
             logger.warning(
                 "the last decision stopped at its limit of %d subwords, before an end of sentence",
                 action.max_new_tokens,

@@ -93,7 +93,7 @@ def whisper_decoder(
         learned_positions=len(weights.tensors["decoder.embed_positions.weight"]),
         scale_embeddings=False,
         prompt=vocabulary.prompt,
-        no_repeat_ngram=4,
+        no_repeat_ngram=3,
         alignment_heads=tuple((kept.index(a), b) for a, b in alignment_heads if a in kept),
         source=source,
         transcript_prompt=() if transcripts is None else transcripts.prompt,

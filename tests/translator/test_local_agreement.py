@@ -44,7 +44,7 @@ def splits(monkeypatch):
     return seen
 
 
-def test_drafts_are_bounded_and_wait_for_new_source():
+def test_what_is_written_is_bounded_and_drafts_wait_for_new_source():
     config = PolicyConfig(name="local_agreement", target_per_source=0.5, max_len=9)
     heard = Counts(asr=4, st=0, written=1, source_ms=0, source_finished=False)
     action, state = decide_local_agreement(heard, PolicyState(), config, False)
@@ -54,7 +54,9 @@ def test_drafts_are_bounded_and_wait_for_new_source():
     more = replace(heard, asr=40)
     assert decide_local_agreement(more, state, config, False)[0].max_new_tokens == 9
     ended = replace(heard, source_finished=True)
-    assert decide_local_agreement(ended, state, config, False)[0].until_eos
+    action, _ = decide_local_agreement(ended, state, config, False)
+    assert action.until_eos and not action.agreed and action.max_new_tokens == 4
+    assert not decide_local_agreement(replace(ended, written=5), state, config, False)[0].write
 
 
 def test_common_prefix():

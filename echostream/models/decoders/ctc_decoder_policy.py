@@ -208,14 +208,14 @@ def decide_local_agreement(
     """Local agreement of two (Liu, Spanakis, Niehues, "Low-Latency Sequence-to-Sequence Speech
     Recognition and Translation by Partial Hypothesis Selection", Interspeech 2020): whenever ASR
     CTC has found more, the sentence is translated to its end as if no more would come, and the
-    beginning that the translation before has too is written. A draft is bounded by twice as many
-    subwords as the source calls for."""
-    if counts.source_finished:
-        return PolicyAction(config.max_len, until_eos=True), state
-    if counts.asr <= state.asr:
-        return READ, state
+    beginning that the translation before has too is written. Drafts and the last translation are
+    bounded by twice as many subwords as the source calls for: a decoder that is lost goes on."""
     longest = int(2 * counts.asr * config.target_per_source) + config.stride_n
     new = min(max(longest - counts.written, 0), config.max_len)
+    if counts.source_finished:
+        return (PolicyAction(new, until_eos=True) if new else READ), state
+    if counts.asr <= state.asr:
+        return READ, state
     action = PolicyAction(new, drop_last_word=whole_word, agreed=True)
     return action, PolicyState(asr=counts.asr)
 
