@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import soundfile
 
 from echostream import demo
+from echostream.synthetic import synthetic_clip
 from tests.evaluation.runs.written import REFERENCES, write_speech_run
 
 
@@ -71,3 +73,22 @@ def test_a_missing_run_is_named(output):
     (output / "streamspeech" / "instances.log").unlink()
     with pytest.raises(FileNotFoundError, match="streamspeech"):
         demo.report(output)
+
+
+def test_recordings_are_told_one_by_one(model_dir, tmp_path, capsys):
+    names = []
+    for seed in (1, 2):
+        names.append(str(tmp_path / f"clip{seed}.wav"))
+        soundfile.write(names[-1], synthetic_clip(1.5, 16000, seed), 16000)
+    (tmp_path / "wav_list.txt").write_text("".join(name + "\n" for name in names))
+    (tmp_path / "target.txt").write_text("good morning\nwe are here\n")
+    told = demo.recordings_report(tmp_path, tmp_path / "said", model_dir)
+    assert [next(told) for _ in range(2)][1] == "clip1"
+    assert not (tmp_path / "said" / "clip2.wav").exists()  # the second is not begun
+    assert demo.main([str(tmp_path), "--recordings", str(tmp_path), "--model", str(model_dir)]) == 0
+    printed = capsys.readouterr().out
+    assert "(reference: good morning)" in printed and "(reference: we are here)" in printed
+    assert "2 recordings, 3 s; BLEU" in printed and "speech included" in printed
+    for name in ("clip1", "clip2"):
+        samples, _ = soundfile.read(tmp_path / "recordings" / f"{name}.wav")
+        assert len(samples)
