@@ -38,7 +38,8 @@ class MTDecoderConfig:
     speech: the AlignAtt policy looks at them, unless it is told of a layer.
 
     ``no_repeat_ngram`` keeps a decoder from going round in circles: no run of so many tokens is
-    written twice in a sentence; 0: it may.
+    written twice in a sentence; 0: it may. ``transcript_no_repeat_ngram`` is the same of
+    transcripts, since people do say words twice; None: as many.
 
     ``source`` says what cross-attention sees: the frames of the ``encoder``, as the CTC heads do,
     or those of its ``stack``, where the encoder merges neighbours. Whisper's decoder knows the
@@ -63,6 +64,7 @@ class MTDecoderConfig:
     prompt: tuple[int, ...] = field(default=(), metadata=MAY_BE_MISSING)
     alignment_heads: tuple[tuple[int, int], ...] = field(default=(), metadata=MAY_BE_MISSING)
     no_repeat_ngram: int = field(default=0, metadata=MAY_BE_MISSING)
+    transcript_no_repeat_ngram: int | None = field(default=None, metadata=MAY_BE_MISSING)
     source: Literal["encoder", "stack"] = field(default="encoder", metadata=MAY_BE_MISSING)
     transcript_prompt: tuple[int, ...] = field(default=(), metadata=MAY_BE_MISSING)
     transcript_vocab_size: int = field(default=0, metadata=MAY_BE_MISSING)
@@ -74,10 +76,9 @@ class MTDecoderConfig:
 
     def __post_init__(self) -> None:
         require_heads("mt", self.embed_dim, self.attention_heads)
-        require(
-            self.no_repeat_ngram >= 0,
-            f"mt: no_repeat_ngram must not be negative, got {self.no_repeat_ngram}",
-        )
+        for name in ("no_repeat_ngram", "transcript_no_repeat_ngram"):
+            size = getattr(self, name)
+            require(size is None or size >= 0, f"mt: {name} must not be negative, got {size}")
         for layer, head in self.alignment_heads:
             require(
                 0 <= layer < self.layers and 0 <= head < self.attention_heads,

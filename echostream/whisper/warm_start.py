@@ -94,6 +94,7 @@ def whisper_decoder(
         scale_embeddings=False,
         prompt=vocabulary.prompt,
         no_repeat_ngram=3,
+        transcript_no_repeat_ngram=4,
         alignment_heads=tuple((kept.index(a), b) for a, b in alignment_heads if a in kept),
         source=source,
         transcript_prompt=() if transcripts is None else transcripts.prompt,

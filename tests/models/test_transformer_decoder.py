@@ -424,3 +424,27 @@ def test_no_run_is_written_twice(beam):
     assert len(pairs) == len(set(pairs))
     again = list(zip(runs[0], runs[0][1:], strict=False))
     assert len(again) > len(set(again))  # this decoder does go round in circles
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [1, 3])
+def test_transcripts_may_repeat_more(beam):
+    """Each task has its own bound; where a transcript has none, it is the translation's."""
+    sizes = {}
+    for own in (None, 0):
+        torch.manual_seed(3)
+        decoder = make(
+            no_repeat_ngram=2,
+            transcript_no_repeat_ngram=own,
+            prompt=(18, 19),
+            transcript_prompt=(8, 9),
+            transcript_vocab_size=10,
+        )
+        source = frames(4)
+        for transcribes in (False, True):
+            state = decoder.read(source, decoder.init_state(transcribes=transcribes))
+            tokens = decoder.decode(state, max_new_tokens=15, final=False, beam=beam).tokens
+            pairs = list(zip(tokens, tokens[1:], strict=False))
+            sizes[own, transcribes] = len(pairs) - len(set(pairs))
+    assert sizes[None, False] == sizes[None, True] == sizes[0, False] == 0
+    assert sizes[0, True] > 0

@@ -332,10 +332,12 @@ class TransformerMTDecoder(nn.Module):
                 log_probs[row, : least - position, self.eos] = -torch.inf
         return log_probs
 
-    def _unrepeated(self, log_probs: Tensor, written: Sequence[int]) -> None:
+    def _unrepeated(self, log_probs: Tensor, written: Sequence[int], transcribes: bool) -> None:
         """Take out of (V,) log-probabilities, in place, what would go round in circles behind the
         tokens of the sentence."""
         size = self.config.no_repeat_ngram
+        if transcribes and self.config.transcript_no_repeat_ngram is not None:
+            size = self.config.transcript_no_repeat_ngram
         if size:
             log_probs[repeating(written, size)] = -torch.inf
 
@@ -461,7 +463,7 @@ class TransformerMTDecoder(nn.Module):
                 log_probs[row, : max(least[row] - len(tokens[row]), 0), self.eos] = -torch.inf
                 for position in range(count):
                     end = len(so_far) - len(guessed[row]) + position
-                    self._unrepeated(log_probs[row, position], so_far[:end])
+                    self._unrepeated(log_probs[row, position], so_far[:end], state.transcribes[row])
             values, best = (table.tolist() for table in log_probs.max(dim=-1))
             ended = log_probs[..., self.eos].tolist()
             last, kept = list(state.last_tokens), list(first)
@@ -528,8 +530,8 @@ class TransformerMTDecoder(nn.Module):
             hidden, following = self.step(last, batch)
             so_far = [(*state.written[0], *h.tokens) for h in live]
             log_probs = self._log_probs(hidden, [start + step] * len(live), batch.transcribes)[:, 0]
-            for own, written in zip(log_probs, so_far, strict=True):
-                self._unrepeated(own, written)
+            for own, written, task in zip(log_probs, so_far, batch.transcribes, strict=True):
+                self._unrepeated(own, written, task)
             scores = log_probs + log_probs.new_tensor([h.score for h in live])[:, None]
             width = min(2 * beam, scores.numel())
             values, flat = scores.flatten().topk(width)
