@@ -44,32 +44,21 @@ def evenly(total: int, limit: int | None) -> list[int]:
     return [number * total // count for number in range(count)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("sets", nargs="*", metavar="NAME=FOLDER", help="folders of SimulEval lists")
-    parser.add_argument("--whisper", help="model folder for faster-whisper; not with --run")
-    parser.add_argument(
-        "--run", action="append", metavar="NAME=FOLDER", help="text run to score, repeatable"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="table to write, Markdown")
-    parser.add_argument("--limit", type=int, help="so many recordings of a set, evenly spread")
-    args = parser.parse_args()
-    if bool(args.run) == bool(args.whisper and args.sets):
-        parser.error("give either --run or --whisper and sets")
-    if args.run:
-        lines = ["| run | recordings | BLEU |", "| :-- | --: | --: |"]
-        for item in args.run:
-            run = load_run(item)
-            chosen = evenly(len(run.utterances), args.limit)
-            said, meant = (
-                [getattr(run.utterances[i], name).removesuffix("</s>") for i in chosen]
-                for name in ("prediction", "reference")
-            )
-            score = bleu([reference(text, "en") for text in said], [plain(text) for text in meant])
-            lines.append(f"| {run.system} | {len(chosen)} | {score:.1f} |")
-            print(lines[-1], flush=True)
-        write_atomically(args.out, "\n".join(lines) + "\n")
-        return
+def score_runs(runs: Sequence[str], limit: int | None) -> list[str]:
+    """A table of runs, each ``NAME=FOLDER``."""
+    lines = ["| run | recordings | BLEU |", "| :-- | --: | --: |"]
+    for item in runs:
+        run = load_run(item)
+        chosen = [run.utterances[number] for number in evenly(len(run.utterances), limit)]
+        said = [reference(one.prediction, "en") for one in chosen]
+        score = bleu(said, [plain(one.reference) for one in chosen])
+        lines.append(f"| {run.system} | {len(chosen)} | {score:.1f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def score_parts(args: argparse.Namespace) -> list[str]:
+    """A table of what Whisper and the text translator reach on each set."""
     from faster_whisper import WhisperModel
 
     model = WhisperModel(args.whisper, device="cpu", compute_type="int8", cpu_threads=1)
@@ -94,6 +83,22 @@ def main() -> None:
         cells = [f"{bleu(texts, targets):.1f}" for texts in written]
         lines.append(f"| {name} | {len(paths)} | {errors:.1f} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("sets", nargs="*", metavar="NAME=FOLDER", help="folders of SimulEval lists")
+    parser.add_argument("--whisper", help="model folder for faster-whisper; not with --run")
+    parser.add_argument(
+        "--run", action="append", metavar="NAME=FOLDER", help="text run to score, repeatable"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="table to write, Markdown")
+    parser.add_argument("--limit", type=int, help="so many recordings of a set, evenly spread")
+    args = parser.parse_args()
+    if bool(args.run) == bool(args.whisper and args.sets):
+        parser.error("give either --run or --whisper and sets")
+    lines = score_runs(args.run, args.limit) if args.run else score_parts(args)
     write_atomically(args.out, "\n".join(lines) + "\n")
 
 

@@ -57,24 +57,18 @@ def tiny_config(**encoder) -> EchoStreamConfig:
     return replace(config, encoder=replace(config.encoder, **encoder))
 
 
-def brief_system() -> System:
-    """A tiny system with seeded random weights that writes little at once."""
+@pytest.fixture(scope="session")
+def system() -> System:
+    """A tiny float32 system with seeded random weights that writes little at once."""
     whole = random_system()
     policy = replace(whole.config.policy, max_len=MOST_TOKENS)
     return replace(whole, config=replace(whole.config, policy=policy))
 
 
 @pytest.fixture(scope="session")
-def system() -> System:
-    """A tiny float32 system with seeded random weights."""
-    return brief_system()
-
-
-@pytest.fixture(scope="session")
-def double_system() -> System:
+def double_system(system) -> System:
     """The same in float64, for equality tests."""
-    single = brief_system()
-    return replace(single, model=seeded_model(single.config, 1).double())
+    return replace(system, model=seeded_model(system.config, 1).double())
 
 
 @pytest.fixture(scope="session")

@@ -213,7 +213,7 @@ def decide_local_agreement(
     longest = int(2 * counts.asr * config.target_per_source) + config.stride_n
     new = min(max(longest - counts.written, 0), config.max_len)
     if counts.source_finished:
-        return (PolicyAction(new, until_eos=True) if new else READ), state
+        return PolicyAction(new, until_eos=True), state
     if counts.asr <= state.asr:
         return READ, state
     action = PolicyAction(new, drop_last_word=whole_word, agreed=True)
