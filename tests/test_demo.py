@@ -30,6 +30,8 @@ def output(tmp_path):
             lines.append(trace_line(index, 1280.0, "hola", ""))
             lines.append(trace_line(index, 1920.0, "hola a todos", words[0]))
             lines.append(trace_line(index, 4000.0, "hola a todos", reference))
+            # Behind its end a next sentence waits.
+            lines.append(trace_line(index, 4000.0, "", "") | {"sentence": 1})
         (folder / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
 
@@ -65,6 +67,7 @@ def test_examples_show_each_growth_once(output, capsys):
     assert printed.count("es  hola\n") == demo.EXAMPLES
     assert "   1.92 s  es  hola a todos\n   1.92 s  en  she\n" in printed
     assert "   4.00 s  en  she has been a teacher\n" in printed
+    assert "es  \n" not in printed and "en  \n" not in printed
     for system in ("echostream", "streamspeech"):
         assert f"speech: {output / system / 'wavs'}/" in printed
 
