@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from echostream.checkpoint import System, save_model_dir
 from echostream.config import EchoStreamConfig, EmformerConfig, preset
@@ -21,6 +22,10 @@ from echostream.samples import read_audio
 from echostream.synthetic import random_system
 from tests.reference.recordings import MID, SUBSET, SUBSET_CLIPS, Recording, clip, opener
 from tests.streams import MOST_TOKENS
+
+# Examples are seeded, and a machine that is busy fails no test.
+settings.register_profile("project", derandomize=True, deadline=None, database=None)
+settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True, scope="session")

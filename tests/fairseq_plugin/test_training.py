@@ -147,6 +147,6 @@ def test_a_missing_data_folder_is_one_clear_error(tmp_path):
     """Of the command itself."""
     arguments = train_arguments(tmp_path / "nowhere", tmp_path / "save", "--lr", "0.1")
     command = [sys.executable, "-m", "fairseq_cli.train", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert result.returncode != 0
     assert "no such data folder" in result.stderr

@@ -123,13 +123,13 @@ def test_serve_prints_its_address_and_answers():
         try:
             line = server.stdout.readline()
             address = next(word for word in line.split() if word.startswith("http://127.0.0.1:"))
-            with urllib.request.urlopen(f"{address}healthz", timeout=20) as response:
+            with urllib.request.urlopen(f"{address}healthz", timeout=60) as response:
                 assert json.load(response)["status"] == "ok"
-            with urllib.request.urlopen(address, timeout=10) as response:
+            with urllib.request.urlopen(address, timeout=60) as response:
                 assert b"EchoStream" in response.read()
         finally:
             server.terminate()
-            server.wait(20)
+            server.wait(60)
 
 
 class SlowText:

@@ -386,7 +386,7 @@ def test_everything_has_a_name(page):
 def test_page_is_strict_and_needs_nothing_from_outside(address):
     from urllib.request import urlopen
 
-    with urlopen(f"http://{address}/", timeout=10) as response:
+    with urlopen(f"http://{address}/", timeout=60) as response:
         policy = response.headers["Content-Security-Policy"]
         body = response.read().decode()
     assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy

@@ -166,7 +166,7 @@ def test_sessions_side_by_side_equal_sessions_alone(address, expected):
 
 def get(address, path, **headers):
     request = urllib.request.Request(f"http://{address}{path}", headers=headers)
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return response.read().decode(), response.headers
 
 
@@ -194,7 +194,7 @@ def test_health_models_metrics(address):
 )
 def test_no_path_reaches_the_file_system(address, path):
     host, port = address.split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
     connection.request("GET", path)  # sent as it is, unlike urllib's
     answer = connection.getresponse()
     assert answer.status == 404 and answer.read() == b"Not Found"

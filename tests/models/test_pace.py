@@ -93,7 +93,7 @@ def test_speed_changes_gradually_and_arrives(current, wanted, count):
     assert count < abs(wanted - current) / SPEED_PER_UNIT + 1 or path[-1] == wanted
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(1, 15), all_speeds), min_size=1, max_size=6), st.randoms())
 @torch.no_grad()
 def test_samples_are_the_tail_of_whole_synthesis_at_these_speeds(writes, random):

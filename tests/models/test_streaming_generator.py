@@ -49,7 +49,7 @@ VOCODERS = {name: make(config) for name, config in CONFIGS.items()}
 cuts = st.lists(st.integers(1, 25), min_size=1, max_size=7)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(cuts=cuts, name=st.sampled_from(sorted(CONFIGS)), durations=st.booleans(), data=st.data())
 @torch.no_grad()
 def test_any_cut_gives_the_tail_of_whole_synthesis(cuts, name, durations, data):

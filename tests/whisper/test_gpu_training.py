@@ -56,7 +56,7 @@ def spoken(tmp_path, work):
 def run(*arguments, **environment):
     command = ["bash", str(SCRIPT), *map(str, arguments)]
     environment = {**os.environ, "PYTHON": sys.executable, **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -33,6 +33,7 @@ from echostream.evaluation.grid.shards import (
     run_shard,
     run_simuleval,
     shards,
+    shards_folder,
     source_list,
 )
 from echostream.evaluation.longform.folders import SENTENCES_FILE
@@ -122,7 +123,7 @@ def finish_cell(cell: Cell) -> None:
         # A talk as one document says little; talks are scored together, sentence by sentence.
         shutil.copyfile(cell.sentences(), cell.folder / SENTENCES_FILE)
     _write_cell(cell, finished=True)
-    shutil.rmtree(cell.folder / "shards")
+    shutil.rmtree(shards_folder(cell))
 
 
 def _score(cell: Cell) -> None:
@@ -211,7 +212,13 @@ def run_grid(
         )
     check_files(grid)
     every = list(cells(grid))
-    open_cells = [cell for cell in every if not is_finished(cell)]
+    open_cells = []
+    for cell in every:
+        if not is_finished(cell):
+            open_cells.append(cell)
+        elif shards_folder(cell).exists():
+            # A run was killed after it marked the cell and before it removed what it merged.
+            shutil.rmtree(shards_folder(cell))
     logger.info("%d of %d cells are to be run", len(open_cells), len(every))
     remaining: dict[str, int] = {}
     owner: dict[str, Cell] = {}

@@ -39,6 +39,11 @@ def finished_lines(folder: Path) -> int:
     return log.read_bytes().count(b"\n") if log.is_file() else 0
 
 
+def shards_folder(cell: Cell) -> Path:
+    """Where the shards of a cell are run; gone once they are merged."""
+    return cell.folder / "shards"
+
+
 def source_list(cell: Cell) -> Path:
     """The list with whole paths; SimulEval would look relative ones up from where it runs."""
     return cell.folder.parents[1] / "source.txt"
@@ -65,7 +70,7 @@ def shards(cell: Cell, batch: int = 1, threads: int | None = None) -> list[Shard
     return [
         Shard(
             name=cell.name if len(starts) == 1 else f"{cell.name} from {start}",
-            folder=str(cell.folder / "shards" / f"{start:06d}"),
+            folder=str(shards_folder(cell) / f"{start:06d}"),
             arguments=tuple(arguments),
             start=start,
             end=min(start + size, total),

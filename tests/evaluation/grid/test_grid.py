@@ -255,8 +255,10 @@ def test_a_finished_cell_is_kept_and_sharding_changes_nothing(
     log = cell.folder / "instances.log"
     before = log.stat().st_mtime_ns
     assert is_finished(cell)
+    left = cell.folder / "shards" / "000000"
+    left.mkdir(parents=True)  # as by a run that was killed right after it marked the cell
     run_grid(whole)
-    assert log.stat().st_mtime_ns == before
+    assert log.stat().st_mtime_ns == before and not left.parent.exists()
 
     corpus.target_list.write_text("\n".join(reversed(REFERENCES)) + "\n")
     with pytest.raises(ValueError, match="made with other settings"):
@@ -286,7 +288,7 @@ def test_cells_are_scored_side_by_side(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Recognising speech takes longer than translating it: ``--jobs`` must hold for both."""
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=300)
     scored = []
 
     def score(cell: Cell) -> None:
@@ -409,7 +411,7 @@ def test_a_killed_grid_ends_with_the_same_tables(corpus: Corpus, tmp_path: Path)
     subprocess.run(command(*arguments, str(whole)), env=environment(), check=True)
 
     process = subprocess.Popen(command(*arguments, str(killed)), env=environment())
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     # In the middle: some utterance of the second pair of cells is done, and not all cells are.
     while len(list(killed.rglob("scores.tsv"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -288,7 +288,7 @@ def test_a_remote_agent_scores_like_a_local_one(
     serve = ["--standalone", "--remote-port", port, "--agent", str(corpus.agent)]
     server = subprocess.Popen([*module, *serve], env=environment, cwd=tmp_path)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("localhost", int(port))):
                 break
