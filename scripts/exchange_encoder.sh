@@ -15,19 +15,23 @@ model="$1" recordings="$2" work="$3" labelled="${4:-}"
 updates="${UPDATES:-3000}" tuning="${TUNING:-600}"
 python="${PYTHON:-python3}"
 plugin="$("$python" -m echostream.fairseq_plugin)"
-read -r units lag stride < <("$python" - "$model" <<'PYTHON'
+read -r units lag stride device < <("$python" - "$model" <<'PYTHON'
 import sys
+
+import torch
 
 from echostream.checkpoint import CONFIG_FILE
 from echostream.config import load_config
 from echostream.hub.names import resolve_model
+from echostream.precision import computes_bfloat16
 
 config = load_config(resolve_model(sys.argv[1]) / CONFIG_FILE)
-print(config.num_units, config.policy.lagging_k1, config.policy.stride_n)
+device = "" if torch.cuda.is_available() else "--cpu --num-workers 0"
+if device and computes_bfloat16(torch.device("cpu")):
+    device += " --autocast"
+print(config.num_units, config.policy.lagging_k1, config.policy.stride_n, device)
 PYTHON
 )
-device=(--cpu --num-workers 0 --autocast)
-"$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" && device=()
 
 train() { # DATA SAVE UPDATES RATE flags...
     local data="$1" save="$2" number="$3" rate="$4"
@@ -41,7 +45,7 @@ train() { # DATA SAVE UPDATES RATE flags...
         --total-num-update "$number" --max-update "$number" --end-learning-rate 0.00001 \
         --valid-subset dev --save-dir "$save" --save-interval-updates 500 \
         --keep-interval-updates 1 --no-epoch-checkpoints --seed 1 --log-format json \
-        --log-interval 50 "${device[@]}" "$@" ${FLAGS:-}
+        --log-interval 50 $device "$@" ${FLAGS:-}
 }
 
 "$python" -m echostream.training.audio_folder \

@@ -16,9 +16,10 @@ from echostream.checkpoint import System
 from echostream.evaluation.text_scores import plain, plain_bleu, plain_word_error_rate
 from echostream.models.decoders.ctc_collapse import CollapseState, label_emissions
 from echostream.models.decoders.ctc_decoder import greedy_labels
+from echostream.precision import computes_bfloat16
 from echostream.text import Vocabulary
 from echostream.training.warm_start.clips import RATE, read_speech
-from echostream.training.warm_start.trainer import batch_features, computes_bfloat16
+from echostream.training.warm_start.trainer import batch_features
 from echostream.whisper.plain_texts import plain_source
 
 SILENCE_S = 0.5  # behind each clip

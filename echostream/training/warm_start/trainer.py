@@ -34,6 +34,7 @@ from echostream.checkpoint import System
 from echostream.config import FrontendConfig
 from echostream.files import atomic_path
 from echostream.models.echostream_encoder import EchoStreamSpeechEncoder
+from echostream.precision import computes_bfloat16
 from echostream.streaming import from_host, valid_mask
 from echostream.text import Vocabulary
 from echostream.training.warm_start.augment import augment
@@ -157,16 +158,6 @@ def padded_rows(rows: Sequence[Sequence[int]], step: int, value: int) -> Tensor:
     """(B, T) of B rows, where T is a multiple of ``step``."""
     size = -(-max(map(len, rows)) // step) * step
     return torch.tensor([[*row, *[value] * (size - len(row))] for row in rows])
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are faster there. Processors without them imitate them, at a
-    fourth of the speed of float32."""
-    if device.type != "cpu":
-        return True
-    # Older versions of torch do not tell.
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
 
 
 def relative_distance(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
