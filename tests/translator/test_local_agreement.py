@@ -101,6 +101,23 @@ def test_a_word_that_may_go_on_is_drafted_again(double_system, clip, splits):
         assert 0 <= dropped <= len(kept) and draft == decoded[dropped:]
 
 
+def test_a_word_that_the_bound_cuts_is_not_written(double_system, clip, monkeypatch):
+    """Nothing comes behind the last translation that could complete it."""
+    vocabulary = double_system.target_vocabulary
+    monkeypatch.setattr(type(vocabulary), "starts_word", lambda self, token: True)
+    decoded, real = [], Pipeline._write_text
+
+    def noting(self, hypothesis, asked, ends, state):
+        decoded.append(hypothesis)
+        return real(self, hypothesis, asked, ends, state)
+
+    monkeypatch.setattr(Pipeline, "_write_text", noting)
+    policy = replace(AGREEMENT, whole_word=False, max_len=200)
+    outputs, _ = push(Pipeline(double_system, policy=policy, task="s2tt"), clip, RATE, CHUNK)
+    assert len(decoded[-1].tokens) > 1 and not decoded[-1].finished
+    assert outputs[-1].mt_tokens == decoded[-1].tokens[:-1]
+
+
 def test_no_more_is_taken_back_than_the_caches_hold(double_system, clip, splits, monkeypatch):
     """What two drafts disagree about and the word that may go on, together."""
     for module in (pipeline_module, judging):
