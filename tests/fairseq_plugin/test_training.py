@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -26,6 +24,7 @@ from tests.fairseq_plugin.trainer import (  # noqa: E402
     start_training,
     train_arguments,
 )
+from tests.forks import Forked  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +145,5 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
 def test_a_missing_data_folder_is_one_clear_error(tmp_path):
     """Of the command itself."""
     arguments = train_arguments(tmp_path / "nowhere", tmp_path / "save", "--lr", "0.1")
-    command = [sys.executable, "-m", "fairseq_cli.train", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert result.returncode != 0
-    assert "no such data folder" in result.stderr
+    training = Forked("fairseq_cli.train:cli_main", arguments, tmp_path)
+    assert "no such data folder" in training.finish(fails=True)

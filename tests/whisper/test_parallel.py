@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 
+from echostream.processes import fresh_processes
 from echostream.training.warm_start.parallel import Ranks, join_ranks
 
 
@@ -25,7 +26,14 @@ def take_part(rank: int, address: str) -> None:
 
 
 def test_gradients_are_averaged_and_times_are_the_same(tmp_path):
-    multiprocessing.spawn(take_part, (f"file://{tmp_path / 'meeting'}",), nprocs=2)
+    address = f"file://{tmp_path / 'meeting'}"
+    context = fresh_processes()
+    ranks = [context.Process(target=take_part, args=(rank, address)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0]
 
 
 def test_alone_nothing_is_averaged():

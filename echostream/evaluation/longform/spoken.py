@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from echostream.evaluation.recognizers.words import RecognizedWord
 from echostream.evaluation.runs.logged_instances import LoggedSpeechToSpeech, speech_layout
 from echostream.evaluation.runs.run_folder import RunFolder
 from echostream.evaluation.runs.run_latency import overlapped_emissions
+from echostream.processes import fresh_processes
 
 logger = logging.getLogger(__name__)
 
@@ -187,9 +187,7 @@ def _recognize_all(
     if recognition.jobs == 1 or len(stretches) < 2:
         yield from map(work, stretches)
         return
-    # A forked process would inherit locks of threads that it does not have.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(recognition.jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(recognition.jobs, mp_context=fresh_processes()) as pool:
         yield from pool.map(work, stretches)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from echostream.evaluation.runs.run_folder import load_run
 from echostream.evaluation.soak.long_stream import Setup, long_stream, without_speech
 from echostream.evaluation.soak.sounds import HEADINGS
 from echostream.files import write_atomically
+from echostream.processes import fresh_processes
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +155,7 @@ def _run(job: Job) -> dict[str, Any]:
     if done is not None:
         return done
     # A process of its own: what it holds is this stream's, and nothing is left of it.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=fresh_processes()) as pool:
         found = pool.submit(job.function, *job.arguments).result()
     result = {**found, "fingerprint": job.fingerprint}
     write_atomically(job.path, json.dumps(result, indent=1) + "\n")

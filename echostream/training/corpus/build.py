@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +21,7 @@ from echostream.audio import fbank
 from echostream.checkpoint import load_model_dir
 from echostream.config import FrontendConfig
 from echostream.files import write_atomically
+from echostream.processes import fresh_processes
 from echostream.samples import read_audio
 from echostream.training import feature_archive
 from echostream.training.audio_folder import write_normalisation, write_vocabularies
@@ -95,8 +95,7 @@ def parallel_map(
     if jobs == 1 or len(items) < 2:
         yield from bar(map(function, items))
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs, initializer=_one_thread) as pool:
+    with fresh_processes().Pool(jobs, initializer=_one_thread) as pool:
         yield from bar(pool.imap(function, items, chunksize=min(8, -(-len(items) // (4 * jobs)))))
 
 

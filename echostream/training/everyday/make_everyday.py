@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from echostream.files import write_atomically
+from echostream.processes import fresh_processes
 from echostream.training import data_folder
 from echostream.training.corpus.make_corpus import DATA
 from echostream.training.corpus.text_files import read_texts
@@ -120,8 +120,7 @@ def write_texts(args: argparse.Namespace) -> tuple[list[plan.Line], list[pico.Li
 def speak_all(out: Path, models: Path, processes: int) -> None:
     """Speak what the list names and is not there yet."""
     jobs = [(out / TO_SPEAK, models, out / "speech", n, processes) for n in range(processes)]
-    # Fresh processes: threads of libraries do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with fresh_processes().Pool(processes) as pool:
         made = pool.starmap(speak.run, jobs, chunksize=1)
     print(f"{sum(made) / 3600:.2f} h spoken now")
 

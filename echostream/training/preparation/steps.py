@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import multiprocessing
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from echostream.audio import Frontend
 from echostream.config import FrontendConfig
 from echostream.files import atomic_path, write_atomically
+from echostream.processes import fresh_processes
 from echostream.samples import Resampler, check_samples, read_audio
 from echostream.training.feature_archive import FBANK_ZIP, GCMVN, RunningMoments, index_feature_zip
 from echostream.training.preparation.cvss import SPLITS, Clip, Corpus, normalize_text
@@ -100,9 +100,7 @@ def in_processes(
     """``work`` on every item, in order, with a progress bar."""
     if jobs <= 1:
         return [work(item) for item in progress(items, len(items), what)]
-    # Forking a process in which torch has started threads can hang; fresh ones cannot.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(jobs, fresh_processes(), torch.set_num_threads, (1,)) as pool:
         done = pool.map(work, items, chunksize=16)
         return list(progress(done, len(items), what))
 

@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import logging
-import multiprocessing
 import re
 import time
 import zipfile
@@ -27,6 +26,7 @@ import numpy as np
 import soundfile
 
 from echostream.files import atomic_path, write_atomically
+from echostream.processes import fresh_processes
 from echostream.text import read_lines
 from echostream.training.voice.material import PITCH_PER_DURATION, SPLITS
 
@@ -342,8 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(jobs) == 1:
             made = [_run(jobs[0])]
         else:
-            # Fresh processes: threads of libraries do not survive a fork.
-            with multiprocessing.get_context("spawn").Pool(len(jobs)) as pool:
+            with fresh_processes().Pool(len(jobs)) as pool:
                 made = pool.map(_run, jobs, chunksize=1)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")

@@ -41,27 +41,7 @@ i would like a cup of coffee please
 the meeting will start at nine o'clock
 my brother works in a large hospital
 please open the window and close the door
-the book is on the table in the kitchen
-we will travel to the city tomorrow
-this is one of the best schools in the country
-the river is very long and very wide
-he was born in the north of the country
-the president gave a speech last night
-many people came to see the new museum
-the car stopped in front of the house
-she has been a teacher for twenty years
-the government will make a decision next week
-i do not know what you are talking about
-it was raining when we left the office
-the company was founded thirty years ago
-there are many different kinds of birds here
-we have to finish this work before friday
-the old man walked slowly down the street
-he asked me a very difficult question
-the children are playing in the garden
-you can find more information on the internet
-the church was built in the last century
-they decided to stay at home this evening""".split("\n")
+the book is on the table in the kitchen""".split("\n")
 
 
 def spoken_run(folder: Path, sentences: list[str]) -> Path:
@@ -109,19 +89,19 @@ def asr_bleu(folder: Path, **options: str) -> float:
 def test_ceiling_of_pocketsphinx_on_flite_speech(tmp_path: Path) -> None:
     folder = spoken_run(tmp_path / "run", SENTENCES)
     score = asr_bleu(folder)
-    logging.getLogger(__name__).warning("pocketsphinx on Flite, 30 sentences: %.2f", score)
+    logging.getLogger(__name__).warning("pocketsphinx on Flite: %.2f", score)
     assert score > 50
 
 
 def test_missing_and_silent_speech_lower_the_score(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = spoken_run(tmp_path / "run", SENTENCES[1:4])
+    folder = spoken_run(tmp_path / "run", SENTENCES[1:3])
     whole = asr_bleu(folder)
     transcripts = (folder / "asr_transcripts.txt").read_text().splitlines()
-    assert len(transcripts) == 3 and all(transcripts)
+    assert len(transcripts) == 2 and all(transcripts)
     # The score is sacrebleu's with its defaults on the lower-cased transcripts.
-    assert whole == sacrebleu.corpus_bleu(transcripts, [SENTENCES[1:4]]).score
+    assert whole == sacrebleu.corpus_bleu(transcripts, [SENTENCES[1:3]]).score
     assert whole > 50
 
     wav = folder / "wavs" / "1_pred.wav"
@@ -129,12 +109,12 @@ def test_missing_and_silent_speech_lower_the_score(
     soundfile.write(wav, np.zeros_like(samples), rate)
     silenced = asr_bleu(folder)
     assert silenced < whole
-    assert "1 of 3 utterances have a wav without sound" in caplog.text
+    assert "1 of 2 utterances have a wav without sound" in caplog.text
     soundfile.write(wav, samples[:0], rate)
     assert asr_bleu(folder) == silenced
     wav.unlink()
     assert asr_bleu(folder) < whole
-    assert "1 of 3 utterances have no wav and count as empty hypotheses: 1" in caplog.text
+    assert "1 of 2 utterances have no wav and count as empty hypotheses: 1" in caplog.text
     report = json.loads((folder / "asr_transcripts.json").read_text())
     assert report["missing"] == [1] and report["recognizer"] == "pocketsphinx"
     assert (folder / "asr_transcripts.txt").read_text().split("\n")[1] == ""
