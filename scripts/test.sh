@@ -14,8 +14,9 @@ fi
 # Checks of the source and the documentation come first: seconds, mypy's first run a few minutes.
 ruff check .
 ruff format --check --quiet .
+NO_MKDOCS_2_WARNING=1 mkdocs build --quiet &   # strict, as mkdocs.yml says
 mypy
-NO_MKDOCS_2_WARNING=1 mkdocs build --quiet   # strict, as mkdocs.yml says
+wait $!
 # Side by side, but for the live server, whose tests keep to the clock.
 status=0
 python -m pytest -m "slow or not slow" -n auto --maxprocesses 8 --dist loadfile \
