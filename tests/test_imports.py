@@ -23,6 +23,7 @@ LAYERS = [
             "echostream.samples",
             "echostream.streaming",
             "echostream.text",
+            "echostream.processes",
             "echostream.threads",
             "echostream.torch_files",
         ),
