@@ -391,10 +391,9 @@ class Pipeline(StreamPipeline[PipelineState]):
     ) -> tuple[Hypothesis, PipelineState]:
         """What is written of what was decoded."""
         action, before = asked.action, asked.before
-        cut = action.until_eos and not hypothesis.finished
         # A policy's own bound is no news.
         bounded = action.max_new_tokens < self.policy_config.max_len
-        if cut and not bounded:
+        if action.until_eos and not hypothesis.finished and not bounded:
             logger.warning(
                 "the last decision stopped at its limit of %d subwords, before an end of sentence",
                 action.max_new_tokens,
@@ -406,7 +405,7 @@ class Pipeline(StreamPipeline[PipelineState]):
         if action.agreed:
             wishes = wishes and not decoded
             hypothesis = agreed(hypothesis, state.draft, before)
-        if action.drop_last_word or (cut and bounded):
+        if action.drop_last_word and not (action.until_eos and hypothesis.finished):
             keep = whole_words(hypothesis, self.system.target_vocabulary.starts_word)
             # Beyond the slack the caches cannot be rolled back; no word has that many pieces.
             if len(decoded) - keep <= TRIM_SLACK:

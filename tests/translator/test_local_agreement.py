@@ -56,6 +56,7 @@ def test_what_is_written_is_bounded_and_drafts_wait_for_new_source():
     ended = replace(heard, source_finished=True)
     action, _ = decide_local_agreement(ended, state, config, False)
     assert action.until_eos and not action.agreed and action.max_new_tokens == 4
+    assert action.drop_last_word
     assert not decide_local_agreement(replace(ended, written=5), state, config, False)[0].write
 
 
