@@ -405,7 +405,7 @@ class Pipeline(StreamPipeline[PipelineState]):
         if action.agreed:
             wishes = wishes and not decoded
             hypothesis = agreed(hypothesis, state.draft, before)
-        if action.drop_last_word and not (action.until_eos and hypothesis.finished):
+        if action.drop_last_word:
             keep = whole_words(hypothesis, self.system.target_vocabulary.starts_word)
             # Beyond the slack the caches cannot be rolled back; no word has that many pieces.
             if len(decoded) - keep <= TRIM_SLACK:

@@ -56,7 +56,6 @@ def test_what_is_written_is_bounded_and_drafts_wait_for_new_source():
     ended = replace(heard, source_finished=True)
     action, _ = decide_local_agreement(ended, state, config, False)
     assert action.until_eos and not action.agreed and action.max_new_tokens == 4
-    assert action.drop_last_word
     assert not decide_local_agreement(replace(ended, written=5), state, config, False)[0].write
 
 
@@ -100,23 +99,6 @@ def test_a_word_that_may_go_on_is_drafted_again(double_system, clip, splits):
     for (decoded, _, kept), (_, draft, _) in zip(splits, splits[1:], strict=False):
         dropped = len(decoded) - len(draft)  # written; the rest is the draft
         assert 0 <= dropped <= len(kept) and draft == decoded[dropped:]
-
-
-def test_a_word_that_the_bound_cuts_is_not_written(double_system, clip, monkeypatch):
-    """Nothing comes behind the last translation that could complete it."""
-    vocabulary = double_system.target_vocabulary
-    monkeypatch.setattr(type(vocabulary), "starts_word", lambda self, token: True)
-    decoded, real = [], Pipeline._write_text
-
-    def noting(self, hypothesis, asked, ends, state):
-        decoded.append(hypothesis)
-        return real(self, hypothesis, asked, ends, state)
-
-    monkeypatch.setattr(Pipeline, "_write_text", noting)
-    policy = replace(AGREEMENT, whole_word=False, max_len=200)
-    outputs, _ = push(Pipeline(double_system, policy=policy, task="s2tt"), clip, RATE, CHUNK)
-    assert len(decoded[-1].tokens) > 1 and not decoded[-1].finished
-    assert outputs[-1].mt_tokens == decoded[-1].tokens[:-1]
 
 
 def test_no_more_is_taken_back_than_the_caches_hold(double_system, clip, splits, monkeypatch):

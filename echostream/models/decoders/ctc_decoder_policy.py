@@ -53,8 +53,7 @@ class PolicyAction:
     Attributes:
         max_new_tokens: 0 is READ; otherwise decode at most this many subwords.
         until_eos: the source has ended: decode to end-of-sentence and flush everything.
-        drop_last_word: the last word may be unfinished, do not write it (behind the source's end:
-            unless the text decoder ended the sentence).
+        drop_last_word: the last word may be unfinished, do not write it.
         expected: the source calls for more text; so if the text decoder would rather end, it
             takes the sentence for complete.
         agreed: of what is decoded, only that is written which was decoded last time too.
@@ -214,8 +213,7 @@ def decide_local_agreement(
     longest = int(2 * counts.asr * config.target_per_source) + config.stride_n
     new = min(max(longest - counts.written, 0), config.max_len)
     if counts.source_finished:
-        # The bound may cut a word in two.
-        return PolicyAction(new, until_eos=True, drop_last_word=True), state
+        return PolicyAction(new, until_eos=True), state
     if counts.asr <= state.asr:
         return READ, state
     action = PolicyAction(new, drop_last_word=whole_word, agreed=True)
