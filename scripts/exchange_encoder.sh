@@ -56,8 +56,8 @@ last="$work/distilled/checkpoint_last.pt"
 "$python" -m echostream.cli convert --checkpoint "$last" --vocoder-from "$model" \
     --out "$work/distilled/model"
 if [ -n "$labelled" ]; then
-    train "$labelled" "$work/tuned" "$tuning" 0.0003 \
-        --continue-from "$work/distilled/model" --unit-interval 2 --distill-weight 3
+    train "$labelled" "$work/tuned" "$tuning" 0.0006 \
+        --continue-from "$work/distilled/model" --unit-interval 4
     last="$work/tuned/checkpoint_last.pt"
 fi
 "$python" -m echostream.cli convert --checkpoint "$last" --vocoder-from "$model" --out "$work/model"
