@@ -32,6 +32,9 @@ setup_environment() {
     fi
     # shellcheck disable=SC1091
     source "$root/.venv/bin/activate"
+    # uv leaves compiling to the first import. Where that may not be kept, every process would compile
+    # torch anew, for longer than many of them run.
+    unset PYTHONDONTWRITEBYTECODE
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "setup: installing packages (a few minutes the first time)"
         # Build tools first: the train extra compiles against the installed torch and must not
