@@ -18,7 +18,7 @@ def what_it_has() -> tuple[int, int, bool]:
 @pytest.mark.skipif(sys.platform != "linux", reason="fork servers are for Linux")
 def test_torch_is_there_and_threads_are_not():
     stop = threading.Event()
-    other = threading.Thread(target=stop.wait)
+    other = threading.Thread(target=stop.wait, daemon=True)
     other.start()
     with fresh_processes().Pool(1) as pool:
         process, threads, loaded = pool.apply(what_it_has)

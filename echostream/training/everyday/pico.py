@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 
 from echostream.files import atomic_path
+from echostream.processes import fresh_processes
 from echostream.training.everyday.aligned import Utterance, write_aligned
 
 LANGUAGE, RATE = "es-ES", 16000
@@ -126,7 +127,7 @@ def speak_all(out: Path, lines: Sequence[Line], processes: int) -> int:
     Returns:
         How many sounds were made.
     """
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, fresh_processes()) as pool:
         jobs = [pool.submit(_run, out, lines, n, processes) for n in range(processes)]
         made = sum(job.result() for job in jobs)
     write_aligned(
